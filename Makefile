@@ -1,0 +1,51 @@
+# pg_totp. Each target is a small script in tools/ or tests/; this file only names them.
+#
+# PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for (default: the first one in pgrx.toml)
+
+# Given in the environment or on make's command line, these reach the scripts.
+export PG_CONFIG PART TEST DESTDIR
+
+.PHONY: help setup tree build demo psql test install uninstall installcheck clean
+
+help:
+	@echo 'make setup         install what is missing: Debian packages, cargo-pgrx'
+	@echo 'make demo          a guided tour on a throw-away server'
+	@echo 'make psql          psql on a throw-away server, for trying things out'
+	@echo 'make test          every test there is   (PART=cluster TEST=smoke: one part, some tests)'
+	@echo 'make build         build the extension'
+	@echo 'make install       install it into the PostgreSQL that PG_CONFIG names   (DESTDIR=...)'
+	@echo 'make installcheck  run the SQL tests on the running server that PGHOST, PGPORT, PGUSER name'
+	@echo 'make uninstall     remove it from there'
+	@echo 'make clean         remove what was built'
+	@echo
+	@echo 'PG_CONFIG=/path/to/pg_config picks the PostgreSQL installation (default: pgrx.toml).'
+
+setup:
+	@tools/setup.sh
+
+tree: setup
+	@tools/tree.sh
+
+build: setup
+	@tools/build.sh
+
+demo: build
+	@tools/demo.sh
+
+psql: build
+	@tools/psql.sh
+
+test: setup
+	@tests/run
+
+install:
+	@tools/install.sh install
+
+uninstall:
+	@tools/install.sh uninstall
+
+installcheck:
+	@tests/run-regress installcheck
+
+clean:
+	@tools/clean.sh

@@ -1,0 +1,92 @@
+//! The lockout policy: what a wrong guess costs.
+//!
+//! Owns the arithmetic on failures and locks. Must never read a clock, allocate or panic: it runs under a page lock.
+//!
+//! Times are microseconds of any one epoch; [`NEVER`] is PostgreSQL's `-infinity`, [`FOREVER`] its `infinity`.
+
+/// Before every time: not locked.
+pub const NEVER: i64 = i64::MIN;
+
+/// After every time: locked until somebody unlocks.
+pub const FOREVER: i64 = i64::MAX;
+
+/// What a wrong guess costs. Values outside their range are read as the nearest one that makes sense: a count below 1 as 1,
+/// a time below 0 as 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The failure that sets the first lock.
+    pub max_attempts: i32,
+    /// Length of the first lock in microseconds.
+    pub lockout: i64,
+    /// Longest lock in microseconds. Less than `lockout` counts as `lockout`.
+    pub lockout_max: i64,
+    /// The failure that locks forever (NIST SP 800-63B-4 section 3.2.2: at most 100).
+    pub hard_limit: i32,
+}
+
+impl Policy {
+    /// Length of the lock that failure number `failures` sets, in microseconds, or `None` where it sets none.
+    ///
+    /// `min(lockout * 2^n, max(lockout, lockout_max))` for the n-th failure after the first that locks.
+    fn lock_length(&self, failures: i32) -> Option<i64> {
+        let beyond = u32::try_from(failures.saturating_sub(self.max_attempts.max(1))).ok()?;
+        let first = self.lockout.max(0);
+        Some(
+            first
+                .saturating_mul(2i64.saturating_pow(beyond))
+                .min(self.lockout_max.max(first)),
+        )
+    }
+}
+
+/// Failures since the last success, and the lock they set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// Wrong guesses since the last accepted code or unlock.
+    pub failures: i32,
+    /// End of the lock in microseconds; [`NEVER`] for none, [`FOREVER`] for one without end.
+    pub locked_until: i64,
+}
+
+impl Counter {
+    /// No failure, no lock.
+    pub const CLEAR: Counter = Counter {
+        failures: 0,
+        locked_until: NEVER,
+    };
+
+    /// Whether guesses are refused at `now`. A lock has run out at the very microsecond that it names.
+    pub fn is_locked(self, now: i64) -> bool {
+        self.locked_until == FOREVER || self.locked_until > now
+    }
+
+    /// The counter after one more wrong guess at `now`. Never shortens a lock.
+    pub fn charge(self, policy: &Policy, now: i64) -> Counter {
+        let failures = self.failures.max(0).saturating_add(1);
+        let lock = if failures >= policy.hard_limit {
+            FOREVER
+        } else {
+            policy
+                .lock_length(failures)
+                .map_or(NEVER, |length| now.saturating_add(length))
+        };
+        Counter {
+            failures,
+            locked_until: self.locked_until.max(lock),
+        }
+    }
+
+    /// Wrong guesses until the next lock: 0 while locked, 1 after a lock has run out.
+    pub fn attempts_left(self, policy: &Policy, now: i64) -> i32 {
+        if self.is_locked(now) {
+            return 0;
+        }
+        let limit = policy.max_attempts.min(policy.hard_limit);
+        limit.saturating_sub(self.failures.max(0)).max(1)
+    }
+
+    /// When guesses are accepted again, in microseconds; [`FOREVER`] where only an unlock helps. `None` unless locked.
+    pub fn retry_at(self, now: i64) -> Option<i64> {
+        self.is_locked(now).then_some(self.locked_until)
+    }
+}

@@ -1,0 +1,52 @@
+//! The window: which step a code belongs to.
+//!
+//! Owns the search. Must never return early: the time it takes says nothing about the code.
+
+use hmac::EagerHash;
+use sha1::Sha1;
+use sha2::{Sha256, Sha512};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::keyed::Keyed;
+use crate::{Algorithm, Code, Digits, Parameters, Secret, TimeStep, Window};
+
+/// The highest step of the window around `unix_seconds` whose code is `code` (RFC 6238 section 5.2).
+///
+/// All `2 * window + 1` codes are computed and compared in constant time. A code of another number of digits matches none.
+/// Nothing is allocated.
+pub fn matching_step(
+    secret: &Secret,
+    parameters: Parameters,
+    code: &Code,
+    unix_seconds: i64,
+    window: Window,
+) -> Option<TimeStep> {
+    let now = TimeStep::at(unix_seconds, parameters.period);
+    let digits = parameters.digits;
+    match parameters.algorithm {
+        Algorithm::Sha1 => highest_match::<Sha1>(secret, digits, code, now, window),
+        Algorithm::Sha256 => highest_match::<Sha256>(secret, digits, code, now, window),
+        Algorithm::Sha512 => highest_match::<Sha512>(secret, digits, code, now, window),
+    }
+}
+
+/// From the lowest step up, so that the highest match is the one that stays.
+fn highest_match<D: EagerHash>(
+    secret: &Secret,
+    digits: Digits,
+    code: &Code,
+    now: TimeStep,
+    window: Window,
+) -> Option<TimeStep> {
+    let keyed = Keyed::<D>::new(secret);
+    let reach = i64::from(window.get());
+    let (mut step, mut matched) = (0, Choice::from(0));
+    for offset in -reach..=reach {
+        // A period has at least 15 seconds, so a step is far from the ends of i64.
+        let candidate = now.get().saturating_add(offset);
+        let equal = keyed.code(digits, TimeStep::new(candidate)).ct_eq(code);
+        step.conditional_assign(&candidate, equal);
+        matched |= equal;
+    }
+    bool::from(matched).then_some(TimeStep::new(step))
+}

@@ -1,0 +1,66 @@
+//! Master keys.
+//!
+//! Owns one master key and its fingerprint. Must never keep the key's bytes: only what is derived from them.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+use crate::gcm::Cipher;
+use crate::subkey;
+
+/// A master key: wraps data keys. Wiped when dropped.
+pub struct MasterKey {
+    pub(crate) wrapping: Cipher,
+    fingerprint: Fingerprint,
+}
+
+impl MasterKey {
+    /// Takes 32 bytes. Whether they are too regular is for the key file to say; see [`crate::keyfile`].
+    pub fn from_bytes(key: Zeroizing<[u8; 32]>) -> MasterKey {
+        let [a, b, c, d, e, f, g, h, ..] = *subkey::derive(&key, subkey::FINGERPRINT);
+        MasterKey {
+            wrapping: Cipher::new(&subkey::derive(&key, subkey::WRAP)),
+            fingerprint: Fingerprint([a, b, c, d, e, f, g, h]),
+        }
+    }
+
+    /// The name of the key.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+}
+
+/// The name of a master key: the first 8 bytes of a keyed hash. Tells keys apart and says nothing about them.
+///
+/// Displayed as 16 lower-case hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint([u8; 8]);
+
+impl Fingerprint {
+    /// Reads 16 hexadecimal digits of either case.
+    ///
+    /// # Errors
+    /// [`InvalidFingerprint`] for anything else.
+    pub fn parse(text: &str) -> Result<Fingerprint, InvalidFingerprint> {
+        let mut bytes = [0; 8];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidFingerprint)?;
+        Ok(Fingerprint(bytes))
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Not 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid master key fingerprint")]
+pub struct InvalidFingerprint;

@@ -1,0 +1,102 @@
+-- The last part of the script, when every function is there: comments, capabilities, rights.
+
+COMMENT ON FUNCTION totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
+  'Makes a new secret for a device and shows it, this one time; it is pending until its first good code';
+COMMENT ON FUNCTION totp_confirm(text, text, text) IS
+  'Makes the pending secret of a device active with its first good code';
+COMMENT ON FUNCTION totp_verify(text, text, text) IS
+  'True once for each good code of a user; false for every other';
+COMMENT ON FUNCTION totp_check(text, text, text) IS
+  'totp_verify with its reason, the wrong guesses left and the end of a lock';
+COMMENT ON FUNCTION totp_enabled(text) IS
+  'Whether to ask this user for a code';
+COMMENT ON FUNCTION totp_status(text) IS
+  'What is known of the secrets of a user, a row each';
+COMMENT ON FUNCTION totp_remove(text, text) IS
+  'Removes a device of a user, or with NULL everything of the user';
+COMMENT ON FUNCTION totp_keys() IS
+  'The data keys, and which master key each needs';
+COMMENT ON FUNCTION totp_code_at(text, timestamptz, text, integer, integer) IS
+  'The code that an authenticator with this secret shows at that time';
+
+-- Grants role a capability: 'verify', 'enroll', 'admin' or 'audit'. SECURITY INVOKER, so that it gives nothing that
+-- the caller may not give.
+CREATE FUNCTION totp_grant(role name, capability text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  home     CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pg_totp');
+  verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_enabled', 'totp_status'];
+  enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_recovery_codes', 'totp_qr_svg',
+                                              'totp_qr_png', 'totp_qr_text'];
+  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export'];
+  wanted   text[];
+  routine  record;
+BEGIN
+  IF role IS NULL OR capability IS NULL OR capability NOT IN ('verify', 'enroll', 'admin', 'audit') THEN
+    RAISE EXCEPTION 'invalid capability' USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = 'Accepted are verify, enroll, admin and audit, each for one role.';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_totp' AND pg_has_role(current_user, extowner, 'USAGE')) THEN
+    RAISE EXCEPTION 'permission denied for function totp_grant' USING ERRCODE = 'insufficient_privilege',
+      HINT = 'Only the owner of the extension grants its capabilities.';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+    RAISE EXCEPTION 'role does not exist' USING ERRCODE = 'undefined_object',
+      HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
+  END IF;
+
+  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats'] END;
+  FOR routine IN
+    SELECT p.oid::regprocedure AS signature
+      FROM pg_proc p
+      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp'
+     WHERE CASE capability WHEN 'admin' THEN p.proname <> ALL (reserved) AND p.proname LIKE 'totp\_%'
+                           ELSE p.proname = ANY (wanted) END
+  LOOP
+    EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', routine.signature, role);
+  END LOOP;
+  IF NOT has_schema_privilege(role, home::oid, 'USAGE') THEN
+    EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', home, role);
+  END IF;
+  IF capability = 'audit' THEN
+    EXECUTE format('GRANT USAGE ON SCHEMA totp TO %I', role);
+    EXECUTE format('GRANT SELECT ON totp.audit_log TO %I', role);
+  END IF;
+END
+$$;
+COMMENT ON FUNCTION totp_grant(name, text) IS
+  'Grants a role one capability: verify, enroll, admin or audit';
+
+-- Nothing for PUBLIC, and nothing for anyone whom ALTER DEFAULT PRIVILEGES would give something. A loop, so that a new
+-- function or table cannot be forgotten.
+DO $$
+DECLARE
+  grant_ record;
+BEGIN
+  FOR grant_ IN
+    SELECT 'ROUTINE' AS kind, p.oid::pg_catalog.regprocedure::text AS name, a.grantee
+      FROM pg_catalog.pg_proc p
+      JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+      JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_totp'
+      CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+     WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND a.grantee <> p.proowner
+    UNION ALL
+    SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::pg_catalog.regclass::text, a.grantee
+      FROM pg_catalog.pg_class c
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'totp'
+      CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+     WHERE c.relkind IN ('r', 'p', 'v', 'S') AND a.grantee <> c.relowner
+    UNION ALL
+    SELECT 'SCHEMA', 'totp', a.grantee
+      FROM pg_catalog.pg_namespace n
+      CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+     WHERE n.nspname = 'totp' AND a.grantee <> n.nspowner
+  LOOP
+    EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s', grant_.kind, grant_.name,
+      CASE grant_.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grant_.grantee)) END);
+  END LOOP;
+END
+$$;

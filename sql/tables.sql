@@ -1,0 +1,125 @@
+-- The tables of pg_totp. Read docs/design/tables.md for why they look as they do.
+
+DO $$
+BEGIN
+  IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN
+    RAISE EXCEPTION 'pg_totp needs a database with encoding UTF8'
+      USING ERRCODE = 'feature_not_supported',
+            HINT = 'Create the database with ENCODING ''UTF8'' TEMPLATE template0.';
+  END IF;
+END
+$$;
+
+CREATE SCHEMA totp;
+
+CREATE SEQUENCE totp.key_ids AS integer;
+CREATE SEQUENCE totp.secret_ids AS bigint;
+CREATE SEQUENCE totp.audit_ids AS bigint;
+
+-- Data keys, wrapped by a master key that is never in the database.
+CREATE TABLE totp.data_keys (
+  key_id      integer     PRIMARY KEY,
+  state       text        COLLATE "C" NOT NULL CHECK (state IN ('current', 'retiring')),
+  master_key  text        COLLATE "C" NOT NULL,
+  wrapped     bytea       NOT NULL,
+  created_at  timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX data_keys_one_current ON totp.data_keys (state) WHERE state = 'current';
+
+-- One row per secret. A device has at most one active and one pending secret.
+CREATE TABLE totp.secrets (
+  user_id        text        COLLATE "C" NOT NULL CHECK (octet_length(user_id) BETWEEN 1 AND 256),
+  device         text        COLLATE "C" NOT NULL CHECK (octet_length(device) BETWEEN 1 AND 256),
+  slot           text        COLLATE "C" NOT NULL CHECK (slot IN ('active', 'pending')),
+  secret_id      bigint      NOT NULL,
+  version        integer     NOT NULL,
+  key_id         integer     NOT NULL,
+  sealed         bytea       NOT NULL,
+  algorithm      text        COLLATE "C" NOT NULL,
+  digits         smallint    NOT NULL,
+  period         smallint    NOT NULL,
+  issuer         text,
+  account_name   text        NOT NULL,
+  created_at     timestamptz NOT NULL,
+  confirmed_at   timestamptz,
+  enforced_since timestamptz,
+  expires_at     timestamptz,
+  disabled_at    timestamptz,
+  PRIMARY KEY (user_id, device, slot),
+  CHECK ((slot = 'active') = (confirmed_at IS NOT NULL))
+);
+CREATE INDEX secrets_key_id ON totp.secrets (key_id);
+
+-- Changed in place by src/inplace.rs: the first five columns are 8 bytes wide and NOT NULL, and no column that
+-- changes has an index. Never UPDATE these rows by SQL.
+CREATE TABLE totp.used_codes (
+  time_step     bigint      NOT NULL,
+  used_at       timestamptz NOT NULL,
+  uses          bigint      NOT NULL,
+  recovery_mask bigint      NOT NULL,
+  secret_id     bigint      NOT NULL,
+  user_id       text        COLLATE "C" NOT NULL,
+  PRIMARY KEY (user_id, secret_id)
+);
+
+-- Changed in place, as above.
+CREATE TABLE totp.attempts (
+  locked_until          timestamptz NOT NULL,
+  recovery_locked_until timestamptz NOT NULL,
+  last_failed_at        timestamptz NOT NULL,
+  failures              bigint      NOT NULL,
+  recovery_failures     bigint      NOT NULL,
+  user_id               text        COLLATE "C" PRIMARY KEY
+);
+
+-- The current recovery codes of a user, as sealed hashes.
+CREATE TABLE totp.recovery_codes (
+  user_id    text        COLLATE "C" PRIMARY KEY CHECK (octet_length(user_id) BETWEEN 1 AND 256),
+  set_id     bigint      NOT NULL,
+  count      smallint    NOT NULL,
+  key_id     integer     NOT NULL,
+  sealed     bytea       NOT NULL,
+  created_at timestamptz NOT NULL
+);
+CREATE INDEX recovery_codes_key_id ON totp.recovery_codes (key_id);
+
+-- Changed in place, as above. One row.
+CREATE TABLE totp.floor (
+  floor_at          timestamptz NOT NULL,
+  system_identifier bigint      NOT NULL,
+  control_inode     bigint      NOT NULL,
+  database          bigint      NOT NULL,
+  timeline          bigint      NOT NULL,
+  one               boolean     PRIMARY KEY CHECK (one)
+);
+INSERT INTO totp.floor VALUES ('-infinity', 0, 0, 0, 0, true);
+
+-- What happened, to whom, by whom. Append-only for everyone but the owner.
+CREATE TABLE totp.audit_log (
+  id               bigint      PRIMARY KEY DEFAULT nextval('totp.audit_ids'),
+  at               timestamptz NOT NULL,
+  event            text        COLLATE "C" NOT NULL,
+  user_id          text        COLLATE "C",
+  device           text        COLLATE "C",
+  actor            text        NOT NULL,
+  db_user          name        NOT NULL,
+  client_addr      inet,
+  application_name text        NOT NULL,
+  detail           jsonb
+);
+CREATE INDEX audit_log_user_at ON totp.audit_log (user_id, at);
+CREATE INDEX audit_log_event_at ON totp.audit_log (event, at);
+CREATE INDEX audit_log_at ON totp.audit_log (at);
+
+-- Without these, pg_dump would leave out every enrolment.
+SELECT pg_catalog.pg_extension_config_dump('totp.key_ids', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.secret_ids', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.audit_ids', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.data_keys', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.secrets', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.used_codes', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.attempts', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.recovery_codes', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.audit_log', '');
+-- The identity of a cluster belongs to that cluster: a restored database must find none.
+SELECT pg_catalog.pg_extension_config_dump('totp.floor', 'WHERE false');

@@ -1,0 +1,9 @@
+//! The SQL functions, one file per family. They check arguments, call what does the work, and shape the answer.
+
+mod arguments;
+mod enroll;
+mod keys;
+mod lifecycle;
+mod operations;
+mod status;
+mod verify;

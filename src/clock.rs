@@ -1,0 +1,69 @@
+//! The clock: `clock_timestamp()` at the call, or the fixed time of `totp.clock`. Never `now()`, which stands still
+//! for a whole transaction.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+
+use crate::error::Error;
+use crate::settings;
+
+/// Seconds from the Unix epoch to PostgreSQL's, 2000-01-01.
+const EPOCH_OFFSET: i64 = 946_684_800;
+
+/// A time in microseconds since 2000-01-01, as `timestamptz` stores it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// `-infinity`: never.
+    pub const NEVER: Self = Self(i64::MIN);
+
+    /// Whole seconds since the Unix epoch, rounded down.
+    pub fn unix_seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000).saturating_add(EPOCH_OFFSET)
+    }
+
+    /// The time of a Unix second.
+    pub fn from_unix_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_sub(EPOCH_OFFSET).saturating_mul(1_000_000))
+    }
+
+    /// From an argument. `None` for both infinities.
+    pub fn from_sql(value: pgrx::datum::TimestampWithTimeZone) -> Option<Self> {
+        let micros = value.into_inner();
+        (micros != i64::MIN && micros != i64::MAX).then_some(Self(micros))
+    }
+
+    /// For an output column. Both infinities are kept; what is out of range becomes NULL.
+    pub fn to_sql(self) -> Option<pgrx::datum::TimestampWithTimeZone> {
+        pgrx::datum::TimestampWithTimeZone::try_from(self.0).ok()
+    }
+
+    /// For an output column in which `-infinity` means that it never happened.
+    pub fn to_sql_unless_never(self) -> Option<pgrx::datum::TimestampWithTimeZone> {
+        if self == Self::NEVER { None } else { self.to_sql() }
+    }
+}
+
+/// The time now.
+pub fn now() -> Result<Timestamp, Error> {
+    match settings::clock() {
+        None => {
+            // SAFETY: reads the system's clock.
+            Ok(Timestamp(unsafe { pg_sys::GetCurrentTimestamp() }))
+        }
+        Some(text) => fixed(&text),
+    }
+}
+
+fn fixed(text: &CStr) -> Result<Timestamp, Error> {
+    // SAFETY: timestamptz_in takes a C string, an unused type OID and a type modifier; it raises 22007 for bad text.
+    let value = unsafe {
+        pgrx::direct_function_call::<i64>(
+            pg_sys::timestamptz_in,
+            &[Some(pg_sys::Datum::from(text.as_ptr())), Some(pg_sys::Datum::from(0)), Some(pg_sys::Datum::from(-1))],
+        )
+    };
+    value.filter(|v| *v != i64::MIN && *v != i64::MAX).map(Timestamp).ok_or(Error::Clock)
+}

@@ -1,0 +1,136 @@
+//! Every error of the extension: its SQLSTATE, message, detail and hint, chosen once.
+//!
+//! Messages are constant. None ever holds a secret, a code, a key or a path.
+
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::panic::ErrorReport;
+
+/// What can go wrong. A wrong code is not among it: that is an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("argument \"{0}\" must not be null")]
+    Null(&'static str),
+    #[error("invalid length of argument \"{0}\"")]
+    NameLength(&'static str),
+    #[error("{0}")]
+    Parameter(#[from] otp::ParameterError),
+    #[error("{0}")]
+    Secret(#[from] otp::SecretError),
+    #[error("{0}")]
+    Uri(#[from] otp::UriError),
+    #[error("time is out of range")]
+    TimeRange,
+    #[error("invalid value for setting \"totp.clock\"")]
+    Clock,
+    #[error("too many devices for this user")]
+    TooManyDevices,
+    #[error("device is disabled")]
+    DeviceDisabled,
+    #[error("no such user or device")]
+    NoSuchDevice,
+    #[error("cannot execute {0}() on a standby")]
+    Standby(&'static str),
+    #[error("cannot execute {0}() in a read-only transaction")]
+    ReadOnly(&'static str),
+    #[error("cannot execute {0}() in parallel mode")]
+    Parallel(&'static str),
+    #[error("no master key is loaded")]
+    NoMasterKey,
+    #[error("master key file is not valid")]
+    KeyFile { line: usize, rule: &'static str },
+    #[error("environment variable TOTP_ENCRYPTION_KEY is not valid")]
+    KeyEnvironment { rule: &'static str },
+    #[error("sealed under master key {0}, which is not loaded")]
+    MasterKeyNotLoaded(seal::Fingerprint),
+    #[error("sealed under data key {0}, which does not exist")]
+    NoDataKey(i32),
+    #[error("sealed value does not open")]
+    DoesNotOpen,
+    #[error("rows of schema \"totp\" are missing or altered")]
+    RowsAltered,
+    #[error("table \"totp.{0}\" cannot be changed in place")]
+    TableAltered(&'static str),
+    #[error("the operating system gave no random bytes")]
+    Random,
+    #[error("unexpected failure in {0}")]
+    Internal(&'static str),
+}
+
+impl Error {
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        use PgSqlErrorCode::*;
+        match self {
+            Self::Null(_) | Self::NameLength(_) | Self::Parameter(_) | Self::Secret(_) | Self::Uri(_) => {
+                ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Self::TimeRange | Self::Clock => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
+            Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Self::DeviceDisabled | Self::RowsAltered | Self::TableAltered(_) => {
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::MasterKeyNotLoaded(_) | Self::NoDataKey(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
+            Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
+            Self::DoesNotOpen => ERRCODE_DATA_CORRUPTED,
+            Self::Random | Self::Internal(_) => ERRCODE_INTERNAL_ERROR,
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::NameLength(_) => Some("It must be 1 to 256 bytes long.".into()),
+            Self::Parameter(e) => Some(e.detail().into()),
+            Self::Secret(e) => Some(e.detail().into()),
+            Self::Uri(e) => Some(e.detail().into()),
+            Self::TimeRange => Some("accepted are times from year -4712 to 294276".into()),
+            Self::KeyFile { line, rule, .. } if *line > 0 => Some(format!("line {line}: {rule}")),
+            Self::KeyFile { rule, .. } | Self::KeyEnvironment { rule } => Some((*rule).into()),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::TooManyDevices => Some("Remove a device with totp_remove(), or raise totp.max_devices."),
+            Self::DeviceDisabled => Some("Enable it with totp_enable(), or remove it with totp_remove()."),
+            Self::Standby(_) => Some("Call it on the primary: a code is used up and a guess is counted there."),
+            Self::ReadOnly(_) => Some("Call it in a read-write transaction."),
+            Self::Parallel(_) => Some("Call it outside of parallel queries."),
+            Self::NoMasterKey => Some(
+                "Set totp.key_file to a file with a master key (openssl rand -hex 32) and reload the configuration.",
+            ),
+            Self::KeyFile { .. } => {
+                Some("Mend the file that totp.key_file names: 64 hexadecimal characters a line, the first is current.")
+            }
+            Self::KeyEnvironment { .. } => {
+                Some("Mend the variable and restart the server, or set totp.key_file instead.")
+            }
+            Self::MasterKeyNotLoaded(_) => {
+                Some("Add that master key again to the file that totp.key_file names, below the current one.")
+            }
+            Self::NoDataKey(_) => Some("Restore table totp.data_keys from a backup."),
+            Self::RowsAltered => Some("See totp_health(); restore the rows from a backup, or enrol the user again."),
+            Self::TableAltered(_) => {
+                Some("It must be a logged table of access method heap with its columns unchanged.")
+            }
+            Self::Clock => Some("Set totp.clock to a timestamp, or reset it to use the real time."),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for ErrorReport {
+    #[track_caller]
+    fn from(error: Error) -> Self {
+        let mut report = ErrorReport::new(error.sqlstate(), error.to_string(), "pg_totp");
+        if let Some(detail) = error.detail() {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = error.hint() {
+            report = report.set_hint(hint);
+        }
+        report
+    }
+}

@@ -1,0 +1,190 @@
+//! Master keys, data keys, and what a backend remembers of them.
+//!
+//! Owns the key file and the cache. A master key comes from outside of the database and never gets into it; a data
+//! key lies in `totp.data_keys`, wrapped by a master key. Keys leave this module only as sealed or opened values.
+
+mod source;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use pgrx::pg_sys;
+use seal::{Context, DataKey, Fingerprint, KeyId, MasterKey, MasterKeys};
+use zeroize::Zeroizing;
+
+use crate::error::Error;
+use crate::log::Line;
+use crate::store::data_keys::{self, StoredKey};
+use crate::store::spi::Snapshot;
+
+/// What this backend remembers.
+struct Cache {
+    /// `PgReloadTime` when the master keys were read: another value means that the configuration was read anew.
+    read_at: i64,
+    masters: Option<Rc<MasterKeys>>,
+    data: Vec<CachedKey>,
+}
+
+struct CachedKey {
+    id: i32,
+    wrapped: Vec<u8>,
+    key: Rc<DataKey>,
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { read_at: 0, masters: None, data: Vec::new() }) };
+}
+
+/// The data key under which new secrets are sealed, held until the end of the transaction: no rotation destroys it
+/// meanwhile. The first call ever makes it.
+///
+/// Every function that writes rows of a user calls this before it takes any row lock, so that it cannot deadlock with
+/// a rotation, which locks the data keys first.
+pub fn hold_current() -> Result<KeyId, Error> {
+    loop {
+        let Some(key) = data_keys::current(&Snapshot::latest())? else {
+            create_first()?;
+            continue;
+        };
+        data_keys::lock_shared(key.id);
+        // It may have been replaced while we waited.
+        if data_keys::current(&Snapshot::latest())?.is_some_and(|k| k.id == key.id) {
+            return Ok(KeyId::new(key.id));
+        }
+        data_keys::unlock_shared(key.id);
+    }
+}
+
+fn create_first() -> Result<(), Error> {
+    data_keys::lock_creation();
+    if data_keys::current(&Snapshot::latest())?.is_none() {
+        create()?;
+    }
+    Ok(())
+}
+
+/// Makes a data key, wrapped by the current master key, and stores it as the current one.
+fn create() -> Result<KeyId, Error> {
+    let masters = masters()?;
+    let master = masters.current();
+    let id = data_keys::next_id(&Snapshot::latest())?;
+    let key = DataKey::from_random(random_key()?);
+    let wrapped = key.wrap(master, KeyId::new(id), random()?).map_err(|_| Error::Internal("wrap"))?;
+    data_keys::insert(id, &wrapped, &master.fingerprint().to_string(), crate::clock::now()?)?;
+    Ok(KeyId::new(id))
+}
+
+/// Seals a value under a data key that the caller holds.
+pub fn seal(id: KeyId, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+    // Read from the table, never only from the cache: after DROP and CREATE EXTENSION an id may name another key.
+    let stored = data_keys::find(&Snapshot::latest(), id.get())?.ok_or(Error::NoDataKey(id.get()))?;
+    let key = unwrapped(&stored)?;
+    seal::seal(&key, id, random()?, context, plaintext).map_err(|_| Error::Internal("seal"))
+}
+
+/// Opens a sealed value.
+///
+/// Errors: 55000 where its data key or master key is not there, XX001 where it does not open.
+pub fn open(context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let id = seal::key_id(sealed).map_err(|_| Error::DoesNotOpen)?;
+    reread_after_reload()?;
+    if let Some(key) = cached(id.get())
+        && let Ok(plaintext) = seal::open(&key, id, context, sealed)
+    {
+        return Ok(plaintext);
+    }
+    let stored = data_keys::find(&Snapshot::latest(), id.get())?.ok_or(Error::NoDataKey(id.get()))?;
+    seal::open(&*unwrapped(&stored)?, id, context, sealed).map_err(|_| Error::DoesNotOpen)
+}
+
+/// Whether a master key is loaded, by its fingerprint as the tables store it. Never raises.
+pub fn is_loaded(fingerprint: &str) -> bool {
+    Fingerprint::parse(fingerprint).is_ok_and(|f| with_master(&f, |_| ()).is_ok())
+}
+
+fn cached(id: i32) -> Option<Rc<DataKey>> {
+    CACHE.with_borrow(|c| c.data.iter().find(|k| k.id == id).map(|k| Rc::clone(&k.key)))
+}
+
+/// Opens a stored data key, and remembers it.
+fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
+    let known = CACHE.with_borrow(|c| {
+        c.data.iter().find(|k| k.id == stored.id && k.wrapped == stored.wrapped).map(|k| Rc::clone(&k.key))
+    });
+    if let Some(key) = known {
+        return Ok(key);
+    }
+    let fingerprint = Fingerprint::parse(&stored.master_key).map_err(|_| Error::RowsAltered)?;
+    let id = KeyId::new(stored.id);
+    let key = with_master(&fingerprint, |master| DataKey::unwrap(master, id, &stored.wrapped))?
+        .map_err(|_| Error::DoesNotOpen)?;
+    let key = Rc::new(key);
+    CACHE.with_borrow_mut(|c| {
+        c.data.retain(|k| k.id != stored.id);
+        c.data.push(CachedKey { id: stored.id, wrapped: stored.wrapped.clone(), key: Rc::clone(&key) });
+    });
+    Ok(key)
+}
+
+/// Calls `f` with a master key. Where it is not among the loaded ones the file is read once more before the error.
+fn with_master<R>(fingerprint: &Fingerprint, f: impl Fn(&MasterKey) -> R) -> Result<R, Error> {
+    if let Some(key) = masters()?.find(fingerprint) {
+        return Ok(f(key));
+    }
+    let fresh = Rc::new(source::read()?);
+    remember(&fresh);
+    fresh.find(fingerprint).map(f).ok_or(Error::MasterKeyNotLoaded(*fingerprint))
+}
+
+/// The master keys: read at first use in a session and after every reload of the configuration.
+fn masters() -> Result<Rc<MasterKeys>, Error> {
+    reread_after_reload()?;
+    if let Some(keys) = CACHE.with_borrow(|c| c.masters.clone()) {
+        return Ok(keys);
+    }
+    let keys = Rc::new(source::read()?);
+    remember(&keys);
+    Ok(keys)
+}
+
+/// After a reload: reads the file again. One that is broken now leaves the keys in use, and a line in the server log.
+fn reread_after_reload() -> Result<(), Error> {
+    // SAFETY: a read of backend state.
+    let reloaded = unsafe { pg_sys::PgReloadTime };
+    if CACHE.with_borrow(|c| c.masters.is_none() || c.read_at == reloaded) {
+        return Ok(());
+    }
+    match source::read() {
+        Ok(keys) => remember(&Rc::new(keys)),
+        Err(error) => {
+            CACHE.with_borrow_mut(|c| c.read_at = reloaded);
+            Line::new("key_file_ignored").text("reason", &error.to_string()).write();
+        }
+    }
+    Ok(())
+}
+
+fn remember(keys: &Rc<MasterKeys>) {
+    CACHE.with_borrow_mut(|c| {
+        // A key that was taken out of the file is not used any more, nor are the data keys that it opened.
+        if c.masters.as_ref().is_some_and(|old| old.iter().any(|k| keys.find(&k.fingerprint()).is_none())) {
+            c.data.clear();
+        }
+        c.masters = Some(Rc::clone(keys));
+        // SAFETY: a read of backend state.
+        c.read_at = unsafe { pg_sys::PgReloadTime };
+    });
+}
+
+/// Random bytes of the operating system's generator; a user-space one would not be reseeded in a forked backend.
+pub fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| Error::Random)?;
+    Ok(bytes)
+}
+
+fn random_key() -> Result<Zeroizing<[u8; 32]>, Error> {
+    let mut key = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *key).map_err(|_| Error::Random)?;
+    Ok(key)
+}

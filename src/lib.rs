@@ -1,0 +1,47 @@
+//! pg_totp: TOTP secrets stored encrypted in PostgreSQL, codes checked by plain SQL.
+//!
+//! Reading order: `api/verify.rs` (the hot path), then the two pure crates `otp` and `seal`, then `inplace.rs`.
+//! Dependencies point one way: `api` uses `store`, `keyring`, `inplace`, `audit`; they use the pure crates.
+
+// PostgreSQL errors cross Rust frames as panics: without unwinding they would end the backend.
+#[cfg(not(panic = "unwind"))]
+compile_error!("pg_totp must be built with panic = \"unwind\"");
+
+mod api;
+mod audit;
+mod clock;
+mod error;
+mod guard;
+mod inplace;
+mod keyring;
+mod log;
+mod names;
+mod settings;
+mod store;
+
+pgrx::pg_module_magic!(name, version);
+
+pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
+pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", finalize);
+
+/// Called by PostgreSQL when a session loads the library, with its first call.
+#[pgrx::pg_guard]
+extern "C-unwind" fn _PG_init() {
+    // SAFETY: a backend has one thread. pgrx would add a backtrace, with paths of the build, to the DETAIL of errors.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    settings::register();
+}
+
+#[cfg(test)]
+pub mod pg_test {
+    //! Set-up that `cargo pgrx test` asks for.
+
+    /// Called once before the tests.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Settings of the test server.
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

@@ -1,0 +1,67 @@
+//! Lines in the server log. They outlive a ROLLBACK, which the audit rows do not.
+//!
+//! One line an event, `totp: event=… key="value" …`. The statement and its context are left out, since the statement
+//! holds the code; the client is told nothing. Values are quoted, and everything but printable ASCII is escaped, so
+//! that no user id can forge a line.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::fmt::Write;
+
+use pgrx::pg_sys;
+
+/// A log line being built.
+pub struct Line(String);
+
+impl Line {
+    /// Begins the line of an event.
+    pub fn new(event: &str) -> Self {
+        Self(format!("totp: event={event}"))
+    }
+
+    /// Adds a quoted value.
+    pub fn text(mut self, key: &str, value: &str) -> Self {
+        let _ = write!(self.0, " {key}=\"");
+        for c in value.chars() {
+            match c {
+                '"' | '\\' => self.0.extend(['\\', c]),
+                ' '..='~' => self.0.push(c),
+                _ => {
+                    let _ = write!(self.0, "\\u{{{:x}}}", u32::from(c));
+                }
+            }
+        }
+        self.0.push('"');
+        self
+    }
+
+    /// Adds a number.
+    pub fn number(mut self, key: &str, value: i64) -> Self {
+        let _ = write!(self.0, " {key}={value}");
+        self
+    }
+
+    /// Writes the line to the server log, and only there.
+    pub fn write(self) {
+        if let Ok(text) = CString::new(self.0) {
+            write_server_only(&text);
+        }
+    }
+}
+
+unsafe extern "C-unwind" {
+    // Left out of pgrx's bindings, which offer no way to hide the statement.
+    fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
+}
+
+fn write_server_only(text: &CStr) {
+    // SAFETY: the calls that C's ereport() makes, in their order: errstart says whether the line is wanted, errfinish
+    // ends it. The text is passed as an argument of a constant format.
+    unsafe {
+        if pg_sys::errstart_cold(pg_sys::LOG_SERVER_ONLY as c_int, std::ptr::null()) {
+            pg_sys::errmsg_internal(c"%s".as_ptr(), text.as_ptr());
+            pg_sys::errhidestmt(true);
+            pg_sys::errhidecontext(true);
+            pg_sys::ffi::pg_guard_ffi_boundary(|| errfinish(c"log.rs".as_ptr(), 0, c"totp".as_ptr()));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The settings `totp.*`: who may change them, their ranges and defaults. No setting ever holds key bytes.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+const SECOND: i64 = 1_000_000;
+
+static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ISSUER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static WINDOW_STEPS: GucSetting<i32> = GucSetting::<i32>::new(1);
+static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
+static LOCKOUT: GucSetting<i32> = GucSetting::<i32>::new(30);
+static LOCKOUT_MAX: GucSetting<i32> = GucSetting::<i32>::new(3600);
+static HARD_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(100);
+static ENROLLMENT_TTL: GucSetting<i32> = GucSetting::<i32>::new(3600);
+static MAX_DEVICES: GucSetting<i32> = GucSetting::<i32>::new(10);
+static AUDIT_SUCCESS: GucSetting<bool> = GucSetting::<bool>::new(false);
+static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Path of the master key file, if it is set.
+pub fn key_file() -> Option<CString> {
+    non_empty(&KEY_FILE)
+}
+
+/// The default issuer, if it is set.
+pub fn issuer() -> Option<String> {
+    non_empty(&ISSUER).map(|s| s.to_string_lossy().into_owned())
+}
+
+/// Steps accepted on each side of now.
+pub fn window() -> otp::Window {
+    otp::Window::new(WINDOW_STEPS.get()).unwrap_or_default()
+}
+
+/// When a wrong code locks, and for how long.
+pub fn lockout() -> otp::Policy {
+    otp::Policy {
+        max_attempts: MAX_ATTEMPTS.get(),
+        lockout: i64::from(LOCKOUT.get()) * SECOND,
+        lockout_max: i64::from(LOCKOUT_MAX.get()) * SECOND,
+        hard_limit: HARD_LIMIT.get(),
+    }
+}
+
+/// Life of a pending secret in microseconds.
+pub fn enrollment_ttl() -> i64 {
+    i64::from(ENROLLMENT_TTL.get()) * SECOND
+}
+
+/// Devices that one user may have.
+pub fn max_devices() -> usize {
+    usize::try_from(MAX_DEVICES.get()).unwrap_or(1)
+}
+
+/// Whether an accepted code is audited too.
+pub fn audit_success() -> bool {
+    AUDIT_SUCCESS.get()
+}
+
+/// Who acts, as the application says.
+pub fn actor() -> Option<String> {
+    non_empty(&ACTOR).map(|s| s.to_string_lossy().into_owned())
+}
+
+/// The fixed time for tests, if it is set.
+pub fn clock() -> Option<CString> {
+    non_empty(&CLOCK)
+}
+
+fn non_empty(setting: &GucSetting<Option<CString>>) -> Option<CString> {
+    // SAFETY: PostgreSQL keeps a string setting as a NULL or NUL-terminated pointer; nothing is freed while it is read.
+    unsafe {
+        let value = *setting.as_ptr();
+        if value.is_null() || *value == 0 { None } else { Some(CStr::from_ptr(value).to_owned()) }
+    }
+}
+
+/// Defines every setting and reserves the prefix. Called once, when the library is loaded.
+pub fn register() {
+    string(c"totp.key_file", c"Path of the master key file.", &KEY_FILE, GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
+    string(
+        c"totp.issuer",
+        c"Issuer of new secrets where the call names none.",
+        &ISSUER,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    integer(
+        c"totp.window_steps",
+        c"Time steps accepted on each side of now.",
+        &WINDOW_STEPS,
+        0,
+        2,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    integer(
+        c"totp.max_attempts",
+        c"Wrong codes until the first lock.",
+        &MAX_ATTEMPTS,
+        1,
+        100,
+        GucContext::Sighup,
+        GucFlags::empty(),
+    );
+    integer(
+        c"totp.lockout",
+        c"Length of the first lock; each later one doubles it.",
+        &LOCKOUT,
+        1,
+        86_400,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    integer(c"totp.lockout_max", c"Longest lock.", &LOCKOUT_MAX, 1, 604_800, GucContext::Sighup, GucFlags::UNIT_S);
+    integer(
+        c"totp.hard_limit",
+        c"Wrong codes in a row after which only totp_unlock() helps.",
+        &HARD_LIMIT,
+        1,
+        100,
+        GucContext::Sighup,
+        GucFlags::empty(),
+    );
+    integer(
+        c"totp.enrollment_ttl",
+        c"Life of a pending secret.",
+        &ENROLLMENT_TTL,
+        60,
+        2_592_000,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    integer(
+        c"totp.max_devices",
+        c"Devices that one user may have.",
+        &MAX_DEVICES,
+        1,
+        20,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_bool_guc(
+        c"totp.audit_success",
+        c"Write an audit row for every accepted code.",
+        c"",
+        &AUDIT_SUCCESS,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    string(c"totp.actor", c"Who acts, for the audit log.", &ACTOR, GucContext::Userset, GucFlags::empty());
+    string(c"totp.clock", c"A fixed time, for tests only.", &CLOCK, GucContext::Suset, GucFlags::empty());
+    // SAFETY: the prefix is a NUL-terminated literal.
+    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"totp".as_ptr()) }
+}
+
+fn string(
+    name: &'static CStr,
+    about: &'static CStr,
+    setting: &'static GucSetting<Option<CString>>,
+    context: GucContext,
+    flags: GucFlags,
+) {
+    GucRegistry::define_string_guc(name, about, c"", setting, context, flags);
+}
+
+fn integer(
+    name: &'static CStr,
+    about: &'static CStr,
+    setting: &'static GucSetting<i32>,
+    min: i32,
+    max: i32,
+    context: GucContext,
+    flags: GucFlags,
+) {
+    GucRegistry::define_int_guc(name, about, c"", setting, min, max, context, flags);
+}

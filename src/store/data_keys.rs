@@ -1,0 +1,106 @@
+//! `totp.data_keys`, and the locks that keep a data key alive while something is sealed under it.
+//!
+//! The locks are PostgreSQL's object locks, tagged (table, key id), and not row locks: at REPEATABLE READ a row lock
+//! raises 40001 where a rotation changed the row meanwhile, and no enrolment may fail on a rotation.
+
+use pgrx::pg_sys;
+
+use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
+use super::table_oid;
+use crate::clock::Timestamp;
+use crate::error::Error;
+
+/// A data key as it is stored: wrapped by the master key with that fingerprint.
+pub struct StoredKey {
+    pub id: i32,
+    pub wrapped: Vec<u8>,
+    pub master_key: String,
+}
+
+/// A data key as `totp_keys()` lists it.
+pub struct ListedKey {
+    pub id: i32,
+    pub state: String,
+    pub created_at: Timestamp,
+    pub secrets: i64,
+    pub master_key: String,
+}
+
+statement!(reads CURRENT(), c"SELECT key_id, wrapped, master_key FROM totp.data_keys WHERE state = 'current'");
+statement!(reads FIND(INT4OID), c"SELECT key_id, wrapped, master_key FROM totp.data_keys WHERE key_id = $1");
+statement!(reads NEXT_ID(), c"SELECT pg_catalog.nextval('totp.key_ids')::integer");
+statement!(writes INSERT(INT4OID, BYTEAOID, TEXTOID, TIMESTAMPTZOID), c"
+INSERT INTO totp.data_keys (key_id, state, wrapped, master_key, created_at) VALUES ($1, 'current', $2, $3, $4)");
+statement!(reads LIST(), c"
+SELECT k.key_id, k.state, k.created_at, k.master_key,
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = k.key_id)
+  FROM totp.data_keys k
+ ORDER BY k.key_id");
+
+fn stored(row: &Row) -> Result<StoredKey, Error> {
+    Ok(StoredKey { id: row.must(1)?, wrapped: row.must(2)?, master_key: row.must(3)? })
+}
+
+/// The key under which new secrets are sealed, if there is one yet.
+pub fn current(snapshot: &Snapshot) -> Result<Option<StoredKey>, Error> {
+    CURRENT.with(|s| s.first(snapshot, &[], stored))
+}
+
+/// One key.
+pub fn find(snapshot: &Snapshot, id: i32) -> Result<Option<StoredKey>, Error> {
+    FIND.with(|s| s.first(snapshot, &[int4(id)], stored))
+}
+
+/// A key id that was never used before.
+pub fn next_id(snapshot: &Snapshot) -> Result<i32, Error> {
+    NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
+}
+
+/// Stores a key as the current one.
+pub fn insert(id: i32, wrapped: &[u8], master_key: &str, at: Timestamp) -> Result<(), Error> {
+    INSERT.with(|s| s.change_one(&[int4(id), bytes(wrapped), text(master_key), int8(at.0)]))
+}
+
+/// All keys, oldest first.
+pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
+    LIST.with(|s| {
+        s.rows(snapshot, &[], |row| {
+            Ok(ListedKey {
+                id: row.must(1)?,
+                state: row.must(2)?,
+                created_at: row.time(3)?,
+                master_key: row.must(4)?,
+                secrets: row.must(5)?,
+            })
+        })
+    })
+}
+
+/// The object that stands for "there is no data key yet".
+const CREATION: i32 = 0;
+
+/// Keeps a key from being destroyed until the end of the transaction.
+pub fn lock_shared(id: i32) {
+    lock(id, pg_sys::ShareLock);
+}
+
+/// Lets go of a key that turned out not to be current any more.
+pub fn unlock_shared(id: i32) {
+    // SAFETY: taken by `lock_shared` of this transaction.
+    unsafe { pg_sys::UnlockDatabaseObject(table_oid(c"data_keys"), object(id), 0, pg_sys::ShareLock as i32) }
+}
+
+/// Lets one session at a time make the first key.
+pub fn lock_creation() {
+    lock(CREATION, pg_sys::ExclusiveLock);
+}
+
+fn lock(id: i32, mode: u32) {
+    // SAFETY: an ordinary heavyweight lock, released at the end of the transaction. The table's own OID as class is
+    // used by nothing else.
+    unsafe { pg_sys::LockDatabaseObject(table_oid(c"data_keys"), object(id), 0, mode as i32) }
+}
+
+fn object(id: i32) -> pg_sys::Oid {
+    pg_sys::Oid::from(id.cast_unsigned())
+}

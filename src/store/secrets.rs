@@ -1,0 +1,222 @@
+//! `totp.secrets`: one row per secret. A device has at most one active and one pending secret.
+//!
+//! The writers here are called with the user's row in `totp.attempts` locked and the current data key held.
+
+use otp::Parameters;
+
+use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
+use super::used_codes;
+use crate::clock::Timestamp;
+use crate::error::Error;
+
+/// Which of a device's two secrets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Slot {
+    /// Signs in.
+    Active,
+    /// Becomes active with its first good code.
+    Pending,
+}
+
+impl Slot {
+    /// The name as the table stores it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Pending => "pending",
+        }
+    }
+
+    /// Reads the name that the table stores.
+    pub fn from_stored(name: &str) -> Result<Self, Error> {
+        match name {
+            "active" => Ok(Self::Active),
+            "pending" => Ok(Self::Pending),
+            _ => Err(Error::RowsAltered),
+        }
+    }
+}
+
+/// What of a user's secrets the lifecycle functions decide on.
+pub struct Existing {
+    pub device: String,
+    pub slot: Slot,
+    pub secret_id: i64,
+    pub version: i32,
+    pub enforced_since: Option<i64>,
+    pub expires_at: Option<i64>,
+    pub disabled: bool,
+}
+
+impl Existing {
+    /// Never confirmed, and its secret has expired.
+    pub fn is_abandoned(&self, now: Timestamp) -> bool {
+        self.enforced_since.is_none() && self.expires_at.is_some_and(|t| t <= now.0)
+    }
+}
+
+/// A secret to store.
+pub struct NewSecret<'a> {
+    pub user_id: &'a str,
+    pub device: &'a str,
+    pub slot: Slot,
+    pub secret_id: i64,
+    pub version: i32,
+    pub key_id: i32,
+    pub sealed: &'a [u8],
+    pub parameters: Parameters,
+    pub issuer: Option<&'a str>,
+    pub account_name: &'a str,
+    pub created_at: Timestamp,
+    pub enforced_since: Option<i64>,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A row of `totp_status()`.
+pub struct Listed {
+    pub device: String,
+    pub state: String,
+    pub account_name: String,
+    pub issuer: Option<String>,
+    pub algorithm: String,
+    pub digits: i16,
+    pub period: i16,
+    pub version: i32,
+    pub created_at: Timestamp,
+    pub confirmed_at: Option<Timestamp>,
+    pub used_at: Timestamp,
+    pub uses: i64,
+    pub failures: i64,
+    pub locked_until: Timestamp,
+}
+
+statement!(reads OF_USER(TEXTOID), c"
+SELECT device, slot, secret_id, version, enforced_since, expires_at, disabled_at IS NOT NULL
+  FROM totp.secrets
+ WHERE user_id = $1
+ ORDER BY device, slot");
+statement!(reads NEXT_ID(), c"SELECT pg_catalog.nextval('totp.secret_ids')");
+statement!(writes INSERT(TEXTOID, TEXTOID, TEXTOID, INT8OID, INT4OID, INT4OID, BYTEAOID, TEXTOID, INT4OID, INT4OID,
+                         TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID), c"
+INSERT INTO totp.secrets (user_id, device, slot, secret_id, version, key_id, sealed, algorithm, digits, period,
+                          issuer, account_name, created_at, confirmed_at, enforced_since, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
+statement!(writes DELETE(TEXTOID, INT8OID), c"DELETE FROM totp.secrets WHERE user_id = $1 AND secret_id = $2");
+statement!(writes DELETE_ALL(TEXTOID), c"DELETE FROM totp.secrets WHERE user_id = $1");
+statement!(reads ACTIVE(TEXTOID, TEXTOID), c"
+SELECT secret_id FROM totp.secrets WHERE user_id = $1 AND device = $2 AND slot = 'active'");
+statement!(writes ACTIVATE(TEXTOID, INT8OID, TIMESTAMPTZOID), c"
+UPDATE totp.secrets
+   SET slot = 'active', confirmed_at = $3, enforced_since = coalesce(enforced_since, $3), expires_at = NULL
+ WHERE user_id = $1 AND secret_id = $2 AND slot = 'pending'");
+statement!(reads ENFORCED(TEXTOID), c"
+SELECT FROM totp.secrets WHERE user_id = $1 AND enforced_since IS NOT NULL AND disabled_at IS NULL");
+statement!(reads LIST(TEXTOID), c"
+SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' ELSE s.slot END, s.account_name, s.issuer,
+       s.algorithm, s.digits, s.period, s.version, s.created_at, s.confirmed_at,
+       u.used_at, u.uses, a.failures, a.locked_until
+  FROM totp.secrets s
+  LEFT JOIN totp.used_codes u ON u.user_id = s.user_id AND u.secret_id = s.secret_id
+  LEFT JOIN totp.attempts a ON a.user_id = s.user_id
+ WHERE s.user_id = $1
+ ORDER BY s.device, s.slot");
+
+/// The secrets of a user, by device, active before pending.
+pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Error> {
+    OF_USER.with(|s| {
+        s.rows(snapshot, &[text(user_id)], |row| {
+            Ok(Existing {
+                device: row.must(1)?,
+                slot: Slot::from_stored(&row.must::<String>(2)?)?,
+                secret_id: row.must(3)?,
+                version: row.must(4)?,
+                enforced_since: row.time_or_null(5),
+                expires_at: row.time_or_null(6),
+                disabled: row.must(7)?,
+            })
+        })
+    })
+}
+
+/// A secret id that was never used before.
+pub fn next_id(snapshot: &Snapshot) -> Result<i64, Error> {
+    NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
+}
+
+/// Stores a secret, and the row of its used codes.
+pub fn insert(new: &NewSecret) -> Result<(), Error> {
+    used_codes::insert(new.user_id, new.secret_id)?;
+    let confirmed_at = (new.slot == Slot::Active).then_some(new.created_at);
+    INSERT.with(|s| {
+        s.change_one(&[
+            text(new.user_id),
+            text(new.device),
+            text(new.slot.as_str()),
+            int8(new.secret_id),
+            int4(new.version),
+            int4(new.key_id),
+            bytes(new.sealed),
+            text(new.parameters.algorithm.as_str()),
+            int4(new.parameters.digits.get().into()),
+            int4(new.parameters.period.get().into()),
+            new.issuer.and_then(text),
+            text(new.account_name),
+            int8(new.created_at.0),
+            confirmed_at.and_then(|t| int8(t.0)),
+            new.enforced_since.and_then(int8),
+            new.expires_at.and_then(|t| int8(t.0)),
+        ])
+    })
+}
+
+/// Removes a secret and the row of its used codes.
+pub fn delete(user_id: &str, secret_id: i64) -> Result<(), Error> {
+    used_codes::delete(user_id, secret_id)?;
+    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))
+}
+
+/// Removes every secret of a user and the rows of their used codes.
+pub fn delete_all(user_id: &str) -> Result<(), Error> {
+    used_codes::delete_all(user_id)?;
+    DELETE_ALL.with(|s| s.count(&[text(user_id)])).map(drop)
+}
+
+/// Makes a pending secret the device's active one. An older active one dies.
+pub fn activate(user_id: &str, device: &str, secret_id: i64, at: Timestamp) -> Result<(), Error> {
+    let old = ACTIVE.with(|s| s.first(&Snapshot::latest(), &[text(user_id), text(device)], |row| row.must(1)))?;
+    if let Some(old) = old {
+        delete(user_id, old)?;
+    }
+    // SAFETY: sets a flag of the backend: the commit of this transaction is flushed, whatever synchronous_commit says.
+    unsafe { pgrx::pg_sys::ForceSyncCommit() }
+    ACTIVATE.with(|s| s.change_one(&[text(user_id), int8(secret_id), int8(at.0)]))
+}
+
+/// Whether a device of the user was ever confirmed and is neither disabled nor removed.
+pub fn is_enforced(snapshot: &Snapshot, user_id: &str) -> Result<bool, Error> {
+    Ok(ENFORCED.with(|s| s.first(snapshot, &[text(user_id)], |_| Ok(())))?.is_some())
+}
+
+/// The rows of `totp_status()`.
+pub fn list(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Listed>, Error> {
+    LIST.with(|s| s.rows(snapshot, &[text(user_id)], listed))
+}
+
+fn listed(row: &Row) -> Result<Listed, Error> {
+    Ok(Listed {
+        device: row.must(1)?,
+        state: row.must(2)?,
+        account_name: row.must(3)?,
+        issuer: row.get(4),
+        algorithm: row.must(5)?,
+        digits: row.must(6)?,
+        period: row.must(7)?,
+        version: row.must(8)?,
+        created_at: row.time(9)?,
+        confirmed_at: row.time_or_null(10).map(Timestamp),
+        used_at: row.time(11)?,
+        uses: row.must(12)?,
+        failures: row.must(13)?,
+        locked_until: row.time(14)?,
+    })
+}

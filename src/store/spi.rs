@@ -1,0 +1,233 @@
+//! The one road to SQL: kept plans, run under a snapshot that the caller names.
+//!
+//! Owns every use of SPI. Plain SPI reads and writes under the transaction's snapshot, which at REPEATABLE READ
+//! is old: an UPDATE of a row committed since changes nothing, silently. So every statement here runs under
+//! [`Snapshot::latest`], as PostgreSQL's own foreign-key triggers do.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::{FromDatum, IntoDatum};
+
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::inplace::RowAddress;
+
+/// A registered snapshot. Rows it can see are not vacuumed away while it lives.
+pub struct Snapshot(pg_sys::Snapshot);
+
+impl Snapshot {
+    /// All that is committed now, and what the own transaction did.
+    pub fn latest() -> Self {
+        // SAFETY: a transaction is open in every function call; RegisterSnapshot copies the static snapshot.
+        // Parallel mode, where GetLatestSnapshot raises, was refused by `guard`.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort of the transaction releases it.
+        if !std::thread::panicking() {
+            // SAFETY: registered in `latest` under the same resource owner, released once.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) }
+        }
+    }
+}
+
+/// A statement with a plan that each backend keeps. The plan is leaked on purpose: it lives as long as the backend.
+pub struct Statement {
+    sql: &'static CStr,
+    types: &'static [pg_sys::Oid],
+    read_only: bool,
+    plan: Cell<pg_sys::SPIPlanPtr>,
+}
+
+/// Declares a [`Statement`]: `statement!(reads FIND(TEXTOID), c"SELECT …")`, or `writes`.
+macro_rules! statement {
+    (reads $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, true, $sql, $($type),*); };
+    (writes $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, false, $sql, $($type),*); };
+    (@ $name:ident, $read_only:literal, $sql:expr, $($type:ident),*) => {
+        thread_local! {
+            static $name: $crate::store::spi::Statement = const {
+                $crate::store::spi::Statement::new($sql, &[$(pgrx::pg_sys::$type),*], $read_only)
+            };
+        }
+    };
+}
+pub(crate) use statement;
+
+/// One argument of a statement; `None` is NULL.
+pub type Arg = Option<pg_sys::Datum>;
+
+/// A `text` argument.
+pub fn text(value: &str) -> Arg {
+    value.into_datum()
+}
+
+/// A `bytea` argument.
+pub fn bytes(value: &[u8]) -> Arg {
+    value.into_datum()
+}
+
+/// A `bigint` or `timestamptz` argument.
+pub fn int8(value: i64) -> Arg {
+    value.into_datum()
+}
+
+/// An `integer` argument.
+pub fn int4(value: i32) -> Arg {
+    value.into_datum()
+}
+
+impl Statement {
+    /// A statement that is planned at its first use in a backend.
+    pub const fn new(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool) -> Self {
+        Self { sql, types, read_only, plan: Cell::new(std::ptr::null_mut()) }
+    }
+
+    /// Runs it and maps every row of the result.
+    pub fn rows<T>(
+        &self,
+        snapshot: &Snapshot,
+        args: &[Arg],
+        mut read: impl FnMut(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        self.run(snapshot, args, |count| {
+            let mut out = Vec::with_capacity(count as usize);
+            for index in 0..count {
+                out.push(read(&Row { index })?);
+            }
+            Ok(out)
+        })
+    }
+
+    /// Runs it and maps the first row of the result.
+    pub fn first<T>(
+        &self,
+        snapshot: &Snapshot,
+        args: &[Arg],
+        read: impl FnOnce(&Row) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        self.run(snapshot, args, |count| (count > 0).then(|| read(&Row { index: 0 })).transpose())
+    }
+
+    /// Runs it under the latest snapshot and says how many rows it changed or found.
+    pub fn count(&self, args: &[Arg]) -> Result<u64, Error> {
+        self.run(&Snapshot::latest(), args, Ok)
+    }
+
+    /// Runs a statement that must change exactly one row: anything else means that a promise is broken.
+    pub fn change_one(&self, args: &[Arg]) -> Result<(), Error> {
+        match self.count(args)? {
+            1 => Ok(()),
+            _ => Err(Error::RowsAltered),
+        }
+    }
+
+    fn run<T>(
+        &self,
+        snapshot: &Snapshot,
+        args: &[Arg],
+        finish: impl FnOnce(u64) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        debug_assert_eq!(args.len(), self.types.len());
+        let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.unwrap_or(pg_sys::Datum::null())).collect();
+        let nulls: Vec<std::ffi::c_char> = args.iter().map(|a| if a.is_none() { b'n' } else { b' ' } as _).collect();
+        // SAFETY: connect and finish are paired on every way out but a PostgreSQL error, after which the abort of
+        // the transaction cleans up. The arrays are as long as the plan's argument list, and outlive the call.
+        unsafe {
+            if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
+                return Err(Error::Internal("SPI_connect"));
+            }
+            let plan = self.plan()?;
+            let code = pg_sys::SPI_execute_snapshot(
+                plan,
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                snapshot.0,
+                std::ptr::null_mut(),
+                self.read_only,
+                true,
+                0,
+            );
+            let result =
+                if code < 0 { Err(Error::Internal("SPI_execute_snapshot")) } else { finish(pg_sys::SPI_processed) };
+            pg_sys::SPI_finish();
+            result
+        }
+    }
+
+    fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
+        if self.plan.get().is_null() {
+            // SAFETY: called between SPI_connect and SPI_finish; SPI_prepare copies the types.
+            unsafe {
+                let plan =
+                    pg_sys::SPI_prepare(self.sql.as_ptr(), self.types.len() as i32, self.types.as_ptr().cast_mut());
+                if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+                    return Err(Error::Internal("SPI_prepare"));
+                }
+                self.plan.set(plan);
+            }
+        }
+        Ok(self.plan.get())
+    }
+}
+
+/// A row of the running statement's result. Columns count from 1.
+pub struct Row {
+    index: u64,
+}
+
+impl Row {
+    /// The column's value, or `None` for NULL. `T` must be the column's type: SPI does not check it.
+    pub fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
+        // SAFETY: a datum of the column's type, copied out of SPI's memory by `T`, an owned type at every call.
+        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    /// The value of a column that is never NULL.
+    pub fn must<T: FromDatum>(&self, column: i32) -> Result<T, Error> {
+        self.get(column).ok_or(Error::RowsAltered)
+    }
+
+    /// A `bigint` or `timestamptz` that is never NULL, as its 8 bytes.
+    pub fn word(&self, column: i32) -> Result<i64, Error> {
+        self.time_or_null(column).ok_or(Error::RowsAltered)
+    }
+
+    /// A `timestamptz` that is never NULL.
+    pub fn time(&self, column: i32) -> Result<Timestamp, Error> {
+        self.word(column).map(Timestamp)
+    }
+
+    /// A `timestamptz` in microseconds, or `None` for NULL.
+    pub fn time_or_null(&self, column: i32) -> Option<i64> {
+        self.datum(column).map(|d| d.value() as i64)
+    }
+
+    /// The columns `tableoid`, `ctid` and `xmin`, from `column` on. NULL means that the row is missing.
+    pub fn address(&self, column: i32) -> Result<RowAddress, Error> {
+        match (self.datum(column), self.datum(column + 1), self.datum(column + 2)) {
+            (Some(table), Some(tid), Some(xmin)) => Ok(RowAddress {
+                table: pg_sys::Oid::from(table.value() as u32),
+                // SAFETY: a datum of type tid points at an ItemPointerData in SPI's memory.
+                tid: unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() },
+                xmin: pg_sys::TransactionId::from(xmin.value() as u32),
+            }),
+            _ => Err(Error::RowsAltered),
+        }
+    }
+
+    fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
+        // SAFETY: exists only inside `Statement::run`, between execution and SPI_finish, with index < SPI_processed.
+        unsafe {
+            let table = pg_sys::SPI_tuptable;
+            let tuple = *(*table).vals.add(self.index as usize);
+            let mut is_null = false;
+            let datum = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, column, &mut is_null);
+            (!is_null).then_some(datum)
+        }
+    }
+}

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Builds the extension (release) and installs it into the private copy of the PostgreSQL tree.
+
+# shellcheck source=tools/env.sh
+. "$(dirname "$0")/env.sh"
+
+tools/tree.sh "$TREE"
+use_tree "$TREE"
+say "building pg_totp for PostgreSQL $PG_MAJOR (the first time takes a minute or two)"
+started=$(mktemp "$TREE/started.XXXXXX")
+trap 'rm -f "$started"' EXIT
+cargo pgrx install --release --pg-config "$PGRX_PG_CONFIG_PATH" "${PG_FEATURES[@]}"
+
+# Scripts of an earlier build that this one no longer has.
+find "$TREE$("$PG_CONFIG" --sharedir)/extension" -name 'pg_totp*' ! -newer "$started" -delete

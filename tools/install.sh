@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# make install, make uninstall: copies the built extension into the PostgreSQL that PG_CONFIG names, or removes it.
+#
+# Builds first where this user owns the checkout. "make build && sudo make install" works too: root only copies,
+# and needs neither cargo nor any right to the checkout. DESTDIR is put before every path, as with PGXS.
+
+# shellcheck source=tools/env.sh
+. "$(dirname "$0")/env.sh"
+
+[ -x "$PG_CONFIG" ] || die "$PG_CONFIG: no such program"
+extension_dir=$("$PG_CONFIG" --sharedir)/extension
+library_dir=$("$PG_CONFIG" --pkglibdir)
+
+# Nothing is left half done for want of rights.
+writable() {
+    local folder=$1
+    until [ -e "$folder" ]; do folder=$(dirname "$folder"); done
+    [ -w "$folder" ]
+}
+if ! writable "${DESTDIR:-}$extension_dir" || ! writable "${DESTDIR:-}$library_dir"; then
+    die "no right to write to ${DESTDIR:-}$extension_dir: make build, then sudo make $1 PG_CONFIG=$PG_CONFIG"
+fi
+
+if [ "$1" = uninstall ]; then
+    rm -fv "${DESTDIR:-}$extension_dir"/pg_totp{.control,--*.sql} "${DESTDIR:-}$library_dir/pg_totp.so"
+    exit
+fi
+
+if [ -O "$ROOT" ]; then
+    tools/setup.sh
+    tools/build.sh
+elif [ ! -e "$TREE/origin" ]; then
+    TREE=$ROOT/target/pgtree-$PG_MAJOR # built by a user whose checkout the server's user cannot reach
+fi
+[ "$(cut -d ' ' -f 1 "$TREE/origin" 2>/dev/null)" = "$PG_CONFIG" ] && [ -e "$TREE$library_dir/pg_totp.so" ] ||
+    die "nothing is built for $PG_CONFIG: run make build PG_CONFIG=$PG_CONFIG first, as yourself"
+
+mkdir -p "${DESTDIR:-}$extension_dir" "${DESTDIR:-}$library_dir"
+install -v -m 644 "$TREE$extension_dir"/pg_totp{.control,--*.sql} "${DESTDIR:-}$extension_dir/"
+install -v -m 755 "$TREE$library_dir/pg_totp.so" "${DESTDIR:-}$library_dir/"

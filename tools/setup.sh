@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Installs what is missing: Debian packages, Rust if Debian's is new enough, cargo-pgrx and its settings.
+# Quick, and silent, where all of it is there.
+
+# shellcheck source=tools/env.sh
+. "$(dirname "$0")/env.sh"
+
+mkdir -p target
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "root is needed, and there is no sudo, for: $*"
+    fi
+}
+
+# --- Debian packages -------------------------------------------------------------
+
+missing=()
+# need PACKAGE COMMAND...: the package is missing if the command fails.
+need() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+has() { command -v "$1"; }
+has_file_below() { [ -e "$("$PG_CONFIG" "$1")/$2" ]; }
+has_libclang() { [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
+has_venv() { "$(system_python)" -c 'import ensurepip, venv'; }
+
+need gcc has cc
+need libc6-dev test -e /usr/include/stdio.h
+need pkg-config has pkg-config                    # cargo-pgrx links OpenSSL
+need libssl-dev pkg-config --exists openssl
+need libclang-dev has_libclang                    # pgrx makes its bindings with it
+need "postgresql-$PG_MAJOR" has_file_below --bindir postgres
+need "postgresql-server-dev-$PG_MAJOR" has_file_below --includedir-server postgres.h
+need openssl has openssl                          # makes the master key
+need oathtool has oathtool                        # an authenticator that is not ours
+need python3-venv has_venv                        # for the cluster tests and pgspot
+[ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
+
+# Debian's server package makes a cluster of its own and starts it. Not asked for: it stays out.
+no_main_cluster=/etc/postgresql-common/createcluster.d/pg_totp-setup.conf
+allow_main_cluster() {
+    as_root rm -f "$no_main_cluster"
+    as_root rmdir --ignore-fail-on-non-empty "$(dirname "$no_main_cluster")"
+}
+
+if [ ${#missing[@]} -gt 0 ]; then
+    has apt-get >/dev/null || die "this is no Debian system; install by hand what its packages hold: ${missing[*]}"
+    say "installing Debian packages: ${missing[*]}"
+    trap allow_main_cluster EXIT
+    as_root mkdir -p "$(dirname "$no_main_cluster")"
+    echo 'create_main_cluster = false' | as_root tee "$no_main_cluster" >/dev/null
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    allow_main_cluster
+    trap - EXIT
+fi
+
+# --- Rust ------------------------------------------------------------------------
+
+wanted=$(sed -n 's/^rust-version *= *"\(.*\)".*/\1/p' Cargo.toml | head -n 1)
+# new_enough VERSION
+new_enough() { [ "$(printf '%s\n' "$wanted" "$1" | sort -V | head -n 1)" = "$wanted" ]; }
+rust_version() { rustc --version 2>/dev/null | cut -d ' ' -f 2; }
+debian_rust_version() { apt-cache policy rustc 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p'; }
+
+if ! has cargo >/dev/null || ! new_enough "$(rust_version)"; then
+    if new_enough "$(debian_rust_version)"; then
+        say "installing Debian's Rust $(debian_rust_version)"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
+            rustc cargo rustfmt rust-clippy
+        hash -r
+        new_enough "$(rust_version)" || die "an older Rust ($(rustc --version)) comes first in PATH: $(command -v rustc)"
+    else
+        die "Rust $wanted or newer is needed: install rustup (see rustup.rs), then run: rustup toolchain install stable && rustup default stable"
+    fi
+fi
+for component in rustfmt clippy; do
+    if ! cargo "${component/rust/}" --version >/dev/null 2>&1; then
+        has rustup >/dev/null || die "cargo ${component/rust/} is missing: install it the way you installed Rust"
+        say "adding the Rust component $component"
+        rustup component add "$component"
+    fi
+done
+
+# --- cargo-pgrx, of the very version that Cargo.toml pins ------------------------
+
+pgrx_version=$(sed -n 's/^pgrx *= *{ *version *= *"=\([0-9.]*\)".*/\1/p' Cargo.toml)
+if [ "$("$TOOLS/bin/cargo-pgrx" pgrx --version 2>/dev/null)" != "cargo-pgrx $pgrx_version" ]; then
+    say "building cargo-pgrx $pgrx_version into target/tools (about 3 minutes)"
+    cargo install cargo-pgrx --version "$pgrx_version" --locked --force --root "$TOOLS"
+fi
+
+# cargo-pgrx's list of installations. Written only where it changes: pgrx builds anew when it does.
+mkdir -p "$PGRX_HOME"
+if [ "$PG_CONFIG" = "$(pgrx_toml_entry | cut -d ' ' -f 2)" ]; then
+    cp pgrx.toml "$PGRX_HOME/config.toml.new"
+else
+    printf '[configs]\n%s = "%s"\n' "$PG_LABEL" "$PG_CONFIG" >"$PGRX_HOME/config.toml.new"
+fi
+if cmp -s "$PGRX_HOME/config.toml.new" "$PGRX_HOME/config.toml"; then
+    rm "$PGRX_HOME/config.toml.new"
+else
+    mv "$PGRX_HOME/config.toml.new" "$PGRX_HOME/config.toml"
+fi
