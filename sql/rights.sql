@@ -18,6 +18,44 @@ COMMENT ON FUNCTION totp_keys() IS
   'The data keys, and which master key each needs';
 COMMENT ON FUNCTION totp_code_at(text, timestamptz, text, integer, integer) IS
   'The code that an authenticator with this secret shows at that time';
+COMMENT ON FUNCTION totp_reset(text, text) IS
+  'After a compromise: the secrets of a device die now, and it gets a new one';
+COMMENT ON FUNCTION totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean) IS
+  'Brings a secret from elsewhere along: base32, or an otpauth URI';
+COMMENT ON FUNCTION totp_disable(text, text) IS
+  'Disables a device of a user, or with NULL all';
+COMMENT ON FUNCTION totp_enable(text, text) IS
+  'Enables a device of a user, or with NULL all, in the state it had';
+COMMENT ON FUNCTION totp_unlock(text) IS
+  'Clears failures and locks of a user, never the used code';
+COMMENT ON FUNCTION totp_rename_user(text, text) IS
+  'Gives everything of a user to another user id';
+COMMENT ON FUNCTION totp_recovery_codes(text, integer) IS
+  'Makes a new set of recovery codes and shows it, this one time; the old set dies';
+COMMENT ON FUNCTION totp_recover(text, text) IS
+  'True once for each recovery code of a user; false for every other';
+COMMENT ON FUNCTION totp_rotate_key() IS
+  'New data key, every secret re-encrypted, old data keys destroyed, in one transaction';
+COMMENT ON PROCEDURE totp_rotate_key_online(integer) IS
+  'The same in committed batches; goes on where a cancelled one stopped';
+COMMENT ON FUNCTION totp_rotation_begin() IS
+  'First step of totp_rotate_key_online(): makes the new data key';
+COMMENT ON FUNCTION totp_rotation_step(text, integer) IS
+  'One batch of totp_rotate_key_online()';
+COMMENT ON FUNCTION totp_rotation_end(bigint) IS
+  'Last step of totp_rotate_key_online(): destroys the old data keys';
+COMMENT ON FUNCTION totp_forget_unreadable(text) IS
+  'Removes what is sealed under a lost master key, and says who must enrol again';
+COMMENT ON FUNCTION totp_qr_svg(text) IS
+  'An otpauth URI as a QR code in SVG';
+COMMENT ON FUNCTION totp_qr_png(text, integer) IS
+  'An otpauth URI as a QR code in PNG; scale is the width of a module in pixels';
+COMMENT ON FUNCTION totp_qr_text(text) IS
+  'An otpauth URI as a QR code of Unicode half blocks, for a terminal';
+COMMENT ON FUNCTION totp.reseal(text, text, bigint, text, smallint, smallint, bytea, integer) IS
+  'Seals a secret under another data key, for rotations';
+COMMENT ON FUNCTION totp.reseal_recovery_codes(text, bigint, smallint, bytea, integer) IS
+  'Seals a set of recovery codes under another data key, for rotations';
 
 -- Grants role a capability: 'verify', 'enroll', 'admin' or 'audit'. SECURITY INVOKER, so that it gives nothing that
 -- the caller may not give.

@@ -19,7 +19,17 @@ pub enum Event {
     Failed,
     Replayed,
     Locked,
+    Unlocked,
+    Reset,
+    Disabled,
+    Enabled,
     Removed,
+    Renamed,
+    RecoveryCodesCreated,
+    RecoveryCodeUsed,
+    KeyRotated,
+    UnreadableForgotten,
+    Exported,
 }
 
 impl Event {
@@ -33,37 +43,106 @@ impl Event {
             Self::Failed => "failed",
             Self::Replayed => "replayed",
             Self::Locked => "locked",
+            Self::Unlocked => "unlocked",
+            Self::Reset => "reset",
+            Self::Disabled => "disabled",
+            Self::Enabled => "enabled",
             Self::Removed => "removed",
+            Self::Renamed => "renamed",
+            Self::RecoveryCodesCreated => "recovery_codes_created",
+            Self::RecoveryCodeUsed => "recovery_code_used",
+            Self::KeyRotated => "key_rotated",
+            Self::UnreadableForgotten => "unreadable_forgotten",
+            Self::Exported => "exported",
         }
     }
 }
 
 /// Writes one audit row.
 pub fn record(event: Event, at: Timestamp, user_id: Option<&str>, device: Option<&str>) -> Result<(), Error> {
-    store::audit::insert(event.as_str(), at, user_id, device, settings::actor().as_deref(), None)
+    record_with(event, at, user_id, device, &[])
 }
 
-/// A wrong code, and the lock that it set if it did. In the server log too, which a ROLLBACK does not reach.
+/// Writes one audit row with details, each a name and a value.
+fn record_with(
+    event: Event,
+    at: Timestamp,
+    user_id: Option<&str>,
+    device: Option<&str>,
+    detail: &[(&str, &str)],
+) -> Result<(), Error> {
+    store::audit::insert(event.as_str(), at, user_id, device, settings::actor().as_deref(), detail)
+}
+
+/// A wrong code, and the lock that it set if it did.
 pub fn failed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    line(Event::Failed, user_id, None).number("failures", counter.failures.into()).write();
-    record(Event::Failed, at, Some(user_id), None)?;
-    if newly_locked {
-        line(Event::Locked, user_id, None).number("failures", counter.failures.into()).write();
-        record(Event::Locked, at, Some(user_id), None)?;
+    count_failure(user_id, counter, newly_locked, at, &[])
+}
+
+/// A wrong recovery code, and the lock that it set if it did.
+pub fn recovery_failed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
+    count_failure(user_id, counter, newly_locked, at, OF_RECOVERY_CODES)
+}
+
+const OF_RECOVERY_CODES: &[(&str, &str)] = &[("of", "recovery_codes")];
+
+fn count_failure(
+    user_id: &str,
+    counter: &Counter,
+    newly_locked: bool,
+    at: Timestamp,
+    detail: &[(&str, &str)],
+) -> Result<(), Error> {
+    for event in [Event::Failed, Event::Locked].into_iter().take(if newly_locked { 2 } else { 1 }) {
+        line(event, user_id, detail).number("failures", counter.failures.into()).write();
+        record_with(event, at, Some(user_id), None, detail)?;
     }
     Ok(())
 }
 
 /// A good code that was used before.
 pub fn replayed(user_id: &str, device: &str, at: Timestamp) -> Result<(), Error> {
-    line(Event::Replayed, user_id, Some(device)).write();
+    line(Event::Replayed, user_id, &[("device", device)]).write();
     record(Event::Replayed, at, Some(user_id), Some(device))
 }
 
-fn line(event: Event, user_id: &str, device: Option<&str>) -> Line {
+/// A recovery code that was used before.
+pub fn recovery_replayed(user_id: &str, at: Timestamp) -> Result<(), Error> {
+    line(Event::Replayed, user_id, OF_RECOVERY_CODES).write();
+    record_with(Event::Replayed, at, Some(user_id), None, OF_RECOVERY_CODES)
+}
+
+/// A recovery code that was accepted.
+pub fn recovery_code_used(user_id: &str, at: Timestamp) -> Result<(), Error> {
+    line(Event::RecoveryCodeUsed, user_id, &[]).write();
+    record(Event::RecoveryCodeUsed, at, Some(user_id), None)
+}
+
+/// Failures and locks that were cleared.
+pub fn unlocked(user_id: &str, at: Timestamp) -> Result<(), Error> {
+    line(Event::Unlocked, user_id, &[]).write();
+    record(Event::Unlocked, at, Some(user_id), None)
+}
+
+/// A new id of a user: one row for each of the two, so that the history of either is found.
+pub fn renamed(old: &str, new: &str, at: Timestamp) -> Result<(), Error> {
+    record_with(Event::Renamed, at, Some(old), None, &[("new_user_id", new)])?;
+    record_with(Event::Renamed, at, Some(new), None, &[("old_user_id", old)])
+}
+
+/// A rotation that is complete.
+pub fn key_rotated(key_id: i32, secrets: i64, at: Timestamp) -> Result<(), Error> {
+    let detail = [("key_id", &*key_id.to_string()), ("secrets", &*secrets.to_string())];
+    record_with(Event::KeyRotated, at, None, None, &detail)
+}
+
+/// A secret, or with no device a set of recovery codes, that can never be opened again and was removed.
+pub fn unreadable_forgotten(user_id: &str, device: Option<&str>, master_key: &str, at: Timestamp) -> Result<(), Error> {
+    record_with(Event::UnreadableForgotten, at, Some(user_id), device, &[("master_key", master_key)])
+}
+
+/// The line in the server log, which a ROLLBACK does not reach.
+fn line(event: Event, user_id: &str, detail: &[(&str, &str)]) -> Line {
     let line = Line::new(event.as_str()).text("user", user_id);
-    match device {
-        Some(device) => line.text("device", device),
-        None => line,
-    }
+    detail.iter().fold(line, |line, (key, value)| line.text(key, value))
 }

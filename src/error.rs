@@ -18,6 +18,14 @@ pub enum Error {
     Secret(#[from] otp::SecretError),
     #[error("{0}")]
     Uri(#[from] otp::UriError),
+    #[error("{0}")]
+    Qr(#[from] otp::QrError),
+    #[error("invalid number of recovery codes")]
+    RecoveryCount,
+    #[error("another device of this user has this secret")]
+    SecretOfOtherDevice,
+    #[error("user exists already")]
+    UserExists,
     #[error("time is out of range")]
     TimeRange,
     #[error("invalid value for setting \"totp.clock\"")]
@@ -34,6 +42,14 @@ pub enum Error {
     ReadOnly(&'static str),
     #[error("cannot execute {0}() in parallel mode")]
     Parallel(&'static str),
+    #[error("cannot execute {0}() at this isolation level")]
+    Isolation(&'static str),
+    #[error("invalid batch size")]
+    BatchSize,
+    #[error("nothing to rotate")]
+    NothingToRotate,
+    #[error("master key is loaded, or no data key was ever wrapped by it")]
+    NotForgettable,
     #[error("no master key is loaded")]
     NoMasterKey,
     #[error("master key file is not valid")]
@@ -63,6 +79,9 @@ impl Error {
             Self::Null(_) | Self::NameLength(_) | Self::Parameter(_) | Self::Secret(_) | Self::Uri(_) => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
+            Self::Qr(_) | Self::RecoveryCount | Self::SecretOfOtherDevice | Self::UserExists => {
+                ERRCODE_INVALID_PARAMETER_VALUE
+            }
             Self::TimeRange | Self::Clock => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -72,6 +91,9 @@ impl Error {
             Self::MasterKeyNotLoaded(_) | Self::NoDataKey(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
+            Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
+            Self::BatchSize | Self::NotForgettable => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::NothingToRotate => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
             Self::DoesNotOpen => ERRCODE_DATA_CORRUPTED,
             Self::Random | Self::Internal(_) => ERRCODE_INTERNAL_ERROR,
@@ -84,6 +106,9 @@ impl Error {
             Self::Parameter(e) => Some(e.detail().into()),
             Self::Secret(e) => Some(e.detail().into()),
             Self::Uri(e) => Some(e.detail().into()),
+            Self::Qr(e) => Some(e.detail().into()),
+            Self::BatchSize => Some("batch_size must be 1 to 100000".into()),
+            Self::RecoveryCount => Some("count must be 1 to 20".into()),
             Self::TimeRange => Some("accepted are times from year -4712 to 294276".into()),
             Self::KeyFile { line, rule, .. } if *line > 0 => Some(format!("line {line}: {rule}")),
             Self::KeyFile { rule, .. } | Self::KeyEnvironment { rule } => Some((*rule).into()),
@@ -94,6 +119,8 @@ impl Error {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::TooManyDevices => Some("Remove a device with totp_remove(), or raise totp.max_devices."),
+            Self::SecretOfOtherDevice => Some("Each code would count twice. Remove the other device first."),
+            Self::UserExists => Some("Choose another id, or remove that user with totp_remove()."),
             Self::DeviceDisabled => Some("Enable it with totp_enable(), or remove it with totp_remove()."),
             Self::Standby(_) => Some("Call it on the primary: a code is used up and a guess is counted there."),
             Self::ReadOnly(_) => Some("Call it in a read-write transaction."),
@@ -115,6 +142,9 @@ impl Error {
             Self::TableAltered(_) => {
                 Some("It must be a logged table of access method heap with its columns unchanged.")
             }
+            Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
+            Self::NothingToRotate => Some("The first enrolment makes the first data key."),
+            Self::NotForgettable => Some("Name a fingerprint that totp_keys() shows as not loaded."),
             Self::Clock => Some("Set totp.clock to a timestamp, or reset it to use the real time."),
             _ => None,
         }

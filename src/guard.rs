@@ -18,6 +18,15 @@ pub fn writable(function: &'static str) -> Result<(), Error> {
     not_parallel(function)
 }
 
+/// Refuses REPEATABLE READ and SERIALIZABLE, where rows that come late could not be seen by an UPDATE.
+pub fn read_committed(function: &'static str) -> Result<(), Error> {
+    // SAFETY: a read of backend state.
+    if unsafe { pg_sys::XactIsoLevel } > pg_sys::XACT_READ_COMMITTED as i32 {
+        return Err(Error::Isolation(function));
+    }
+    Ok(())
+}
+
 /// Refuses parallel mode, where no new snapshot can be taken.
 pub fn not_parallel(function: &'static str) -> Result<(), Error> {
     // SAFETY: a read of backend state.

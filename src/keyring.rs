@@ -8,6 +8,7 @@ mod source;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use otp::{Parameters, Secret};
 use pgrx::pg_sys;
 use seal::{Context, DataKey, Fingerprint, KeyId, MasterKey, MasterKeys};
 use zeroize::Zeroizing;
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::error::Error;
 use crate::log::Line;
 use crate::store::data_keys::{self, StoredKey};
+use crate::store::secrets::SealedSecret;
 use crate::store::spi::Snapshot;
 
 /// What this backend remembers.
@@ -56,11 +58,39 @@ pub fn hold_current() -> Result<KeyId, Error> {
 }
 
 fn create_first() -> Result<(), Error> {
-    data_keys::lock_creation();
+    data_keys::lock_set();
     if data_keys::current(&Snapshot::latest())?.is_none() {
         create()?;
     }
     Ok(())
+}
+
+/// Makes a new current data key, wrapped by the current master key; the old one retires. The caller holds the set.
+///
+/// Errors: as [`open_secret`], where a key that is in use cannot be opened: then nothing would be readable after.
+pub fn replace_current() -> Result<KeyId, Error> {
+    cache_all()?;
+    data_keys::retire_current()?;
+    let id = create()?;
+    cache_all()?;
+    Ok(id)
+}
+
+/// Reads every data key from its table into the cache, which [`reseal`] relies on.
+///
+/// Errors: 55000 where one is wrapped by a master key that is not loaded.
+pub fn cache_all() -> Result<(), Error> {
+    for stored in data_keys::all(&Snapshot::latest())? {
+        unwrapped(&stored)?;
+    }
+    Ok(())
+}
+
+/// Whether the current data key is wrapped by the first master key of the file.
+pub fn current_is_under_current_master() -> Result<bool, Error> {
+    let current = data_keys::current(&Snapshot::latest())?;
+    let master = masters()?.current().fingerprint().to_string();
+    Ok(current.is_some_and(|k| k.master_key == master))
 }
 
 /// Makes a data key, wrapped by the current master key, and stores it as the current one.
@@ -74,18 +104,70 @@ fn create() -> Result<KeyId, Error> {
     Ok(KeyId::new(id))
 }
 
-/// Seals a value under a data key that the caller holds.
-pub fn seal(id: KeyId, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
+/// Opens a stored secret. Its data key is looked for under the snapshot that found the secret: a rotation that commits
+/// meanwhile destroys the key, but not for that snapshot.
+///
+/// Errors: 55000 where its data key or master key is not there, XX001 where it does not open.
+pub fn open_secret(snapshot: &Snapshot, user_id: &str, stored: &SealedSecret) -> Result<Secret, Error> {
+    let context = secret_context(user_id, &stored.device, stored.secret_id, stored.parameters);
+    open(snapshot, &context, &stored.sealed).map(Secret::from_bytes)
+}
+
+/// Seals a secret under a data key that the caller holds.
+pub fn seal_secret(
+    key: KeyId,
+    user_id: &str,
+    device: &str,
+    secret_id: i64,
+    parameters: Parameters,
+    secret: &Secret,
+) -> Result<Vec<u8>, Error> {
+    seal(key, &secret_context(user_id, device, secret_id, parameters), secret.as_bytes())
+}
+
+/// Opens the hashes of a set of recovery codes. Errors as [`open_secret`].
+pub fn open_recovery_codes(
+    snapshot: &Snapshot,
+    user_id: &str,
+    set_id: i64,
+    count: u8,
+    sealed: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    open(snapshot, &Context::RecoveryCodes { user_id, set_id, count }, sealed)
+}
+
+/// Seals the hashes of a set of recovery codes under a data key that the caller holds.
+pub fn seal_recovery_codes(key: KeyId, user_id: &str, set_id: i64, count: u8, hashes: &[u8]) -> Result<Vec<u8>, Error> {
+    seal(key, &Context::RecoveryCodes { user_id, set_id, count }, hashes)
+}
+
+/// Opens a value and seals it under another data key. Both are in the cache since [`cache_all`].
+pub fn reseal(to: KeyId, context: &Context, sealed: &[u8]) -> Result<Vec<u8>, Error> {
+    let plaintext = open(&Snapshot::latest(), context, sealed)?;
+    let key = cached(to.get()).ok_or(Error::NoDataKey(to.get()))?;
+    seal::seal(&key, to, random()?, context, &plaintext).map_err(|_| Error::Internal("seal"))
+}
+
+/// What a secret is bound to.
+pub fn secret_context<'a>(user_id: &'a str, device: &'a str, secret_id: i64, parameters: Parameters) -> Context<'a> {
+    Context::Secret {
+        user_id,
+        device,
+        secret_id,
+        algorithm: parameters.algorithm.as_str(),
+        digits: parameters.digits.get(),
+        period: parameters.period.get(),
+    }
+}
+
+fn seal(id: KeyId, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
     // Read from the table, never only from the cache: after DROP and CREATE EXTENSION an id may name another key.
     let stored = data_keys::find(&Snapshot::latest(), id.get())?.ok_or(Error::NoDataKey(id.get()))?;
     let key = unwrapped(&stored)?;
     seal::seal(&key, id, random()?, context, plaintext).map_err(|_| Error::Internal("seal"))
 }
 
-/// Opens a sealed value.
-///
-/// Errors: 55000 where its data key or master key is not there, XX001 where it does not open.
-pub fn open(context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
+fn open(snapshot: &Snapshot, context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let id = seal::key_id(sealed).map_err(|_| Error::DoesNotOpen)?;
     reread_after_reload()?;
     if let Some(key) = cached(id.get())
@@ -93,7 +175,7 @@ pub fn open(context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Erro
     {
         return Ok(plaintext);
     }
-    let stored = data_keys::find(&Snapshot::latest(), id.get())?.ok_or(Error::NoDataKey(id.get()))?;
+    let stored = data_keys::find(snapshot, id.get())?.ok_or(Error::NoDataKey(id.get()))?;
     seal::open(&*unwrapped(&stored)?, id, context, sealed).map_err(|_| Error::DoesNotOpen)
 }
 
@@ -145,6 +227,12 @@ fn masters() -> Result<Rc<MasterKeys>, Error> {
     let keys = Rc::new(source::read()?);
     remember(&keys);
     Ok(keys)
+}
+
+/// Reads the master keys now. A broken file is an error, whatever keys are in use.
+pub fn reread() -> Result<(), Error> {
+    remember(&Rc::new(source::read()?));
+    Ok(())
 }
 
 /// After a reload: reads the file again. One that is broken now leaves the keys in use, and a line in the server log.

@@ -11,6 +11,7 @@ mod api;
 mod audit;
 mod clock;
 mod error;
+mod floor;
 mod guard;
 mod inplace;
 mod keyring;
@@ -23,6 +24,7 @@ pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
 pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/rotation.sql", name = "rotation", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", finalize);
 
 /// Called by PostgreSQL when a session loads the library, with its first call.

@@ -11,7 +11,12 @@ pub struct UserId<'a>(&'a str);
 impl<'a> UserId<'a> {
     /// Errors: 22023 for NULL, empty, or more than 256 bytes.
     pub fn new(value: Option<&'a str>) -> Result<Self, Error> {
-        bounded("user_id", value).map(Self)
+        Self::named("user_id", value)
+    }
+
+    /// The same, for an argument of another name.
+    pub fn named(argument: &'static str, value: Option<&'a str>) -> Result<Self, Error> {
+        bounded(argument, value).map(Self)
     }
 
     /// The text.

@@ -9,7 +9,7 @@ use_tree "$TREE"
 say "building pg_totp for PostgreSQL $PG_MAJOR (the first time takes a minute or two)"
 started=$(mktemp "$TREE/started.XXXXXX")
 trap 'rm -f "$started"' EXIT
-cargo pgrx install --release --pg-config "$PGRX_PG_CONFIG_PATH" "${PG_FEATURES[@]}"
+cargo pgrx install --release --pg-config "$PGRX_PG_CONFIG_PATH" "${PG_FEATURES[@]}" >/dev/null # cargo speaks on stderr
 
 # Scripts of an earlier build that this one no longer has.
 find "$TREE$("$PG_CONFIG" --sharedir)/extension" -name 'pg_totp*' ! -newer "$started" -delete

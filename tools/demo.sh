@@ -32,8 +32,13 @@ expect() {
 # secret_of ANSWER: the secret in the answer of totp_enroll.
 secret_of() { awk -F '|' 'NR == 3 { gsub(/ /, "", $1); print $1 }' <<<"$1"; }
 
-# code SECRET [WHEN]: what the user's authenticator app shows.
-code() { oathtool --totp --base32 --now "${2:-now}" "$1"; }
+# app SECRET [WHEN]: what the user's authenticator app shows; kept in $code.
+app() {
+    local command=(oathtool --totp --base32 ${2:+"--now=$2"} "$1")
+    printf '$ oathtool --totp --base32 %s%s\n' "${2:+--now="'$2' "}" "$1"
+    code=$("${command[@]}")
+    printf '%s\n' "$code"
+}
 
 psql -X -q -c 'CREATE DATABASE demo'
 
@@ -46,26 +51,29 @@ run "SELECT * FROM totp_enroll('alice', issuer => 'Demo')"
 old=$(secret_of "$answer")
 
 note 'Sign in with the code that the app (here oathtool) shows now.'
-first=$(code "$old")
-run "SELECT totp_verify('alice', '$first')"
+app "$old"
+run "SELECT totp_verify('alice', '$code')"
 expect totp_verify t
 
 note 'The same code again: refused, a code counts once.'
-run "SELECT totp_verify('alice', '$first')"
+run "SELECT totp_verify('alice', '$code')"
 expect totp_verify f
-run "SELECT accepted, reason FROM totp_check('alice', '$first')"
+run "SELECT accepted, reason FROM totp_check('alice', '$code')"
 expect reason replayed
 
 note 'A new phone: enrol again. Its first good code makes the new secret the one that counts.'
 run "SELECT * FROM totp_enroll('alice', issuer => 'Demo')"
 new=$(secret_of "$answer")
-run "SELECT totp_confirm('alice', '$(code "$new")')"
+app "$new"
+run "SELECT totp_confirm('alice', '$code')"
 expect totp_confirm t
 
-note 'The old secret is dead: its next code, never used, is refused. That of the new one is accepted.'
-run "SELECT totp_verify('alice', '$(code "$old" 'now + 30 seconds')')"
+note 'The old secret is dead: its next code, which nobody has used, is refused. That of the new one is accepted.'
+app "$old" 'now + 30 seconds'
+run "SELECT totp_verify('alice', '$code')"
 expect totp_verify f
-run "SELECT totp_verify('alice', '$(code "$new" 'now + 30 seconds')')"
+app "$new" 'now + 30 seconds'
+run "SELECT totp_verify('alice', '$code')"
 expect totp_verify t
 
 note 'What is stored, and what a dump holds: secrets only in sealed form.'

@@ -32,8 +32,9 @@ if [ -O "$ROOT" ]; then
 elif [ ! -e "$TREE/origin" ]; then
     TREE=$ROOT/target/pgtree-$PG_MAJOR # built by a user whose checkout the server's user cannot reach
 fi
-[ "$(cut -d ' ' -f 1 "$TREE/origin" 2>/dev/null)" = "$PG_CONFIG" ] && [ -e "$TREE$library_dir/pg_totp.so" ] ||
+if [ "$(cut -d ' ' -f 1 "$TREE/origin" 2>/dev/null)" != "$PG_CONFIG" ] || [ ! -e "$TREE$library_dir/pg_totp.so" ]; then
     die "nothing is built for $PG_CONFIG: run make build PG_CONFIG=$PG_CONFIG first, as yourself"
+fi
 
 mkdir -p "${DESTDIR:-}$extension_dir" "${DESTDIR:-}$library_dir"
 install -v -m 644 "$TREE$extension_dir"/pg_totp{.control,--*.sql} "${DESTDIR:-}$extension_dir/"

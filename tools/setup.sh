@@ -89,9 +89,10 @@ for component in rustfmt clippy; do
     fi
 done
 
-# --- cargo-pgrx, of the very version that Cargo.toml pins ------------------------
+# --- cargo-pgrx, of the very version of pgrx that the extension is built with ----
 
-pgrx_version=$(sed -n 's/^pgrx *= *{ *version *= *"=\([0-9.]*\)".*/\1/p' Cargo.toml)
+pgrx_version=$(grep -A 1 '^name = "pgrx"$' Cargo.lock | sed -n 's/^version = "\(.*\)"$/\1/p')
+[ -n "$pgrx_version" ] || die "Cargo.lock does not name a version of pgrx"
 if [ "$("$TOOLS/bin/cargo-pgrx" pgrx --version 2>/dev/null)" != "cargo-pgrx $pgrx_version" ]; then
     say "building cargo-pgrx $pgrx_version into target/tools (about 3 minutes)"
     cargo install cargo-pgrx --version "$pgrx_version" --locked --force --root "$TOOLS"

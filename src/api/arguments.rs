@@ -12,3 +12,8 @@ pub fn parameters(algorithm: Option<&str>, digits: Option<i32>, period: Option<i
         period: Period::new(period.ok_or(Error::Null("period"))?)?,
     })
 }
+
+/// Whether a secret to import comes as an otpauth URI.
+pub fn is_otpauth_uri(secret: &str) -> bool {
+    secret.trim_ascii_start().get(..8).is_some_and(|start| start.eq_ignore_ascii_case("otpauth:"))
+}

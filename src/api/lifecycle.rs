@@ -1,15 +1,50 @@
-//! `totp_remove`: what an administrator does to devices.
+//! `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user`: what a support desk does.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::audit::{self, Event};
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::error::Error;
+use crate::inplace::{self, Outcome};
 use crate::names::{DeviceName, UserId};
+use crate::store::attempts::{self, Attempts};
 use crate::store::spi::Snapshot;
-use crate::store::{attempts, secrets};
+use crate::store::{recovery_codes, secrets, used_codes};
 use crate::{guard, keyring};
+
+/// Disables a device of a user, or with NULL all. Returns how many devices changed.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_disable(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) -> Result<i32, ErrorReport> {
+    guard::writable("totp_disable")?;
+    let now = clock::now()?;
+    Ok(set_disabled(user_id, device, Some(now), Event::Disabled)?)
+}
+
+/// Enables a device of a user, or with NULL all, in the state it had. Returns how many devices changed.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_enable(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) -> Result<i32, ErrorReport> {
+    guard::writable("totp_enable")?;
+    Ok(set_disabled(user_id, device, None, Event::Enabled)?)
+}
+
+fn set_disabled(
+    user_id: Option<&str>,
+    device: Option<&str>,
+    disabled_at: Option<Timestamp>,
+    event: Event,
+) -> Result<i32, Error> {
+    let user = UserId::new(user_id)?;
+    let device = device.map(|d| DeviceName::new(Some(d))).transpose()?;
+    keyring::hold_current()?;
+    if !attempts::lock(user.as_str())? {
+        return Ok(0);
+    }
+    let devices = secrets::set_disabled(user.as_str(), device.map(DeviceName::as_str), disabled_at)?;
+    audit_each(event, user, &devices)
+}
 
 /// Removes a device of a user, or with NULL everything of the user. Returns how many devices are gone.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -17,16 +52,13 @@ use crate::{guard, keyring};
 fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) -> Result<i32, ErrorReport> {
     guard::writable("totp_remove")?;
     let user = UserId::new(user_id)?;
+    let device = device.map(|d| DeviceName::new(Some(d))).transpose()?;
     keyring::hold_current()?;
     let devices = match device {
         None => remove_user(user)?,
-        Some(name) => remove_device(user, DeviceName::new(Some(name))?)?,
+        Some(device) => remove_device(user, device)?,
     };
-    let now = clock::now()?;
-    for device in &devices {
-        audit::record(Event::Removed, now, Some(user.as_str()), Some(device))?;
-    }
-    Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
+    Ok(audit_each(Event::Removed, user, &devices)?)
 }
 
 /// The attempts row goes first: an enrolment that runs now holds it or waits for us, so it leaves nothing behind.
@@ -35,11 +67,12 @@ fn remove_user(user: UserId) -> Result<Vec<String>, Error> {
     let mut devices: Vec<_> =
         secrets::of_user(&Snapshot::latest(), user.as_str())?.into_iter().map(|s| s.device).collect();
     devices.dedup();
+    recovery_codes::delete(user.as_str())?;
     secrets::delete_all(user.as_str())?;
     Ok(devices)
 }
 
-/// The attempts row stays: removing a device clears no failures.
+/// The attempts row and the recovery codes stay: removing a device clears no failures.
 fn remove_device(user: UserId, device: DeviceName) -> Result<Vec<String>, Error> {
     if !attempts::lock(user.as_str())? {
         return Ok(Vec::new());
@@ -53,4 +86,75 @@ fn remove_device(user: UserId, device: DeviceName) -> Result<Vec<String>, Error>
     }
     devices.dedup();
     Ok(devices)
+}
+
+fn audit_each(event: Event, user: UserId, devices: &[String]) -> Result<i32, Error> {
+    let now = clock::now()?;
+    for device in devices {
+        audit::record(event, now, Some(user.as_str()), Some(device))?;
+    }
+    Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
+}
+
+/// Clears failures and locks of a user, never the used step. False where there was nothing to clear.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_unlock(user_id: Option<&str>) -> Result<bool, ErrorReport> {
+    guard::writable("totp_unlock")?;
+    let user = UserId::new(user_id)?;
+    loop {
+        let Some((address, _snapshot)) = attempts::find(user.as_str())? else { return Ok(false) };
+        let outcome = inplace::change_one(&address, |row: &mut Attempts| {
+            row.codes = otp::Counter::CLEAR;
+            row.recovery = otp::Counter::CLEAR;
+        })?;
+        match outcome {
+            Outcome::LookAgain => continue,
+            Outcome::Decided((), None) => return Ok(false),
+            Outcome::Decided((), Some(lsn)) => {
+                lsn.make_durable();
+                audit::unlocked(user.as_str(), clock::now()?)?;
+                return Ok(true);
+            }
+        }
+    }
+}
+
+/// Gives everything of a user to another user id. Secrets are sealed anew, since they are bound to their user.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<i32, ErrorReport> {
+    guard::writable("totp_rename_user")?;
+    let old = UserId::new(user_id)?;
+    let new = UserId::named("new_user_id", new_user_id)?;
+    if old == new {
+        return Err(Error::UserExists.into());
+    }
+    let key = keyring::hold_current()?;
+    // Rows that change in place are deleted first and read after: what was read before may be overtaken.
+    let counted = attempts::take(old.as_str())?.ok_or(Error::NoSuchDevice)?;
+    if !attempts::insert(new.as_str(), counted)? {
+        return Err(Error::UserExists.into());
+    }
+    let snapshot = Snapshot::latest();
+    let found = secrets::sealed_of_user(&snapshot, old.as_str())?;
+    let mut devices = Vec::new();
+    for stored in &found {
+        let secret = keyring::open_secret(&snapshot, old.as_str(), stored)?;
+        let sealed =
+            keyring::seal_secret(key, new.as_str(), &stored.device, stored.secret_id, stored.parameters, &secret)?;
+        used_codes::rename(old.as_str(), new.as_str(), stored.secret_id)?;
+        secrets::rename(old.as_str(), stored.secret_id, new.as_str(), key.get(), &sealed)?;
+        devices.push(stored.device.as_str());
+    }
+    devices.sort_unstable();
+    devices.dedup();
+    if let Some((set_id, count, sealed)) = recovery_codes::sealed(old.as_str())? {
+        let hashes = keyring::open_recovery_codes(&snapshot, old.as_str(), set_id, count, &sealed)?;
+        let sealed = keyring::seal_recovery_codes(key, new.as_str(), set_id, count, &hashes)?;
+        used_codes::rename(old.as_str(), new.as_str(), set_id)?;
+        recovery_codes::rename(old.as_str(), new.as_str(), key.get(), &sealed)?;
+    }
+    audit::renamed(old.as_str(), new.as_str(), clock::now()?)?;
+    Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }

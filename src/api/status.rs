@@ -66,7 +66,7 @@ fn totp_status(
             r.uses,
             i32::try_from(r.failures).unwrap_or(i32::MAX),
             r.locked_until.to_sql_unless_never(),
-            0,
+            r.recovery_codes_left,
         )
     })))
 }

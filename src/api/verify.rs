@@ -3,7 +3,7 @@
 //! Every call answers from the latest committed state, at every isolation level. A guess is charged and a code is
 //! burnt in place before the answer is told: see docs/design/in-place.md.
 
-use otp::{Code, Judgement, Secret, TimeStep, Verdict};
+use otp::{Code, Judgement, TimeStep, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -12,10 +12,11 @@ use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::inplace::{self, Lsn, Outcome};
 use crate::store::attempts::{self, Attempts};
-use crate::store::secrets::{self, Slot};
-use crate::store::sign_in::{LookUp, StoredSecret, look_up};
+use crate::store::secrets::{self, SealedSecret, Slot};
+use crate::store::sign_in::{Candidate, LookUp, look_up};
+use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
-use crate::{guard, keyring, settings};
+use crate::{floor, guard, keyring, settings};
 
 /// True once for each good code of a user, on any device or on the named one. False for everything else, also NULL.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -86,7 +87,7 @@ impl<'a> Scope<'a> {
         device.map_or(Self::AnyDevice, Self::Device)
     }
 
-    fn covers(self, secret: &StoredSecret) -> bool {
+    fn covers(self, secret: &SealedSecret) -> bool {
         match self {
             Self::AnyDevice => true,
             Self::Device(name) => secret.device == name,
@@ -159,26 +160,31 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
         if counter.is_locked(now.0) {
             return Ok(Answer::new(Reason::Locked, counter, now));
         }
-        let code = Code::parse(code).ok().filter(|c| candidates.iter().any(|s| c.has(s.parameters.digits)));
+        let code = Code::parse(code).ok().filter(|c| candidates.iter().any(|s| c.has(s.secret.parameters.digits)));
         let Some(code) = code else { return Ok(Answer::new(Reason::Malformed, counter, now)) };
 
-        let (secret, step) = match_code(user_id, &candidates, &code, now)?;
-        if step.is_some() && secret.slot == Slot::Pending && !user_locked {
+        let (candidate, step) = match_code(&found.snapshot, user_id, &candidates, &code, now)?;
+        if step.is_some() && candidate.secret.slot == Slot::Pending && !user_locked {
             // All that can wait or fail comes before the judgement; then everything is looked up again.
             keyring::hold_current()?;
             user_locked = attempts::lock(user_id)?;
             continue;
         }
-        match judge_in_place(&found, secret, step, now)? {
-            Outcome::Decided(judgement, lsn) => return tell(user_id, secret, judgement, lsn, now),
-            Outcome::LookAgain => continue,
+        let floor = floor::step(floor::current()?, candidate.created_at, candidate.secret.parameters.period);
+        if let Outcome::Decided(judgement, lsn) = judge_in_place(&found, candidate, step, floor, now)? {
+            let mut answer = tell(user_id, &candidate.secret, judgement, lsn, now)?;
+            if answer.reason == Reason::Replayed && step <= floor {
+                answer.retry_at =
+                    floor.map(|f| Timestamp::from_unix_seconds(f.end(candidate.secret.parameters.period)).0);
+            }
+            return Ok(answer);
         }
     }
 }
 
 /// The secrets that a code may match, or why there are none.
-fn usable<'a>(found: &'a LookUp, scope: Scope, now: Timestamp) -> Result<Vec<&'a StoredSecret>, Reason> {
-    let mut secrets: Vec<_> = found.secrets.iter().filter(|s| scope.covers(s)).collect();
+fn usable<'a>(found: &'a LookUp, scope: Scope, now: Timestamp) -> Result<Vec<&'a Candidate>, Reason> {
+    let mut secrets: Vec<_> = found.secrets.iter().filter(|c| scope.covers(&c.secret)).collect();
     if secrets.is_empty() {
         return Err(Reason::NotEnrolled);
     }
@@ -194,47 +200,38 @@ fn usable<'a>(found: &'a LookUp, scope: Scope, now: Timestamp) -> Result<Vec<&'a
 ///
 /// Returns the secret that the code belongs to and its step; or, for a wrong code, any candidate and no step.
 fn match_code<'a>(
+    snapshot: &Snapshot,
     user_id: &str,
-    candidates: &[&'a StoredSecret],
+    candidates: &[&'a Candidate],
     code: &Code,
     now: Timestamp,
-) -> Result<(&'a StoredSecret, Option<TimeStep>), Error> {
+) -> Result<(&'a Candidate, Option<TimeStep>), Error> {
     let mut best = (candidates[0], None);
     let mut best_is_fresh = false;
-    for &secret in candidates {
-        let opened = open(user_id, secret)?;
-        let step = otp::matching_step(&opened, secret.parameters, code, now.unix_seconds(), settings::window());
+    for &candidate in candidates {
+        let secret = keyring::open_secret(snapshot, user_id, &candidate.secret)?;
+        let step =
+            otp::matching_step(&secret, candidate.secret.parameters, code, now.unix_seconds(), settings::window());
         // A code that fits two devices by chance counts for the one where it is not used up.
-        let is_fresh = step > Some(secret.seen_step);
+        let is_fresh = step > Some(candidate.seen_step);
         if step.is_some() && (best.1.is_none() || (is_fresh && !best_is_fresh)) {
-            (best, best_is_fresh) = ((secret, step), is_fresh);
+            (best, best_is_fresh) = ((candidate, step), is_fresh);
         }
     }
     Ok(best)
 }
 
-fn open(user_id: &str, secret: &StoredSecret) -> Result<Secret, Error> {
-    let context = seal::Context::Secret {
-        user_id,
-        device: &secret.device,
-        secret_id: secret.secret_id,
-        algorithm: secret.parameters.algorithm.as_str(),
-        digits: secret.parameters.digits.get(),
-        period: secret.parameters.period.get(),
-    };
-    keyring::open(&context, &secret.sealed).map(Secret::from_bytes)
-}
-
 /// Decides under the page locks, on the rows as they are now, and changes them.
 fn judge_in_place(
     found: &LookUp,
-    secret: &StoredSecret,
+    candidate: &Candidate,
     step: Option<TimeStep>,
+    floor: Option<TimeStep>,
     now: Timestamp,
 ) -> Result<Outcome<Judgement>, Error> {
     let policy = settings::lockout();
-    inplace::change_two(&found.attempts, &secret.used, |attempts: &mut Attempts, used: &mut UsedCode| {
-        let judgement = otp::judge(attempts.codes, &policy, now.0, used.step, step, None);
+    inplace::change_two(&found.attempts, &candidate.used, |attempts: &mut Attempts, used: &mut UsedCode| {
+        let judgement = otp::judge(attempts.codes, &policy, now.0, used.step, step, floor);
         match judgement.verdict {
             Verdict::Accepted => {
                 used.step = judgement.burnt;
@@ -252,7 +249,7 @@ fn judge_in_place(
 /// Makes the judgement last, notes it, and shapes the answer.
 fn tell(
     user_id: &str,
-    secret: &StoredSecret,
+    secret: &SealedSecret,
     judgement: Judgement,
     lsn: Option<Lsn>,
     now: Timestamp,
@@ -282,7 +279,7 @@ fn tell(
 }
 
 /// What an accepted code does besides: it makes a pending secret the active one.
-fn accepted(user_id: &str, secret: &StoredSecret, now: Timestamp) -> Result<(), Error> {
+fn accepted(user_id: &str, secret: &SealedSecret, now: Timestamp) -> Result<(), Error> {
     if secret.slot == Slot::Pending {
         secrets::activate(user_id, &secret.device, secret.secret_id, now)?;
         audit::record(Event::Confirmed, now, Some(user_id), Some(&secret.device))?;

@@ -5,9 +5,10 @@
 
 use otp::Counter;
 
-use super::spi::{Snapshot, statement, text};
+use super::lock_table;
+use super::spi::{Snapshot, int8, statement, text};
 use crate::error::Error;
-use crate::inplace::{InPlace, Words};
+use crate::inplace::{self, InPlace, RowAddress, Words};
 
 /// The columns that change in place. Times are microseconds as in `timestamptz`; `-infinity` means never.
 #[derive(Clone, Copy)]
@@ -15,6 +16,10 @@ pub struct Attempts {
     pub codes: Counter,
     pub recovery: Counter,
     pub last_failed_at: i64,
+}
+
+impl Attempts {
+    const CLEAR: Self = Self { codes: Counter::CLEAR, recovery: Counter::CLEAR, last_failed_at: otp::lockout::NEVER };
 }
 
 impl InPlace for Attempts {
@@ -43,10 +48,12 @@ impl InPlace for Attempts {
     }
 }
 
-statement!(writes INSERT(TEXTOID), c"
-INSERT INTO totp.attempts (locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures, user_id)
-VALUES ('-infinity', '-infinity', '-infinity', 0, 0, $1)
+statement!(writes INSERT(TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID), c"
+INSERT INTO totp.attempts (user_id, locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures)
+VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING");
+statement!(reads FIND(TEXTOID), c"SELECT tableoid, ctid, xmin FROM totp.attempts WHERE user_id = $1");
+statement!(writes TAKE(TEXTOID), c"DELETE FROM totp.attempts WHERE user_id = $1 RETURNING tableoid, ctid, xmin");
 statement!(writes LOCK(TEXTOID), c"SELECT FROM totp.attempts WHERE user_id = $1 FOR NO KEY UPDATE");
 statement!(writes DELETE(TEXTOID), c"DELETE FROM totp.attempts WHERE user_id = $1");
 
@@ -54,7 +61,7 @@ statement!(writes DELETE(TEXTOID), c"DELETE FROM totp.attempts WHERE user_id = $
 /// snapshot after this stays as it is.
 pub fn lock_or_insert(user_id: &str) -> Result<(), Error> {
     while !lock(user_id)? {
-        INSERT.with(|s| s.count(&[text(user_id)]))?;
+        insert(user_id, Attempts::CLEAR)?;
         pgrx::check_for_interrupts!();
     }
     Ok(())
@@ -70,8 +77,31 @@ pub fn delete(user_id: &str) -> Result<(), Error> {
     DELETE.with(|s| s.count(&[text(user_id)])).map(drop)
 }
 
-/// Whether the user has a row.
-pub fn exists(snapshot: &Snapshot, user_id: &str) -> Result<bool, Error> {
-    statement!(reads EXISTS(TEXTOID), c"SELECT FROM totp.attempts WHERE user_id = $1");
-    Ok(EXISTS.with(|s| s.first(snapshot, &[text(user_id)], |_| Ok(())))?.is_some())
+/// Where the user's row is, and the snapshot that keeps it there.
+pub fn find(user_id: &str) -> Result<Option<(RowAddress, Snapshot)>, Error> {
+    lock_table(c"attempts");
+    let snapshot = Snapshot::latest();
+    let found = FIND.with(|s| s.first(&snapshot, &[text(user_id)], |row| row.address(1)))?;
+    Ok(found.map(|address| (address, snapshot)))
+}
+
+/// Removes the row and returns what it held when it went.
+pub fn take(user_id: &str) -> Result<Option<Attempts>, Error> {
+    let snapshot = Snapshot::latest();
+    let taken = TAKE.with(|s| s.first(&snapshot, &[text(user_id)], |row| row.address(1)))?;
+    taken.map(|address| inplace::read_one(&address)).transpose()
+}
+
+/// Adds a row. False where the user has one already.
+pub fn insert(user_id: &str, attempts: Attempts) -> Result<bool, Error> {
+    let [locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures] = attempts.to_words();
+    let args = [
+        text(user_id),
+        int8(locked_until),
+        int8(recovery_locked_until),
+        int8(last_failed_at),
+        int8(failures),
+        int8(recovery_failures),
+    ];
+    Ok(INSERT.with(|s| s.count(&args))? == 1)
 }

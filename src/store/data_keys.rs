@@ -3,7 +3,7 @@
 //! The locks are PostgreSQL's object locks, tagged (table, key id), and not row locks: at REPEATABLE READ a row lock
 //! raises 40001 where a rotation changed the row meanwhile, and no enrolment may fail on a rotation.
 
-use pgrx::pg_sys;
+use pgrx::{IntoDatum, pg_sys};
 
 use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
 use super::table_oid;
@@ -31,6 +31,14 @@ statement!(reads FIND(INT4OID), c"SELECT key_id, wrapped, master_key FROM totp.d
 statement!(reads NEXT_ID(), c"SELECT pg_catalog.nextval('totp.key_ids')::integer");
 statement!(writes INSERT(INT4OID, BYTEAOID, TEXTOID, TIMESTAMPTZOID), c"
 INSERT INTO totp.data_keys (key_id, state, wrapped, master_key, created_at) VALUES ($1, 'current', $2, $3, $4)");
+statement!(reads ALL(), c"SELECT key_id, wrapped, master_key FROM totp.data_keys");
+statement!(writes RETIRE(), c"UPDATE totp.data_keys SET state = 'retiring' WHERE state = 'current'");
+statement!(writes DELETE_RETIRING(), c"
+DELETE FROM totp.data_keys k
+ WHERE state = 'retiring'
+   AND NOT EXISTS (SELECT FROM totp.secrets s WHERE s.key_id = k.key_id)
+   AND NOT EXISTS (SELECT FROM totp.recovery_codes r WHERE r.key_id = k.key_id)");
+statement!(writes DELETE(INT4ARRAYOID), c"DELETE FROM totp.data_keys WHERE key_id = ANY ($1)");
 statement!(reads LIST(), c"
 SELECT k.key_id, k.state, k.created_at, k.master_key,
        (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = k.key_id)
@@ -61,6 +69,26 @@ pub fn insert(id: i32, wrapped: &[u8], master_key: &str, at: Timestamp) -> Resul
     INSERT.with(|s| s.change_one(&[int4(id), bytes(wrapped), text(master_key), int8(at.0)]))
 }
 
+/// Makes the current key a retiring one, if there is one.
+pub fn retire_current() -> Result<(), Error> {
+    RETIRE.with(|s| s.count(&[])).map(drop)
+}
+
+/// Destroys the retiring keys that nothing is sealed under.
+pub fn delete_retiring() -> Result<(), Error> {
+    DELETE_RETIRING.with(|s| s.count(&[])).map(drop)
+}
+
+/// Destroys keys, whatever their state.
+pub fn delete(ids: &[i32]) -> Result<(), Error> {
+    DELETE.with(|s| s.count(&[ids.to_vec().into_datum()])).map(drop)
+}
+
+/// All keys as they are stored.
+pub fn all(snapshot: &Snapshot) -> Result<Vec<StoredKey>, Error> {
+    ALL.with(|s| s.rows(snapshot, &[], stored))
+}
+
 /// All keys, oldest first.
 pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
     LIST.with(|s| {
@@ -76,8 +104,8 @@ pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
     })
 }
 
-/// The object that stands for "there is no data key yet".
-const CREATION: i32 = 0;
+/// The object that stands for the set of data keys: whoever adds or destroys one holds it.
+const SET: i32 = 0;
 
 /// Keeps a key from being destroyed until the end of the transaction.
 pub fn lock_shared(id: i32) {
@@ -90,9 +118,14 @@ pub fn unlock_shared(id: i32) {
     unsafe { pg_sys::UnlockDatabaseObject(table_oid(c"data_keys"), object(id), 0, pg_sys::ShareLock as i32) }
 }
 
-/// Lets one session at a time make the first key.
-pub fn lock_creation() {
-    lock(CREATION, pg_sys::ExclusiveLock);
+/// Lets one session at a time add or destroy keys. Comes before the lock of any key.
+pub fn lock_set() {
+    lock(SET, pg_sys::ExclusiveLock);
+}
+
+/// Waits for every session that writes under a key, and keeps others from doing so until the end of the transaction.
+pub fn lock_exclusive(id: i32) {
+    lock(id, pg_sys::ExclusiveLock);
 }
 
 fn lock(id: i32, mode: u32) {

@@ -5,6 +5,9 @@
 pub mod attempts;
 pub mod audit;
 pub mod data_keys;
+pub mod floor;
+pub mod recovery_codes;
+pub mod rotation;
 pub mod secrets;
 pub mod sign_in;
 pub mod spi;

@@ -2,10 +2,10 @@
 //!
 //! The writers here are called with the user's row in `totp.attempts` locked and the current data key held.
 
-use otp::Parameters;
+use otp::{Algorithm, Digits, Parameters, Period};
 
 use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
-use super::used_codes;
+use super::used_codes::{self, UsedCode};
 use crate::clock::Timestamp;
 use crate::error::Error;
 
@@ -35,6 +35,37 @@ impl Slot {
             _ => Err(Error::RowsAltered),
         }
     }
+}
+
+/// A secret as it is stored, with all that it is bound to but its user.
+pub struct SealedSecret {
+    pub device: String,
+    pub slot: Slot,
+    pub secret_id: i64,
+    pub sealed: Vec<u8>,
+    pub parameters: Parameters,
+}
+
+impl SealedSecret {
+    /// Reads the columns device, slot, secret_id, sealed, algorithm, digits, period, from `column` on.
+    pub fn read(row: &Row, column: i32) -> Result<Self, Error> {
+        Ok(Self {
+            device: row.must(column)?,
+            slot: Slot::from_stored(&row.must::<String>(column + 1)?)?,
+            secret_id: row.must(column + 2)?,
+            sealed: row.must(column + 3)?,
+            parameters: read_parameters(row, column + 4)?,
+        })
+    }
+}
+
+/// Reads the columns algorithm, digits, period, from `column` on.
+fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
+    Ok(Parameters {
+        algorithm: Algorithm::parse(&row.must::<String>(column)?).map_err(|_| Error::RowsAltered)?,
+        digits: Digits::new(row.must::<i16>(column + 1)?.into()).map_err(|_| Error::RowsAltered)?,
+        period: Period::new(row.must::<i16>(column + 2)?.into()).map_err(|_| Error::RowsAltered)?,
+    })
 }
 
 /// What of a user's secrets the lifecycle functions decide on.
@@ -70,6 +101,8 @@ pub struct NewSecret<'a> {
     pub created_at: Timestamp,
     pub enforced_since: Option<i64>,
     pub expires_at: Option<Timestamp>,
+    /// What was used of this very secret before it came here.
+    pub used: Option<UsedCode>,
 }
 
 /// A row of `totp_status()`.
@@ -88,6 +121,7 @@ pub struct Listed {
     pub uses: i64,
     pub failures: i64,
     pub locked_until: Timestamp,
+    pub recovery_codes_left: i32,
 }
 
 statement!(reads OF_USER(TEXTOID), c"
@@ -109,15 +143,30 @@ statement!(writes ACTIVATE(TEXTOID, INT8OID, TIMESTAMPTZOID), c"
 UPDATE totp.secrets
    SET slot = 'active', confirmed_at = $3, enforced_since = coalesce(enforced_since, $3), expires_at = NULL
  WHERE user_id = $1 AND secret_id = $2 AND slot = 'pending'");
+statement!(reads SEALED(TEXTOID), c"
+SELECT device, slot, secret_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
+ ORDER BY slot, device");
+statement!(reads LABELS(TEXTOID, TEXTOID), c"
+SELECT issuer, account_name, algorithm, digits, period FROM totp.secrets WHERE user_id = $1 AND device = $2
+ ORDER BY slot LIMIT 1");
+statement!(writes SET_DISABLED(TEXTOID, TEXTOID, TIMESTAMPTZOID), c"
+UPDATE totp.secrets SET disabled_at = $3
+ WHERE user_id = $1 AND ($2 IS NULL OR device = $2) AND (disabled_at IS NULL) = ($3 IS NOT NULL)
+RETURNING device");
+statement!(writes RENAME(TEXTOID, INT8OID, TEXTOID, INT4OID, BYTEAOID), c"
+UPDATE totp.secrets SET user_id = $3, key_id = $4, sealed = $5 WHERE user_id = $1 AND secret_id = $2");
 statement!(reads ENFORCED(TEXTOID), c"
 SELECT FROM totp.secrets WHERE user_id = $1 AND enforced_since IS NOT NULL AND disabled_at IS NULL");
 statement!(reads LIST(TEXTOID), c"
 SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' ELSE s.slot END, s.account_name, s.issuer,
        s.algorithm, s.digits, s.period, s.version, s.created_at, s.confirmed_at,
-       u.used_at, u.uses, a.failures, a.locked_until
+       u.used_at, u.uses, a.failures, a.locked_until,
+       coalesce(r.count - pg_catalog.bit_count(c.recovery_mask::bit(64)), 0)::integer
   FROM totp.secrets s
   LEFT JOIN totp.used_codes u ON u.user_id = s.user_id AND u.secret_id = s.secret_id
   LEFT JOIN totp.attempts a ON a.user_id = s.user_id
+  LEFT JOIN totp.recovery_codes r ON r.user_id = s.user_id
+  LEFT JOIN totp.used_codes c ON c.user_id = r.user_id AND c.secret_id = r.set_id
  WHERE s.user_id = $1
  ORDER BY s.device, s.slot");
 
@@ -145,7 +194,8 @@ pub fn next_id(snapshot: &Snapshot) -> Result<i64, Error> {
 
 /// Stores a secret, and the row of its used codes.
 pub fn insert(new: &NewSecret) -> Result<(), Error> {
-    used_codes::insert(new.user_id, new.secret_id)?;
+    let used = UsedCode { secret_id: new.secret_id, ..new.used.unwrap_or(UsedCode::none(new.secret_id)) };
+    used_codes::insert(new.user_id, &used)?;
     let confirmed_at = (new.slot == Slot::Active).then_some(new.created_at);
     INSERT.with(|s| {
         s.change_one(&[
@@ -169,10 +219,11 @@ pub fn insert(new: &NewSecret) -> Result<(), Error> {
     })
 }
 
-/// Removes a secret and the row of its used codes.
-pub fn delete(user_id: &str, secret_id: i64) -> Result<(), Error> {
-    used_codes::delete(user_id, secret_id)?;
-    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))
+/// Removes a secret and the row of its used codes; returns what that held.
+pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
+    let used = used_codes::delete(user_id, secret_id)?;
+    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))?;
+    Ok(used)
 }
 
 /// Removes every secret of a user and the rows of their used codes.
@@ -190,6 +241,38 @@ pub fn activate(user_id: &str, device: &str, secret_id: i64, at: Timestamp) -> R
     // SAFETY: sets a flag of the backend: the commit of this transaction is flushed, whatever synchronous_commit says.
     unsafe { pgrx::pg_sys::ForceSyncCommit() }
     ACTIVATE.with(|s| s.change_one(&[text(user_id), int8(secret_id), int8(at.0)]))
+}
+
+/// The secrets of a user, to be opened; active ones first.
+pub fn sealed_of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<SealedSecret>, Error> {
+    SEALED.with(|s| s.rows(snapshot, &[text(user_id)], |row| SealedSecret::read(row, 1)))
+}
+
+/// Issuer, account name and parameters of a device.
+pub fn labels(
+    snapshot: &Snapshot,
+    user_id: &str,
+    device: &str,
+) -> Result<Option<(Option<String>, String, Parameters)>, Error> {
+    LABELS.with(|s| {
+        s.first(snapshot, &[text(user_id), text(device)], |row| {
+            Ok((row.get(1), row.must(2)?, read_parameters(row, 3)?))
+        })
+    })
+}
+
+/// Disables devices, or enables them again where `at` is `None`. Returns the devices that changed.
+pub fn set_disabled(user_id: &str, device: Option<&str>, at: Option<Timestamp>) -> Result<Vec<String>, Error> {
+    let args = [text(user_id), device.and_then(text), at.and_then(|t| int8(t.0))];
+    let mut devices: Vec<String> = SET_DISABLED.with(|s| s.rows(&Snapshot::latest(), &args, |row| row.must(1)))?;
+    devices.sort_unstable();
+    devices.dedup();
+    Ok(devices)
+}
+
+/// Gives a secret, sealed anew, to another user id.
+pub fn rename(user_id: &str, secret_id: i64, new_user_id: &str, key_id: i32, sealed: &[u8]) -> Result<(), Error> {
+    RENAME.with(|s| s.change_one(&[text(user_id), int8(secret_id), text(new_user_id), int4(key_id), bytes(sealed)]))
 }
 
 /// Whether a device of the user was ever confirmed and is neither disabled nor removed.
@@ -218,5 +301,6 @@ fn listed(row: &Row) -> Result<Listed, Error> {
         uses: row.must(12)?,
         failures: row.must(13)?,
         locked_until: row.time(14)?,
+        recovery_codes_left: row.must(15)?,
     })
 }

@@ -2,10 +2,10 @@
 
 use otp::TimeStep;
 
-use super::spi::{int8, statement, text};
+use super::spi::{Snapshot, int8, statement, text};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::inplace::{InPlace, Words};
+use crate::inplace::{self, InPlace, Words};
 
 /// The columns that change in place. Times are microseconds as in `timestamptz`; `-infinity` means never.
 #[derive(Clone, Copy)]
@@ -30,22 +30,47 @@ impl InPlace for UsedCode {
     }
 }
 
-statement!(writes INSERT(TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID), c"
+impl UsedCode {
+    /// Nothing was used yet.
+    pub fn none(secret_id: i64) -> Self {
+        Self { step: TimeStep::NONE, used_at: Timestamp::NEVER.0, uses: 0, recovery_mask: 0, secret_id }
+    }
+}
+
+statement!(writes INSERT(TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID), c"
 INSERT INTO totp.used_codes (user_id, secret_id, time_step, used_at, uses, recovery_mask)
-VALUES ($1, $2, $3, $4, $5, 0)");
-statement!(writes DELETE(TEXTOID, INT8OID), c"DELETE FROM totp.used_codes WHERE user_id = $1 AND secret_id = $2");
+VALUES ($1, $2, $3, $4, $5, $6)");
+statement!(writes DELETE(TEXTOID, INT8OID), c"
+DELETE FROM totp.used_codes WHERE user_id = $1 AND secret_id = $2 RETURNING tableoid, ctid, xmin");
 statement!(writes DELETE_ALL(TEXTOID), c"DELETE FROM totp.used_codes WHERE user_id = $1");
 
-/// Adds the row of a new secret, of which no code was used.
-pub fn insert(user_id: &str, secret_id: i64) -> Result<(), Error> {
+/// Adds the row of a secret or a recovery set.
+pub fn insert(user_id: &str, used: &UsedCode) -> Result<(), Error> {
     INSERT.with(|s| {
-        s.change_one(&[text(user_id), int8(secret_id), int8(TimeStep::NONE.get()), int8(Timestamp::NEVER.0), int8(0)])
+        s.change_one(&[
+            text(user_id),
+            int8(used.secret_id),
+            int8(used.step.get()),
+            int8(used.used_at),
+            int8(used.uses),
+            int8(used.recovery_mask),
+        ])
     })
 }
 
-/// Removes the row of one secret.
-pub fn delete(user_id: &str, secret_id: i64) -> Result<(), Error> {
-    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))
+/// Removes the row of one secret and returns what it held when it went. What is read before that may be overtaken by a
+/// sign-in; after it, a sign-in waits for our transaction.
+pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
+    let snapshot = Snapshot::latest();
+    let args = [text(user_id), int8(secret_id)];
+    let address = DELETE.with(|s| s.first(&snapshot, &args, |row| row.address(1)))?.ok_or(Error::RowsAltered)?;
+    inplace::read_one(&address)
+}
+
+/// Gives the row of one secret to another user id.
+pub fn rename(user_id: &str, new_user_id: &str, secret_id: i64) -> Result<(), Error> {
+    let used = delete(user_id, secret_id)?;
+    insert(new_user_id, &used)
 }
 
 /// Removes every row of a user.

@@ -26,12 +26,7 @@ impl Algorithm {
     pub fn parse(name: &str) -> Result<Algorithm, ParameterError> {
         Algorithm::ALL
             .into_iter()
-            .find(|algorithm| {
-                algorithm
-                    .spellings()
-                    .iter()
-                    .any(|spelling| spelling.eq_ignore_ascii_case(name))
-            })
+            .find(|algorithm| algorithm.spellings().iter().any(|spelling| spelling.eq_ignore_ascii_case(name)))
             .ok_or(ParameterError::Algorithm)
     }
 
@@ -57,20 +52,8 @@ impl Algorithm {
     const fn spellings(self) -> [&'static str; 5] {
         match self {
             Algorithm::Sha1 => ["SHA1", "SHA-1", "HMACSHA1", "HMAC-SHA1", "HMAC-SHA-1"],
-            Algorithm::Sha256 => [
-                "SHA256",
-                "SHA-256",
-                "HMACSHA256",
-                "HMAC-SHA256",
-                "HMAC-SHA-256",
-            ],
-            Algorithm::Sha512 => [
-                "SHA512",
-                "SHA-512",
-                "HMACSHA512",
-                "HMAC-SHA512",
-                "HMAC-SHA-512",
-            ],
+            Algorithm::Sha256 => ["SHA256", "SHA-256", "HMACSHA256", "HMAC-SHA256", "HMAC-SHA-256"],
+            Algorithm::Sha512 => ["SHA512", "SHA-512", "HMACSHA512", "HMAC-SHA512", "HMAC-SHA-512"],
         }
     }
 }

@@ -40,11 +40,7 @@ impl Code {
             }
             len += 1;
         }
-        if len < 6 {
-            Err(Malformed)
-        } else {
-            Ok(Code { digits, len })
-        }
+        if len < 6 { Err(Malformed) } else { Ok(Code { digits, len }) }
     }
 
     /// Dynamic truncation (RFC 4226 section 5.3): four bytes from the offset in the low four bits of the last byte,
@@ -52,16 +48,9 @@ impl Code {
     pub(crate) fn truncate(mac: &[u8], digits: Digits) -> Code {
         let offset = mac.last().map_or(0, |last| usize::from(last & 0x0f));
         // Offset and four bytes end at byte 19; the shortest MAC has 20.
-        let word = mac
-            .iter()
-            .skip(offset)
-            .take(4)
-            .fold(0, |word, byte| word << 8 | u32::from(*byte));
+        let word = mac.iter().skip(offset).take(4).fold(0, |word, byte| word << 8 | u32::from(*byte));
         let mut rest = word & 0x7fff_ffff;
-        let mut code = Code {
-            digits: Zeroizing::new([0; 8]),
-            len: digits.get(),
-        };
+        let mut code = Code { digits: Zeroizing::new([0; 8]), len: digits.get() };
         for slot in code.digits.iter_mut().take(usize::from(digits.get())).rev() {
             *slot = b'0' + (rest % 10) as u8;
             rest /= 10;
@@ -83,18 +72,13 @@ impl Code {
     /// The digits as text.
     pub fn render(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(self.digits.len()));
-        text.extend(
-            self.digits
-                .iter()
-                .take(self.len())
-                .map(|digit| char::from(*digit)),
-        );
+        text.extend(self.digits.iter().take(self.len()).map(|digit| char::from(*digit)));
         text
     }
 }
 
 impl ConstantTimeEq for Code {
-    /// Compares all eight places whatever they hold (RFC 4226 section 7.2). Other lengths differ: a zero byte is no digit.
+    /// Compares all eight places whatever they hold. Codes of other lengths differ: a zero byte is no digit.
     fn ct_eq(&self, other: &Code) -> Choice {
         self.digits.ct_eq(other.digits.as_ref())
     }

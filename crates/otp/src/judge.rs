@@ -34,7 +34,35 @@ pub struct Judgement {
     pub burnt: TimeStep,
 }
 
-/// Judges one attempt at `now` (microseconds, as in [`Policy`]).
+/// What a guess is, before failures and locks are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guess {
+    /// No code or recovery code is this one.
+    NoMatch,
+    /// One that was used before, or may have been.
+    Used,
+    /// One that may be used now.
+    Fresh,
+}
+
+/// Judges a guess at `now` (microseconds, as in [`Policy`]): its verdict, and the counter after it.
+///
+/// A lock comes first, whatever the guess is. Only [`Guess::NoMatch`] is charged; only [`Guess::Fresh`] clears failures.
+pub fn judge_guess(counter: Counter, policy: &Policy, now: i64, guess: Guess) -> (Verdict, Counter) {
+    if counter.is_locked(now) {
+        return (Verdict::Locked, counter);
+    }
+    match guess {
+        Guess::NoMatch => {
+            let counter = counter.charge(policy, now);
+            (Verdict::Wrong { newly_locked: counter.is_locked(now) }, counter)
+        }
+        Guess::Used => (Verdict::Replayed, counter),
+        Guess::Fresh => (Verdict::Accepted, Counter::CLEAR),
+    }
+}
+
+/// Judges one code at `now` (microseconds, as in [`Policy`]).
 ///
 /// `burnt` is the last accepted step, or [`TimeStep::NONE`]. `matched` is the highest step of the window that has this code.
 /// `floor`, where there is one, is a step up to which codes may have been accepted elsewhere.
@@ -48,33 +76,12 @@ pub fn judge(
     matched: Option<TimeStep>,
     floor: Option<TimeStep>,
 ) -> Judgement {
-    if counter.is_locked(now) {
-        return Judgement {
-            verdict: Verdict::Locked,
-            counter,
-            burnt,
-        };
-    }
-    let Some(step) = matched else {
-        let counter = counter.charge(policy, now);
-        return Judgement {
-            verdict: Verdict::Wrong {
-                newly_locked: counter.is_locked(now),
-            },
-            counter,
-            burnt,
-        };
+    let guess = match matched {
+        None => Guess::NoMatch,
+        Some(step) if step <= burnt || floor.is_some_and(|floor| step <= floor) => Guess::Used,
+        Some(_) => Guess::Fresh,
     };
-    if step <= burnt || floor.is_some_and(|floor| step <= floor) {
-        return Judgement {
-            verdict: Verdict::Replayed,
-            counter,
-            burnt,
-        };
-    }
-    Judgement {
-        verdict: Verdict::Accepted,
-        counter: Counter::CLEAR,
-        burnt: step,
-    }
+    let (verdict, counter) = judge_guess(counter, policy, now, guess);
+    let burnt = if verdict == Verdict::Accepted { matched.unwrap_or(burnt) } else { burnt };
+    Judgement { verdict, counter, burnt }
 }

@@ -24,10 +24,7 @@ impl<D: EagerHash> Keyed<D> {
         } else {
             secret.as_bytes()
         };
-        block
-            .iter_mut()
-            .zip(key)
-            .for_each(|(slot, byte)| *slot = *byte);
+        block.iter_mut().zip(key).for_each(|(slot, byte)| *slot = *byte);
         let keyed = Keyed(Hmac::new(&block));
         block.as_mut_slice().zeroize();
         hashed.as_mut_slice().zeroize();
@@ -38,11 +35,7 @@ impl<D: EagerHash> Keyed<D> {
     ///
     /// The counter is the step as eight bytes, big endian; a negative step is its two's complement.
     pub(crate) fn code(&self, digits: Digits, step: TimeStep) -> Code {
-        let mac = self
-            .0
-            .clone()
-            .chain_update(step.get().to_be_bytes())
-            .finalize();
+        let mac = self.0.clone().chain_update(step.get().to_be_bytes()).finalize();
         Code::truncate(mac.as_bytes(), digits)
     }
 }
@@ -58,28 +51,18 @@ mod tests {
     fn run<D: EagerHash>(file: &str) -> (usize, usize) {
         let file: serde_json::Value = serde_json::from_str(file).unwrap();
         let groups = file["testGroups"].as_array().unwrap();
-        let tests = groups
-            .iter()
-            .flat_map(|group| group["tests"].as_array().unwrap());
+        let tests = groups.iter().flat_map(|group| group["tests"].as_array().unwrap());
         let results = tests.map(|test| {
             let bytes = |name: &str| hex::decode(test[name].as_str().unwrap()).unwrap();
             let keyed = Keyed::<D>::new(&Secret::from_slice(&bytes("key")));
-            let mac = keyed
-                .0
-                .clone()
-                .chain_update(bytes("msg"))
-                .finalize()
-                .into_bytes();
+            let mac = keyed.0.clone().chain_update(bytes("msg")).finalize().into_bytes();
             let tag = bytes("tag");
             let valid = mac[..tag.len()] == tag;
             assert_eq!(valid, test["result"] == "valid", "test {}", test["tcId"]);
             valid
         });
         let results: Vec<bool> = results.collect();
-        (
-            results.len(),
-            results.iter().filter(|valid| **valid).count(),
-        )
+        (results.len(), results.iter().filter(|valid| **valid).count())
     }
 
     #[test]

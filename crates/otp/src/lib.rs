@@ -27,7 +27,7 @@ pub mod window;
 
 pub use algorithm::Algorithm;
 pub use code::{Code, Malformed, code_at_step};
-pub use judge::{Judgement, Verdict, judge};
+pub use judge::{Guess, Judgement, Verdict, judge, judge_guess};
 pub use lockout::{Counter, Policy};
 pub use parameters::{Digits, ParameterError, Parameters, Period};
 pub use qr::QrError;

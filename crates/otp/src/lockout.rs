@@ -31,11 +31,7 @@ impl Policy {
     fn lock_length(&self, failures: i32) -> Option<i64> {
         let beyond = u32::try_from(failures.saturating_sub(self.max_attempts.max(1))).ok()?;
         let first = self.lockout.max(0);
-        Some(
-            first
-                .saturating_mul(2i64.saturating_pow(beyond))
-                .min(self.lockout_max.max(first)),
-        )
+        Some(first.saturating_mul(2i64.saturating_pow(beyond)).min(self.lockout_max.max(first)))
     }
 }
 
@@ -50,10 +46,7 @@ pub struct Counter {
 
 impl Counter {
     /// No failure, no lock.
-    pub const CLEAR: Counter = Counter {
-        failures: 0,
-        locked_until: NEVER,
-    };
+    pub const CLEAR: Counter = Counter { failures: 0, locked_until: NEVER };
 
     /// Whether guesses are refused at `now`. A lock has run out at the very microsecond that it names.
     pub fn is_locked(self, now: i64) -> bool {
@@ -66,14 +59,9 @@ impl Counter {
         let lock = if failures >= policy.hard_limit {
             FOREVER
         } else {
-            policy
-                .lock_length(failures)
-                .map_or(NEVER, |length| now.saturating_add(length))
+            policy.lock_length(failures).map_or(NEVER, |length| now.saturating_add(length))
         };
-        Counter {
-            failures,
-            locked_until: self.locked_until.max(lock),
-        }
+        Counter { failures, locked_until: self.locked_until.max(lock) }
     }
 
     /// Wrong guesses until the next lock: 0 while locked, 1 after a lock has run out.

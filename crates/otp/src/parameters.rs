@@ -4,7 +4,7 @@
 
 use crate::Algorithm;
 
-/// Number of digits of a code: 6, 7 or 8 (RFC 4226 section 5.3, RFC 6238 section 1.2).
+/// Number of digits of a code: 6, 7 or 8 (RFC 4226 section 5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digits(u8);
 
@@ -66,11 +66,7 @@ pub struct Parameters {
 impl Default for Parameters {
     /// SHA1, 6 digits, 30 seconds: what an otpauth URI means where it says nothing (Key URI format).
     fn default() -> Parameters {
-        Parameters {
-            algorithm: Algorithm::Sha1,
-            digits: Digits::SIX,
-            period: Period::THIRTY,
-        }
+        Parameters { algorithm: Algorithm::Sha1, digits: Digits::SIX, period: Period::THIRTY }
     }
 }
 

@@ -60,13 +60,11 @@ pub fn text(text: &str) -> Result<String, QrError> {
     let mut lines = String::new();
     for y in (0..symbol.side()).step_by(2) {
         // The number of rows is odd: what lies below the last is light like the quiet zone.
-        lines.extend((0..symbol.side()).map(|x| {
-            match (symbol.is_dark(x, y), symbol.is_dark(x, y + 1)) {
-                (false, false) => '█',
-                (false, true) => '▀',
-                (true, false) => '▄',
-                (true, true) => ' ',
-            }
+        lines.extend((0..symbol.side()).map(|x| match (symbol.is_dark(x, y), symbol.is_dark(x, y + 1)) {
+            (false, false) => '█',
+            (false, true) => '▀',
+            (true, false) => '▄',
+            (true, true) => ' ',
         }));
         lines.push('\n');
     }
@@ -141,7 +139,7 @@ impl QrError {
         match self {
             QrError::TooLong => "a QR code holds at most 2953 bytes",
             QrError::Scale => "scale must be 1 to 32 pixels per module",
-            QrError::Png => "the image did not fit into memory",
+            QrError::Png => "the PNG encoder failed",
         }
     }
 }

@@ -56,19 +56,13 @@ impl RecoveryCode {
             return Err(Malformed);
         }
         let mut bytes = Zeroizing::new([0; 15]);
-        bytes
-            .iter_mut()
-            .zip(base32::join(&symbols).iter())
-            .for_each(|(slot, byte)| *slot = *byte);
+        bytes.iter_mut().zip(base32::join(&symbols).iter()).for_each(|(slot, byte)| *slot = *byte);
         Ok(RecoveryCode(bytes))
     }
 
     /// SHA-256 of a domain prefix and the code. Needs no salt and no slow hash: the code has 120 random bits.
     pub fn hash(&self) -> [u8; 32] {
-        Sha256::new_with_prefix(DOMAIN)
-            .chain_update(self.0.as_slice())
-            .finalize()
-            .into()
+        Sha256::new_with_prefix(DOMAIN).chain_update(self.0.as_slice()).finalize().into()
     }
 }
 
@@ -168,11 +162,7 @@ impl UsedMask {
 
 /// The bit of a place.
 const fn bit(place: u8) -> Option<i32> {
-    if (place as usize) < RecoverySet::MAX_CODES {
-        Some(1 << place)
-    } else {
-        None
-    }
+    if (place as usize) < RecoverySet::MAX_CODES { Some(1 << place) } else { None }
 }
 
 /// Not 1 to 20 recovery codes.

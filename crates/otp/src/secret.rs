@@ -114,15 +114,11 @@ impl SecretError {
             SecretError::Symbol => {
                 "secret must be made of A to Z and 2 to 7; case, white space, dashes and padding do not matter"
             }
-            SecretError::Incomplete => {
-                "the number of base32 characters does not make whole bytes; one may be missing"
-            }
+            SecretError::Incomplete => "the number of base32 characters does not make whole bytes; one may be missing",
             SecretError::TooShort | SecretError::TooLong => {
                 "secret must be 16 to 128 bytes, or from 10 bytes on where weak secrets are allowed"
             }
-            SecretError::Weak => {
-                "secret must be 16 to 128 bytes; 10 to 15 bytes need allow_weak => true"
-            }
+            SecretError::Weak => "secret must be 16 to 128 bytes; 10 to 15 bytes need allow_weak => true",
         }
     }
 }

@@ -15,11 +15,7 @@ const MAX_URI: usize = 8192;
 const MAX_LABEL: usize = 256;
 
 /// Everything but the unreserved characters of RFC 3986 section 2.3.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A secret with its parameters and its names.
 pub struct OtpauthUri {
@@ -56,11 +52,7 @@ impl OtpauthUri {
             uri.push_str("&issuer=");
             uri.extend(utf8_percent_encode(issuer, RESERVED));
         }
-        let Parameters {
-            algorithm,
-            digits,
-            period,
-        } = self.parameters;
+        let Parameters { algorithm, digits, period } = self.parameters;
         uri.push_str("&algorithm=");
         uri.push_str(algorithm.as_str());
         uri.push_str("&digits=");
@@ -86,12 +78,7 @@ impl OtpauthUri {
         let (label, query) = split(uri.trim_ascii())?;
         let (issuer, account) = read_label(label, read_parameter(query, "issuer")?)?;
         let secret = read_parameter(query, "secret")?.ok_or(UriError::NoSecret)?;
-        Ok(OtpauthUri {
-            issuer,
-            account,
-            secret: Secret::from_base32(&secret)?,
-            parameters: read_parameters(query)?,
-        })
+        Ok(OtpauthUri { issuer, account, secret: Secret::from_base32(&secret)?, parameters: read_parameters(query)? })
     }
 }
 
@@ -128,10 +115,7 @@ fn split(uri: &str) -> Result<(&str, &str), UriError> {
 }
 
 /// Issuer and account of a label `issuer:account` or `account`. The parameter `issuer` wins over the label's.
-fn read_label(
-    label: &str,
-    issuer: Option<Zeroizing<String>>,
-) -> Result<(Option<String>, String), UriError> {
+fn read_label(label: &str, issuer: Option<Zeroizing<String>>) -> Result<(Option<String>, String), UriError> {
     let label = decode(label)?;
     let (prefix, account) = match label.split_once(':') {
         Some((prefix, account)) => (prefix, account.trim_start_matches(' ')),
@@ -192,11 +176,7 @@ fn decode(text: &str) -> Result<Zeroizing<String>, UriError> {
 
 /// A number of decimal digits alone: `parse` would take a sign.
 fn number(text: &str) -> Option<i32> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
 /// A URI or a name that is not accepted.
@@ -247,23 +227,13 @@ impl UriError {
     /// The accepted range.
     pub const fn detail(&self) -> &'static str {
         match self {
-            UriError::Malformed => {
-                "the form is otpauth://totp/issuer:account?secret=...&issuer=..."
-            }
+            UriError::Malformed => "the form is otpauth://totp/issuer:account?secret=...&issuer=...",
             UriError::TooLong => "an otpauth URI has at most 8192 bytes",
-            UriError::Type => {
-                "only otpauth://totp/ is supported; hotp counts codes and has no time steps"
-            }
-            UriError::Encoding => {
-                "each % must begin two hexadecimal digits, and the decoded text must be UTF-8"
-            }
-            UriError::Duplicate => {
-                "secret, issuer, algorithm, digits and period may be given once each"
-            }
+            UriError::Type => "only otpauth://totp/ is supported; hotp counts codes and has no time steps",
+            UriError::Encoding => "each % must begin two hexadecimal digits, and the decoded text must be UTF-8",
+            UriError::Duplicate => "secret, issuer, algorithm, digits and period may be given once each",
             UriError::NoSecret => "the parameter secret is required",
-            UriError::IssuerMismatch => {
-                "the issuer before the colon must equal the parameter issuer"
-            }
+            UriError::IssuerMismatch => "the issuer before the colon must equal the parameter issuer",
             UriError::EmptyLabel | UriError::LongLabel | UriError::Colon | UriError::Control => {
                 "account name and issuer must be 1 to 256 bytes without a colon or a control character"
             }

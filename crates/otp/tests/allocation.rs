@@ -4,9 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use otp::lockout::NEVER;
-use otp::{
-    Algorithm, Code, Counter, Parameters, Policy, Secret, TimeStep, Window, judge, matching_step,
-};
+use otp::{Algorithm, Code, Counter, Parameters, Policy, Secret, TimeStep, Window, judge, matching_step};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
@@ -35,30 +33,13 @@ static COUNTING: Counting = Counting;
 #[test]
 fn parsing_matching_and_judging_allocate_nothing() {
     let secret = Secret::from_slice(&[7; 128]);
-    let policy = Policy {
-        max_attempts: 5,
-        lockout: 1,
-        lockout_max: 1,
-        hard_limit: 100,
-    };
+    let policy = Policy { max_attempts: 5, lockout: 1, lockout_max: 1, hard_limit: 100 };
     let before = ALLOCATIONS.get();
     for algorithm in Algorithm::ALL {
-        let parameters = Parameters {
-            algorithm,
-            ..Parameters::default()
-        };
-        let Ok(code) = Code::parse(" 123 456 ") else {
-            panic!()
-        };
+        let parameters = Parameters { algorithm, ..Parameters::default() };
+        let Ok(code) = Code::parse(" 123 456 ") else { panic!() };
         let matched = matching_step(&secret, parameters, &code, 1_700_000_000, Window::default());
-        judge(
-            Counter::CLEAR,
-            &policy,
-            NEVER + 1,
-            TimeStep::NONE,
-            matched,
-            None,
-        );
+        judge(Counter::CLEAR, &policy, NEVER + 1, TimeStep::NONE, matched, None);
     }
     assert_eq!(ALLOCATIONS.get(), before);
     drop(Vec::<u8>::with_capacity(1));

@@ -7,47 +7,22 @@ use proptest::prelude::*;
 const SECOND: i64 = 1_000_000;
 
 /// The defaults of pg_totp.
-const DEFAULT: Policy = Policy {
-    max_attempts: 5,
-    lockout: 30 * SECOND,
-    lockout_max: 3600 * SECOND,
-    hard_limit: 100,
-};
+const DEFAULT: Policy = Policy { max_attempts: 5, lockout: 30 * SECOND, lockout_max: 3600 * SECOND, hard_limit: 100 };
 
 /// A counter after so many failures, and the length of the lock that the last one set.
 fn after(failures: i32, policy: &Policy, now: i64) -> (Counter, Option<i64>) {
-    let counter = Counter {
-        failures: failures - 1,
-        locked_until: NEVER,
-    }
-    .charge(policy, now);
-    (
-        counter,
-        (counter.locked_until != NEVER).then_some(counter.locked_until.saturating_sub(now)),
-    )
+    let counter = Counter { failures: failures - 1, locked_until: NEVER }.charge(policy, now);
+    (counter, (counter.locked_until != NEVER).then_some(counter.locked_until.saturating_sub(now)))
 }
 
 #[test]
 fn the_default_policy_failure_by_failure() {
     let now = 1_700_000_000 * SECOND;
     for failures in 1..=4 {
-        assert_eq!(
-            after(failures, &DEFAULT, now),
-            (
-                Counter {
-                    failures,
-                    locked_until: NEVER
-                },
-                None
-            )
-        );
+        assert_eq!(after(failures, &DEFAULT, now), (Counter { failures, locked_until: NEVER }, None));
     }
     for (failures, seconds) in (5..).zip([30, 60, 120, 240, 480, 960, 1920, 3600, 3600, 3600]) {
-        assert_eq!(
-            after(failures, &DEFAULT, now).1,
-            Some(seconds * SECOND),
-            "failure {failures}"
-        );
+        assert_eq!(after(failures, &DEFAULT, now).1, Some(seconds * SECOND), "failure {failures}");
     }
     assert_eq!(after(99, &DEFAULT, now).1, Some(3600 * SECOND));
     for failures in [100, 101, i32::MAX] {
@@ -72,30 +47,12 @@ fn a_hundred_guesses_take_days_and_are_the_last() {
 
 #[test]
 fn a_lock_runs_out_at_its_microsecond() {
-    let counter = Counter {
-        failures: 5,
-        locked_until: 1000,
-    };
+    let counter = Counter { failures: 5, locked_until: 1000 };
     assert!(counter.is_locked(999) && !counter.is_locked(1000));
-    assert_eq!(
-        (counter.retry_at(999), counter.retry_at(1000)),
-        (Some(1000), None)
-    );
-    assert_eq!(
-        (
-            counter.attempts_left(&DEFAULT, 999),
-            counter.attempts_left(&DEFAULT, 1000)
-        ),
-        (0, 1)
-    );
+    assert_eq!((counter.retry_at(999), counter.retry_at(1000)), (Some(1000), None));
+    assert_eq!((counter.attempts_left(&DEFAULT, 999), counter.attempts_left(&DEFAULT, 1000)), (0, 1));
     assert!(!Counter::CLEAR.is_locked(NEVER));
-    assert!(
-        Counter {
-            failures: 0,
-            locked_until: FOREVER
-        }
-        .is_locked(FOREVER)
-    );
+    assert!(Counter { failures: 0, locked_until: FOREVER }.is_locked(FOREVER));
 }
 
 #[test]
@@ -106,10 +63,7 @@ fn attempts_left_counts_down_to_the_lock() {
         counter = counter.charge(&DEFAULT, 0);
     }
     // The hard limit may come first.
-    let policy = Policy {
-        hard_limit: 3,
-        ..DEFAULT
-    };
+    let policy = Policy { hard_limit: 3, ..DEFAULT };
     assert_eq!(Counter::CLEAR.attempts_left(&policy, 0), 3);
     assert_eq!(after(3, &policy, 0).0.retry_at(0), Some(FOREVER));
 }
@@ -117,75 +71,35 @@ fn attempts_left_counts_down_to_the_lock() {
 #[test]
 fn values_outside_their_range_lock_rather_than_open() {
     for n in [0, -1, i32::MIN] {
-        let policy = Policy {
-            hard_limit: n,
-            ..DEFAULT
-        };
+        let policy = Policy { hard_limit: n, ..DEFAULT };
         assert_eq!(Counter::CLEAR.charge(&policy, 0).locked_until, FOREVER);
         assert_eq!(Counter::CLEAR.attempts_left(&policy, 0), 1);
-        let policy = Policy {
-            max_attempts: n,
-            ..DEFAULT
-        };
-        assert_eq!(
-            Counter::CLEAR.charge(&policy, 0).locked_until,
-            DEFAULT.lockout
-        );
+        let policy = Policy { max_attempts: n, ..DEFAULT };
+        assert_eq!(Counter::CLEAR.charge(&policy, 0).locked_until, DEFAULT.lockout);
         // A counter below zero is as good as a clear one.
-        let counter = Counter {
-            failures: n,
-            locked_until: NEVER,
-        };
-        assert_eq!(
-            counter.charge(&DEFAULT, 0),
-            Counter {
-                failures: 1,
-                locked_until: NEVER
-            }
-        );
+        let counter = Counter { failures: n, locked_until: NEVER };
+        assert_eq!(counter.charge(&DEFAULT, 0), Counter { failures: 1, locked_until: NEVER });
         assert_eq!(counter.attempts_left(&DEFAULT, 0), 5);
     }
     for lockout in [-1, i64::MIN] {
-        let policy = Policy {
-            lockout,
-            lockout_max: lockout,
-            ..DEFAULT
-        };
+        let policy = Policy { lockout, lockout_max: lockout, ..DEFAULT };
         assert_eq!(after(5, &policy, 7).0.locked_until, 7);
     }
     // Less than the first lock is no cap.
-    let policy = Policy {
-        lockout_max: 1,
-        ..DEFAULT
-    };
+    let policy = Policy { lockout_max: 1, ..DEFAULT };
     assert_eq!(after(9, &policy, 0).1, Some(DEFAULT.lockout));
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
     let time = || prop_oneof![0..=100_000 * SECOND, any::<i64>()];
-    (
-        prop_oneof![-2..=20, any::<i32>()],
-        time(),
-        time(),
-        prop_oneof![-2..=120, any::<i32>()],
+    (prop_oneof![-2..=20, any::<i32>()], time(), time(), prop_oneof![-2..=120, any::<i32>()]).prop_map(
+        |(max_attempts, lockout, lockout_max, hard_limit)| Policy { max_attempts, lockout, lockout_max, hard_limit },
     )
-        .prop_map(|(max_attempts, lockout, lockout_max, hard_limit)| Policy {
-            max_attempts,
-            lockout,
-            lockout_max,
-            hard_limit,
-        })
 }
 
 fn counter() -> impl Strategy<Value = Counter> {
-    (
-        prop_oneof![0..=120, any::<i32>()],
-        prop_oneof![Just(NEVER), Just(FOREVER), any::<i64>()],
-    )
-        .prop_map(|(failures, locked_until)| Counter {
-            failures,
-            locked_until,
-        })
+    (prop_oneof![0..=120, any::<i32>()], prop_oneof![Just(NEVER), Just(FOREVER), any::<i64>()])
+        .prop_map(|(failures, locked_until)| Counter { failures, locked_until })
 }
 
 proptest! {

@@ -16,9 +16,7 @@ fn read(text: &str) -> Result<[u8; 32], Malformed> {
 
 /// A set of codes that differ in one byte.
 fn set(count: u8) -> RecoverySet {
-    let codes: Vec<_> = (0..count)
-        .map(|n| RecoveryCode::from_random([n; 15]))
-        .collect();
+    let codes: Vec<_> = (0..count).map(|n| RecoveryCode::from_random([n; 15])).collect();
     RecoverySet::from_codes(&codes).ok().unwrap()
 }
 
@@ -27,10 +25,7 @@ fn text_and_hash_are_the_published_ones() {
     let code = RecoveryCode::from_random(BYTES);
     assert_eq!(*code.render(), TEXT);
     assert_eq!(code.hash(), HASH);
-    assert_eq!(
-        *RecoveryCode::from_random([0xff; 15]).render(),
-        "777777-777777-777777-777777"
-    );
+    assert_eq!(*RecoveryCode::from_random([0xff; 15]).render(), "777777-777777-777777-777777");
 }
 
 #[test]
@@ -53,16 +48,7 @@ fn everything_else_is_malformed() {
     let one_less = bare[1..].to_owned();
     let one_more = format!("{bare}A");
     let padded = format!("{bare}=");
-    for text in [
-        "",
-        "-",
-        "123456",
-        &one_less,
-        &one_more,
-        &padded,
-        &bare.replace('O', "0"),
-        &bare.replace('I', "1"),
-    ] {
+    for text in ["", "-", "123456", &one_less, &one_more, &padded, &bare.replace('O', "0"), &bare.replace('I', "1")] {
         assert_eq!(read(text), Err(Malformed), "{text:?}");
     }
     assert_eq!(read(&bare.replace('Q', "Ｑ")), Err(Malformed));
@@ -77,10 +63,7 @@ fn a_set_finds_each_of_its_codes_and_no_other() {
         let set = set(count);
         assert_eq!(set.len(), usize::from(count));
         for n in 0..=255 {
-            assert_eq!(
-                set.find(&RecoveryCode::from_random([n; 15])),
-                (n < count).then_some(n)
-            );
+            assert_eq!(set.find(&RecoveryCode::from_random([n; 15])), (n < count).then_some(n));
         }
     }
 }
@@ -88,21 +71,12 @@ fn a_set_finds_each_of_its_codes_and_no_other() {
 #[test]
 fn a_set_has_one_to_twenty_codes() {
     for count in 0..=40usize {
-        let codes: Vec<_> = (0..count)
-            .map(|n| RecoveryCode::from_random([n as u8; 15]))
-            .collect();
-        assert_eq!(
-            RecoverySet::from_codes(&codes).is_ok(),
-            (1..=20).contains(&count)
-        );
+        let codes: Vec<_> = (0..count).map(|n| RecoveryCode::from_random([n as u8; 15])).collect();
+        assert_eq!(RecoverySet::from_codes(&codes).is_ok(), (1..=20).contains(&count));
     }
     for length in 0..=800 {
         let accepted = length % 32 == 0 && (1..=20).contains(&(length / 32));
-        assert_eq!(
-            RecoverySet::from_bytes(&vec![0; length]).is_ok(),
-            accepted,
-            "{length} bytes"
-        );
+        assert_eq!(RecoverySet::from_bytes(&vec![0; length]).is_ok(), accepted, "{length} bytes");
     }
 }
 

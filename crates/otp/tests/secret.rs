@@ -21,10 +21,7 @@ fn rfc_4648_section_10() {
     ];
     for (bytes, padded) in vectors {
         assert_eq!(read(padded), Ok(bytes.as_bytes().to_vec()));
-        assert_eq!(
-            *Secret::from_slice(bytes.as_bytes()).to_base32(),
-            padded.trim_end_matches('=')
-        );
+        assert_eq!(*Secret::from_slice(bytes.as_bytes()).to_base32(), padded.trim_end_matches('='));
     }
 }
 
@@ -47,10 +44,8 @@ fn case_spaces_dashes_and_padding_do_not_matter() {
 fn every_other_character_is_refused() {
     let good = "GEZDGNBVGY3TQOJQ";
     // Digits that base32 leaves out, padding in the middle, separators of other kinds, look-alikes.
-    for bad in [
-        "0", "1", "8", "9", "=", "_", "+", "/", ".", ",", "\0", "\u{7f}", "\u{a0}", "é", "Ａ",
-        "２", "\u{2013}",
-    ] {
+    for bad in ["0", "1", "8", "9", "=", "_", "+", "/", ".", ",", "\0", "\u{7f}", "\u{a0}", "é", "Ａ", "２", "\u{2013}"]
+    {
         for at in [0, 7] {
             let mut text = good.to_owned();
             text.insert_str(at, bad);
@@ -59,14 +54,8 @@ fn every_other_character_is_refused() {
     }
     for n in 0..=255u8 {
         let text = format!("{}{good}", char::from(n));
-        let accepted = n.is_ascii_alphabetic()
-            || (b'2'..=b'7').contains(&n)
-            || b"- \t\n\x0b\x0c\r".contains(&n);
-        assert_eq!(
-            read(&text) != Err(SecretError::Symbol),
-            accepted,
-            "byte {n}"
-        );
+        let accepted = n.is_ascii_alphabetic() || (b'2'..=b'7').contains(&n) || b"- \t\n\x0b\x0c\r".contains(&n);
+        assert_eq!(read(&text) != Err(SecretError::Symbol), accepted, "byte {n}");
     }
 }
 
@@ -74,11 +63,7 @@ fn every_other_character_is_refused() {
 fn a_lost_character_is_seen() {
     for length in 1..=40 {
         let expected = !matches!(length % 8, 1 | 3 | 6);
-        assert_eq!(
-            read(&"A".repeat(length)) != Err(SecretError::Incomplete),
-            expected,
-            "{length} characters"
-        );
+        assert_eq!(read(&"A".repeat(length)) != Err(SecretError::Incomplete), expected, "{length} characters");
     }
     for nothing in ["", " ", "-", "====", " - = "] {
         assert_eq!(read(nothing), Err(SecretError::TooShort));
@@ -90,10 +75,7 @@ fn bits_after_the_last_byte_are_ignored() {
     // 26 random characters are 16 bytes and two bits.
     let bytes = read(&format!("{}A", "7".repeat(25))).unwrap();
     for last in ["B", "C", "D"] {
-        assert_eq!(
-            read(&format!("{}{last}", "7".repeat(25))),
-            Ok(bytes.clone())
-        );
+        assert_eq!(read(&format!("{}{last}", "7".repeat(25))), Ok(bytes.clone()));
     }
     assert_ne!(read(&format!("{}E", "7".repeat(25))), Ok(bytes));
 }
@@ -108,11 +90,7 @@ fn the_length_rule() {
             16..=128 => (Ok(()), Ok(())),
             _ => (Err(SecretError::TooLong), Err(SecretError::TooLong)),
         };
-        assert_eq!(
-            (secret.check_length(false), secret.check_length(true)),
-            (strict, weak),
-            "{length} bytes"
-        );
+        assert_eq!((secret.check_length(false), secret.check_length(true)), (strict, weak), "{length} bytes");
     }
 }
 

@@ -1,9 +1,6 @@
 //! The window.
 
-use otp::{
-    Algorithm, Code, Digits, Parameters, Period, Secret, TimeStep, Window, code_at_step,
-    matching_step,
-};
+use otp::{Algorithm, Code, Digits, Parameters, Period, Secret, TimeStep, Window, code_at_step, matching_step};
 use proptest::prelude::*;
 use subtle::ConstantTimeEq;
 
@@ -24,13 +21,7 @@ fn of_two_steps_with_one_code_the_higher_counts() {
         assert!(bool::from(computed.ct_eq(&code)));
     }
     let found = |step: i64, window| {
-        matching_step(
-            &seed(),
-            Parameters::default(),
-            &code,
-            step * 30,
-            Window::new(window).unwrap(),
-        )
+        matching_step(&seed(), Parameters::default(), &code, step * 30, Window::new(window).unwrap())
     };
     assert_eq!(found(910736, 1), Some(low));
     assert_eq!(found(910737, 0), Some(low));
@@ -47,10 +38,7 @@ fn a_code_of_another_length_matches_nothing() {
     for n in 6..=8 {
         let code = code_at_step(&seed(), Algorithm::Sha1, Digits::new(n).unwrap(), step);
         for digits in 6..=8 {
-            let parameters = Parameters {
-                digits: Digits::new(digits).unwrap(),
-                ..Parameters::default()
-            };
+            let parameters = Parameters { digits: Digits::new(digits).unwrap(), ..Parameters::default() };
             let found = matching_step(&seed(), parameters, &code, 59, Window::new(2).unwrap());
             assert_eq!(found, (n == digits).then_some(step));
         }
@@ -61,13 +49,7 @@ fn a_code_of_another_length_matches_nothing() {
 fn step_zero_and_the_steps_before_it_match() {
     for step in -3..=3 {
         let code = code_at_step(&seed(), Algorithm::Sha1, Digits::SIX, TimeStep::new(step));
-        let found = matching_step(
-            &seed(),
-            Parameters::default(),
-            &code,
-            step * 30,
-            Window::new(1).unwrap(),
-        );
+        let found = matching_step(&seed(), Parameters::default(), &code, step * 30, Window::new(1).unwrap());
         assert_eq!(found, Some(TimeStep::new(step)));
     }
 }
@@ -77,26 +59,16 @@ fn the_ends_of_time_do_no_harm() {
     let code = Code::parse("123456").ok().unwrap();
     for time in [i64::MIN, i64::MIN + 1, i64::MAX - 1, i64::MAX] {
         for period in [15, 120] {
-            let parameters = Parameters {
-                period: Period::new(period).unwrap(),
-                ..Parameters::default()
-            };
+            let parameters = Parameters { period: Period::new(period).unwrap(), ..Parameters::default() };
             matching_step(&seed(), parameters, &code, time, Window::new(2).unwrap());
         }
     }
 }
 
 fn parameters() -> impl Strategy<Value = Parameters> {
-    (
-        prop::sample::select(Algorithm::ALL.to_vec()),
-        6..=8,
-        15..=120,
-    )
-        .prop_map(|(algorithm, digits, period)| Parameters {
-            algorithm,
-            digits: Digits::new(digits).unwrap(),
-            period: Period::new(period).unwrap(),
-        })
+    (prop::sample::select(Algorithm::ALL.to_vec()), 6..=8, 15..=120).prop_map(|(algorithm, digits, period)| {
+        Parameters { algorithm, digits: Digits::new(digits).unwrap(), period: Period::new(period).unwrap() }
+    })
 }
 
 proptest! {

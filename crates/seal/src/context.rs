@@ -52,14 +52,7 @@ impl Context<'_> {
     pub(crate) fn associated_data(&self, id: KeyId) -> Option<Vec<u8>> {
         let id = id.get().to_be_bytes();
         match *self {
-            Context::Secret {
-                user_id,
-                device,
-                secret_id,
-                algorithm,
-                digits,
-                period,
-            } => join(
+            Context::Secret { user_id, device, secret_id, algorithm, digits, period } => join(
                 1,
                 &[
                     user_id.as_bytes(),
@@ -71,21 +64,15 @@ impl Context<'_> {
                     &id,
                 ],
             ),
-            Context::RecoveryCodes {
-                user_id,
-                set_id,
-                count,
-            } => join(
-                2,
-                &[user_id.as_bytes(), &set_id.to_be_bytes(), &[count], &id],
-            ),
+            Context::RecoveryCodes { user_id, set_id, count } => {
+                join(2, &[user_id.as_bytes(), &set_id.to_be_bytes(), &[count], &id])
+            }
         }
     }
 }
 
 fn join(purpose: u8, fields: &[&[u8]]) -> Option<Vec<u8>> {
-    let mut data =
-        Vec::with_capacity(2 + fields.iter().map(|field| 4 + field.len()).sum::<usize>());
+    let mut data = Vec::with_capacity(2 + fields.iter().map(|field| 4 + field.len()).sum::<usize>());
     data.extend([VERSION, purpose]);
     for field in fields {
         data.extend(u32::try_from(field.len()).ok()?.to_be_bytes());

@@ -54,20 +54,10 @@ impl DataKey {
     ///
     /// # Errors
     /// None that 32 bytes can cause.
-    pub fn wrap(
-        &self,
-        master: &MasterKey,
-        id: KeyId,
-        nonce: [u8; NONCE],
-    ) -> Result<Vec<u8>, SealError> {
+    pub fn wrap(&self, master: &MasterKey, id: KeyId, nonce: [u8; NONCE]) -> Result<Vec<u8>, SealError> {
         let mut wrapped = Vec::with_capacity(WRAPPED);
         wrapped.push(VERSION);
-        master.wrapping.seal(
-            nonce,
-            &associated_data(master, id),
-            self.key.as_slice(),
-            &mut wrapped,
-        )?;
+        master.wrapping.seal(nonce, &associated_data(master, id), self.key.as_slice(), &mut wrapped)?;
         Ok(wrapped)
     }
 
@@ -76,11 +66,7 @@ impl DataKey {
     /// # Errors
     /// [`OpenError`] where it is altered, of another number or under another master key.
     pub fn unwrap(master: &MasterKey, id: KeyId, wrapped: &[u8]) -> Result<DataKey, OpenError> {
-        let (VERSION, body) = wrapped
-            .split_first()
-            .map(|(version, body)| (*version, body))
-            .ok_or(OpenError)?
-        else {
+        let (VERSION, body) = wrapped.split_first().map(|(version, body)| (*version, body)).ok_or(OpenError)? else {
             return Err(OpenError);
         };
         let opened = master.wrapping.open(&associated_data(master, id), body)?;
@@ -95,10 +81,5 @@ impl DataKey {
 
 /// What a wrapped key is bound to: `version(1) | key id(4, big endian) | fingerprint(8)`. All of fixed width.
 fn associated_data(master: &MasterKey, id: KeyId) -> Vec<u8> {
-    [
-        &[VERSION],
-        id.get().to_be_bytes().as_slice(),
-        master.fingerprint().as_bytes(),
-    ]
-    .concat()
+    [&[VERSION], id.get().to_be_bytes().as_slice(), master.fingerprint().as_bytes()].concat()
 }

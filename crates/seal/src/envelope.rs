@@ -28,9 +28,7 @@ pub fn seal(
     let mut sealed = Vec::with_capacity(HEADER + NONCE + plaintext.len() + TAG);
     sealed.push(VERSION);
     sealed.extend(id.get().to_be_bytes());
-    context
-        .cipher(key)
-        .seal(nonce, &associated_data, plaintext, &mut sealed)?;
+    context.cipher(key).seal(nonce, &associated_data, plaintext, &mut sealed)?;
     Ok(sealed)
 }
 
@@ -38,12 +36,7 @@ pub fn seal(
 ///
 /// # Errors
 /// [`OpenError`] where anything differs.
-pub fn open(
-    key: &DataKey,
-    id: KeyId,
-    context: &Context,
-    sealed: &[u8],
-) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+pub fn open(key: &DataKey, id: KeyId, context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
     let (named, body) = split(sealed)?;
     if named != id {
         return Err(OpenError);

@@ -37,10 +37,7 @@ impl Cipher {
         let start = out.len();
         out.extend_from_slice(plaintext);
         let body = out.get_mut(start..).ok_or(SealError)?;
-        let tag = self
-            .0
-            .encrypt_inout_detached(&nonce.into(), aad, body.into())
-            .map_err(|_| SealError)?;
+        let tag = self.0.encrypt_inout_detached(&nonce.into(), aad, body.into()).map_err(|_| SealError)?;
         out.extend_from_slice(&tag);
         Ok(())
     }
@@ -88,31 +85,20 @@ mod tests {
         let file = include_str!("../tests/vectors/wycheproof/aes_gcm_test.json");
         let file: serde_json::Value = serde_json::from_str(file).unwrap();
         let groups = file["testGroups"].as_array().unwrap().iter();
-        let ours = groups.filter(|group| {
-            group["ivSize"] == 96 && group["keySize"] == 256 && group["tagSize"] == 128
-        });
+        let ours = groups.filter(|group| group["ivSize"] == 96 && group["keySize"] == 256 && group["tagSize"] == 128);
         let (mut checked, mut valid) = (0, 0);
         for test in ours.flat_map(|group| group["tests"].as_array().unwrap()) {
             let bytes = |name: &str| hex::decode(test[name].as_str().unwrap()).unwrap();
             let cipher = Cipher::new(bytes("key").as_slice().try_into().unwrap());
             let sealed = [bytes("iv"), bytes("ct"), bytes("tag")].concat();
-            let opened = cipher
-                .open(&bytes("aad"), &sealed)
-                .map(|text| text.to_vec());
+            let opened = cipher.open(&bytes("aad"), &sealed).map(|text| text.to_vec());
             checked += 1;
             if test["result"] == "valid" {
                 valid += 1;
                 let mut out = Vec::new();
                 let nonce = bytes("iv").try_into().unwrap();
-                cipher
-                    .seal(nonce, &bytes("aad"), &bytes("msg"), &mut out)
-                    .unwrap();
-                assert_eq!(
-                    (opened, out),
-                    (Ok(bytes("msg")), sealed),
-                    "test {}",
-                    test["tcId"]
-                );
+                cipher.seal(nonce, &bytes("aad"), &bytes("msg"), &mut out).unwrap();
+                assert_eq!((opened, out), (Ok(bytes("msg")), sealed), "test {}", test["tcId"]);
             } else {
                 assert_eq!(opened, Err(OpenError), "test {}", test["tcId"]);
             }

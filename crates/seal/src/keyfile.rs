@@ -27,9 +27,7 @@ impl MasterKeys {
     /// # Errors
     /// [`KeyFileError`] with the first line that breaks a [`Rule`].
     pub fn from_env_text(text: &str) -> Result<MasterKeys, KeyFileError> {
-        MasterKeys::collect(
-            lines(text).flat_map(|(line, keys)| keys.split(',').map(move |key| (line, key))),
-        )
+        MasterKeys::collect(lines(text).flat_map(|(line, keys)| keys.split(',').map(move |key| (line, key))))
     }
 
     /// The key that wraps new data keys.
@@ -48,43 +46,25 @@ impl MasterKeys {
     }
 
     /// The keys among numbered texts, blank ones left out.
-    fn collect<'a>(
-        texts: impl Iterator<Item = (usize, &'a str)>,
-    ) -> Result<MasterKeys, KeyFileError> {
+    fn collect<'a>(texts: impl Iterator<Item = (usize, &'a str)>) -> Result<MasterKeys, KeyFileError> {
         let mut keys: Option<MasterKeys> = None;
-        for (line, text) in texts
-            .map(|(line, text)| (line, text.trim_ascii()))
-            .filter(|(_, text)| !text.is_empty())
-        {
+        for (line, text) in texts.map(|(line, text)| (line, text.trim_ascii())).filter(|(_, text)| !text.is_empty()) {
             let key = read_key(text).map_err(|rule| KeyFileError { line, rule })?;
             match &mut keys {
-                None => {
-                    keys = Some(MasterKeys {
-                        current: key,
-                        older: Vec::new(),
-                    })
-                }
+                None => keys = Some(MasterKeys { current: key, older: Vec::new() }),
                 Some(keys) if keys.find(&key.fingerprint()).is_some() => {
-                    return Err(KeyFileError {
-                        line,
-                        rule: Rule::Duplicate,
-                    });
+                    return Err(KeyFileError { line, rule: Rule::Duplicate });
                 }
                 Some(keys) => keys.older.push(key),
             }
         }
-        keys.ok_or(KeyFileError {
-            line: 0,
-            rule: Rule::NoKey,
-        })
+        keys.ok_or(KeyFileError { line: 0, rule: Rule::NoKey })
     }
 }
 
 /// The lines from 1 on, without their comments.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    (1..)
-        .zip(text.lines())
-        .map(|(number, line)| (number, line.split_once('#').map_or(line, |(key, _)| key)))
+    (1..).zip(text.lines()).map(|(number, line)| (number, line.split_once('#').map_or(line, |(key, _)| key)))
 }
 
 /// One key.
@@ -95,10 +75,7 @@ fn read_key(text: &str) -> Result<MasterKey, Rule> {
     let mut bytes = Zeroizing::new([0; 32]);
     hex::decode_to_slice(text, bytes.as_mut_slice()).map_err(|_| Rule::Form)?;
     let first = text.bytes().next();
-    if text
-        .bytes()
-        .all(|digit| first.is_some_and(|first| digit.eq_ignore_ascii_case(&first)))
-    {
+    if text.bytes().all(|digit| first.is_some_and(|first| digit.eq_ignore_ascii_case(&first))) {
         return Err(Rule::RepeatedDigit);
     }
     Ok(MasterKey::from_bytes(bytes))

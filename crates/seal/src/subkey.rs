@@ -29,10 +29,7 @@ pub(crate) fn derive(key: &[u8; 32], purpose: &[u8]) -> Zeroizing<[u8; 32]> {
 fn hmac(key: &[u8; 32], message: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     // The key padded to one block (RFC 2104 section 2): that way of keying has no error.
     let mut block = Key::<Hmac<Sha256>>::default();
-    block
-        .iter_mut()
-        .zip(key)
-        .for_each(|(slot, byte)| *slot = *byte);
+    block.iter_mut().zip(key).for_each(|(slot, byte)| *slot = *byte);
     let mut mac = Hmac::<Sha256>::new(&block);
     block.as_mut_slice().zeroize();
     message.iter().for_each(|part| mac.update(part));

@@ -11,10 +11,7 @@ const ID: KeyId = KeyId::new(7);
 /// A master key of bytes 0 to 31, and a data key of bytes 32 to 63.
 fn keys() -> (MasterKey, DataKey) {
     let bytes = |first: u8| Zeroizing::new(std::array::from_fn(|n| first + n as u8));
-    (
-        MasterKey::from_bytes(bytes(0)),
-        DataKey::from_random(bytes(32)),
-    )
+    (MasterKey::from_bytes(bytes(0)), DataKey::from_random(bytes(32)))
 }
 
 /// Computed with HKDF and AESGCM of Python's cryptography, from the description alone.
@@ -25,20 +22,8 @@ const WRAPPED: [u8; 61] = hex!(
 
 /// Whether two data keys are the same: each opens what the other sealed.
 fn same(a: &DataKey, b: &DataKey) -> bool {
-    let context = Context::RecoveryCodes {
-        user_id: "u",
-        set_id: 1,
-        count: 1,
-    };
-    let opens = |a, b| {
-        seal::open(
-            b,
-            ID,
-            &context,
-            &seal::seal(a, ID, NONCE, &context, b"x").unwrap(),
-        )
-        .is_ok()
-    };
+    let context = Context::RecoveryCodes { user_id: "u", set_id: 1, count: 1 };
+    let opens = |a, b| seal::open(b, ID, &context, &seal::seal(a, ID, NONCE, &context, b"x").unwrap()).is_ok();
     opens(a, b) && opens(b, a)
 }
 
@@ -46,10 +31,7 @@ fn same(a: &DataKey, b: &DataKey) -> bool {
 fn the_format_is_the_documented_one() {
     let (master, key) = keys();
     assert_eq!(key.wrap(&master, ID, NONCE).unwrap(), WRAPPED);
-    assert!(same(
-        &DataKey::unwrap(&master, ID, &WRAPPED).ok().unwrap(),
-        &key
-    ));
+    assert!(same(&DataKey::unwrap(&master, ID, &WRAPPED).ok().unwrap(), &key));
 }
 
 #[test]
@@ -58,17 +40,10 @@ fn every_bit_and_every_length_counts() {
     for bit in 0..WRAPPED.len() * 8 {
         let mut flipped = WRAPPED;
         flipped[bit / 8] ^= 1 << (bit % 8);
-        assert_eq!(
-            DataKey::unwrap(&master, ID, &flipped).err(),
-            Some(OpenError),
-            "bit {bit}"
-        );
+        assert_eq!(DataKey::unwrap(&master, ID, &flipped).err(), Some(OpenError), "bit {bit}");
     }
     for length in 0..WRAPPED.len() {
-        assert!(
-            DataKey::unwrap(&master, ID, &WRAPPED[..length]).is_err(),
-            "{length} bytes"
-        );
+        assert!(DataKey::unwrap(&master, ID, &WRAPPED[..length]).is_err(), "{length} bytes");
     }
     assert!(DataKey::unwrap(&master, ID, &[&WRAPPED[..], &[0]].concat()).is_err());
 }
@@ -90,14 +65,7 @@ fn a_fingerprint_is_sixteen_lower_case_hexadecimal_digits() {
     assert_eq!(fingerprint.to_string(), "8e8b8f2a06870874");
     assert_eq!(Fingerprint::parse("8e8b8f2a06870874"), Ok(fingerprint));
     assert_eq!(Fingerprint::parse("8E8B8F2A06870874"), Ok(fingerprint));
-    for bad in [
-        "",
-        "8e8b8f2a0687087",
-        "8e8b8f2a068708740",
-        "8e8b8f2a0687087g",
-        " 8e8b8f2a0687087",
-        "８e8b8f2a06870",
-    ] {
+    for bad in ["", "8e8b8f2a0687087", "8e8b8f2a068708740", "8e8b8f2a0687087g", " 8e8b8f2a0687087", "８e8b8f2a06870"] {
         assert_eq!(Fingerprint::parse(bad), Err(InvalidFingerprint), "{bad:?}");
     }
     let zeros = Fingerprint::parse("0000000000000001").unwrap();

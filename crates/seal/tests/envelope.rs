@@ -7,19 +7,9 @@ use zeroize::Zeroizing;
 
 const NONCE: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
 const ID: KeyId = KeyId::new(7);
-const SECRET: Context<'static> = Context::Secret {
-    user_id: "alice",
-    device: "phone",
-    secret_id: 42,
-    algorithm: "SHA1",
-    digits: 6,
-    period: 30,
-};
-const RECOVERY_CODES: Context<'static> = Context::RecoveryCodes {
-    user_id: "alice",
-    set_id: 42,
-    count: 10,
-};
+const SECRET: Context<'static> =
+    Context::Secret { user_id: "alice", device: "phone", secret_id: 42, algorithm: "SHA1", digits: 6, period: 30 };
+const RECOVERY_CODES: Context<'static> = Context::RecoveryCodes { user_id: "alice", set_id: 42, count: 10 };
 
 /// A data key of bytes 32 to 63.
 fn data_key() -> DataKey {
@@ -65,11 +55,7 @@ fn every_bit_counts() {
 fn every_length_counts() {
     let sealed = seal(&SECRET, b"12345678901234567890");
     for length in 0..sealed.len() {
-        assert_eq!(
-            open(&SECRET, &sealed[..length]),
-            Err(OpenError),
-            "{length} bytes"
-        );
+        assert_eq!(open(&SECRET, &sealed[..length]), Err(OpenError), "{length} bytes");
     }
     assert_eq!(open(&SECRET, &[&sealed[..], &[0]].concat()), Err(OpenError));
 }
@@ -77,14 +63,8 @@ fn every_length_counts() {
 #[test]
 fn every_field_counts() {
     let with = |change: fn(&mut Fields)| {
-        let mut fields = Fields {
-            user_id: "alice",
-            device: "phone",
-            secret_id: 42,
-            algorithm: "SHA1",
-            digits: 6,
-            period: 30,
-        };
+        let mut fields =
+            Fields { user_id: "alice", device: "phone", secret_id: 42, algorithm: "SHA1", digits: 6, period: 30 };
         change(&mut fields);
         fields
     };
@@ -106,26 +86,12 @@ fn every_field_counts() {
     let sealed = seal(&with(|_| ()).context(), b"12345678901234567890");
     assert!(open(&with(|_| ()).context(), &sealed).is_ok());
     for (n, change) in changes.into_iter().enumerate() {
-        assert_eq!(
-            open(&with(change).context(), &sealed),
-            Err(OpenError),
-            "change {n}"
-        );
+        assert_eq!(open(&with(change).context(), &sealed), Err(OpenError), "change {n}");
     }
 
     let sealed = seal(&RECOVERY_CODES, &[1; 32]);
     for (user_id, set_id, count) in [("bob", 42, 10), ("alice", 41, 10), ("alice", 42, 9)] {
-        assert_eq!(
-            open(
-                &Context::RecoveryCodes {
-                    user_id,
-                    set_id,
-                    count
-                },
-                &sealed
-            ),
-            Err(OpenError)
-        );
+        assert_eq!(open(&Context::RecoveryCodes { user_id, set_id, count }, &sealed), Err(OpenError));
     }
     assert!(open(&RECOVERY_CODES, &sealed).is_ok());
 }
@@ -141,40 +107,17 @@ struct Fields {
 
 impl Fields {
     fn context(&self) -> Context<'static> {
-        let Fields {
-            user_id,
-            device,
-            secret_id,
-            algorithm,
-            digits,
-            period,
-        } = *self;
-        Context::Secret {
-            user_id,
-            device,
-            secret_id,
-            algorithm,
-            digits,
-            period,
-        }
+        let Fields { user_id, device, secret_id, algorithm, digits, period } = *self;
+        Context::Secret { user_id, device, secret_id, algorithm, digits, period }
     }
 }
 
 #[test]
 fn a_purpose_does_not_open_the_other() {
-    assert_eq!(
-        open(&RECOVERY_CODES, &seal(&SECRET, &[1; 32])),
-        Err(OpenError)
-    );
-    assert_eq!(
-        open(&SECRET, &seal(&RECOVERY_CODES, &[1; 32])),
-        Err(OpenError)
-    );
+    assert_eq!(open(&RECOVERY_CODES, &seal(&SECRET, &[1; 32])), Err(OpenError));
+    assert_eq!(open(&SECRET, &seal(&RECOVERY_CODES, &[1; 32])), Err(OpenError));
     // Not by the associated data alone: the same nonce and plaintext give another ciphertext.
-    assert_ne!(
-        seal(&SECRET, &[1; 32])[17..49],
-        seal(&RECOVERY_CODES, &[1; 32])[17..49]
-    );
+    assert_ne!(seal(&SECRET, &[1; 32])[17..49], seal(&RECOVERY_CODES, &[1; 32])[17..49]);
 }
 
 #[test]

@@ -38,15 +38,9 @@ fn one_key_per_line_the_first_is_current() {
     let keys = MasterKeys::from_file_text(&text).ok().unwrap();
     assert_eq!(keys.current().fingerprint(), fingerprint(A));
     for key in [A, B, C] {
-        assert_eq!(
-            keys.find(&fingerprint(key)).map(MasterKey::fingerprint),
-            Some(fingerprint(key))
-        );
+        assert_eq!(keys.find(&fingerprint(key)).map(MasterKey::fingerprint), Some(fingerprint(key)));
     }
-    assert!(
-        keys.find(&Fingerprint::parse("0000000000000000").unwrap())
-            .is_none()
-    );
+    assert!(keys.find(&Fingerprint::parse("0000000000000000").unwrap()).is_none());
 }
 
 #[test]
@@ -68,11 +62,7 @@ fn comments_blank_lines_and_white_space_do_not_matter() {
 #[test]
 fn commas_separate_in_the_environment_only() {
     let expected = Ok([A, B, C].map(fingerprint).to_vec());
-    for text in [
-        format!("{A},{B},{C}"),
-        format!(" {A} , {B},\n,,{C},"),
-        format!("{A},{B} # x, y\n{C}"),
-    ] {
+    for text in [format!("{A},{B},{C}"), format!(" {A} , {B},\n,,{C},"), format!("{A},{B} # x, y\n{C}")] {
         assert_eq!(env(&text), expected, "{text:?}");
         assert_eq!(file(&text).err().map(|error| error.rule), Some(Rule::Form));
     }
@@ -82,31 +72,13 @@ fn commas_separate_in_the_environment_only() {
 #[test]
 fn a_key_has_exactly_64_hexadecimal_characters() {
     let swapped = A.replace('f', "g");
-    for bad in [
-        &A[1..],
-        &format!("{A}0"),
-        &A[..32],
-        &swapped,
-        &format!("0x{A}"),
-        "x",
-        "0",
-        &format!("{A} {B}"),
-    ] {
+    for bad in [&A[1..], &format!("{A}0"), &A[..32], &swapped, &format!("0x{A}"), "x", "0", &format!("{A} {B}")] {
         assert_eq!(file(bad), error(1, Rule::Form), "{bad:?}");
-        assert_eq!(
-            file(&format!("# comment\n\n{A}\n{bad}\n{B}")),
-            error(4, Rule::Form),
-            "{bad:?}"
-        );
+        assert_eq!(file(&format!("# comment\n\n{A}\n{bad}\n{B}")), error(4, Rule::Form), "{bad:?}");
     }
     let inside = format!("{} {}", &A[..32], &A[32..]);
     assert_eq!(file(&inside), error(1, Rule::Form));
-    for bad in [
-        format!("\u{feff}{A}"),
-        format!("{A}\u{a0}"),
-        A.replace('0', "０"),
-        format!("{A}é"),
-    ] {
+    for bad in [format!("\u{feff}{A}"), format!("{A}\u{a0}"), A.replace('0', "０"), format!("{A}é")] {
         assert_eq!(file(&bad), error(1, Rule::NotAscii), "{bad:?}");
     }
 }
@@ -116,11 +88,7 @@ fn one_digit_repeated_is_no_key() {
     for digit in "0123456789abcdefABCDEF".chars() {
         let key = digit.to_string().repeat(64);
         assert_eq!(file(&key), error(1, Rule::RepeatedDigit), "{digit}");
-        assert_eq!(
-            file(&format!("{A}\n{key}")),
-            error(2, Rule::RepeatedDigit),
-            "{digit}"
-        );
+        assert_eq!(file(&format!("{A}\n{key}")), error(2, Rule::RepeatedDigit), "{digit}");
     }
     assert_eq!(file(&"fF".repeat(32)), error(1, Rule::RepeatedDigit));
     assert!(file(&format!("{}1", "0".repeat(63))).is_ok());
@@ -130,10 +98,7 @@ fn one_digit_repeated_is_no_key() {
 #[test]
 fn a_key_comes_once() {
     assert_eq!(file(&format!("{A}\n{A}")), error(2, Rule::Duplicate));
-    assert_eq!(
-        file(&format!("{A}\n\n{B}\n{}", A.to_uppercase())),
-        error(4, Rule::Duplicate)
-    );
+    assert_eq!(file(&format!("{A}\n\n{B}\n{}", A.to_uppercase())), error(4, Rule::Duplicate));
     assert_eq!(env(&format!("{A},{B},{B}")), error(1, Rule::Duplicate));
 }
 
@@ -148,13 +113,8 @@ fn there_is_a_key() {
 
 #[test]
 fn an_error_names_line_and_rule() {
-    let error = MasterKeys::from_file_text(&format!("{A}\n{B}0"))
-        .err()
-        .unwrap();
-    assert_eq!(
-        error.to_string(),
-        "line 2: a key must be exactly 64 hexadecimal characters"
-    );
+    let error = MasterKeys::from_file_text(&format!("{A}\n{B}0")).err().unwrap();
+    assert_eq!(error.to_string(), "line 2: a key must be exactly 64 hexadecimal characters");
 }
 
 proptest! {

@@ -1,0 +1,49 @@
+-- Online rotation: the procedure, and the view that another session can watch.
+
+-- How far a rotation is. No row where none is under way.
+CREATE VIEW totp.rotation_progress AS
+SELECT current.key_id AS to_key,
+       pg_catalog.array_agg(retiring.key_id ORDER BY retiring.key_id) AS from_keys,
+       current.created_at AS started_at,
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = current.key_id) AS done,
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id <> current.key_id) AS remaining
+  FROM totp.data_keys current
+  JOIN totp.data_keys retiring ON retiring.state = 'retiring'
+ WHERE current.state = 'current'
+ GROUP BY current.key_id, current.created_at;
+COMMENT ON VIEW totp.rotation_progress IS 'How far an online rotation is; empty where none is under way';
+COMMENT ON COLUMN totp.rotation_progress.to_key IS 'The new data key';
+COMMENT ON COLUMN totp.rotation_progress.from_keys IS 'The data keys that will be destroyed';
+COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was made';
+COMMENT ON COLUMN totp.rotation_progress.done IS 'Secrets under the new data key';
+COMMENT ON COLUMN totp.rotation_progress.remaining IS 'Secrets under an old one';
+
+-- A procedure that commits must be SECURITY INVOKER without SET, so every name and operator in it is qualified. What
+-- it calls is SECURITY DEFINER.
+CREATE PROCEDURE totp_rotate_key_online(batch_size integer DEFAULT 1000)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+  total     bigint;
+  done      bigint := 0;
+  moved     bigint;
+  last_user text;
+  started   timestamptz := pg_catalog.clock_timestamp();
+BEGIN
+  total := @extschema@.totp_rotation_begin();
+  COMMIT;
+  LOOP
+    SELECT step.moved, step.last_user INTO moved, last_user
+      FROM @extschema@.totp_rotation_step(last_user, batch_size) AS step;
+    COMMIT;
+    EXIT WHEN last_user IS NULL;
+    done := done OPERATOR(pg_catalog.+) moved;
+    RAISE NOTICE 'pg_totp: % of % secrets moved, % per second', done, total,
+      pg_catalog.round(done::numeric OPERATOR(pg_catalog./) (0.001 OPERATOR(pg_catalog.+)
+        EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started)));
+  END LOOP;
+  moved := @extschema@.totp_rotation_end(done);
+  COMMIT;
+  RAISE NOTICE 'pg_totp: rotation complete, % secrets moved', done OPERATOR(pg_catalog.+) moved;
+END
+$$;

@@ -1,0 +1,88 @@
+//! The floor: which codes may have been accepted in WAL that this cluster does not have.
+//!
+//! After a failover, a restore or a copy, a code that was accepted at the very end may look unused here. So the first
+//! call under a new identity sets the floor to now: secrets older than it are good again from the first step that
+//! cannot have been accepted before it. docs/design/in-place.md says what is recognised, and what is not.
+
+use std::cell::Cell;
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use otp::{Period, TimeStep};
+use pgrx::pg_sys;
+
+use crate::clock::{self, Timestamp};
+use crate::error::Error;
+use crate::inplace::{self, Outcome};
+use crate::log::Line;
+use crate::settings;
+use crate::store::floor::{self, Floor};
+
+thread_local! {
+    /// The floor that this backend has judged under. Its identity cannot change while the backend lives: a promotion
+    /// comes before the first judgement, and every other change comes with a restart.
+    static JUDGED: Cell<Option<(pg_sys::Oid, Timestamp)>> = const { Cell::new(None) };
+}
+
+/// The floor of this cluster. Sets it to now where this identity has not judged before; no ROLLBACK takes that back.
+pub fn current() -> Result<Timestamp, Error> {
+    let table = floor::table();
+    if let Some((judged, floor_at)) = JUDGED.get()
+        && judged == table
+    {
+        return Ok(floor_at);
+    }
+    let floor_at = loop {
+        let (address, found, _snapshot) = floor::find()?;
+        let ours = identity()?;
+        if found.identity == ours {
+            break Timestamp(found.floor_at);
+        }
+        let now = clock::now()?;
+        let outcome = inplace::change_one(&address, |row: &mut Floor| {
+            // Another session may have been faster.
+            if row.identity != ours {
+                *row = Floor { floor_at: now.0, identity: ours };
+            }
+            row.floor_at
+        })?;
+        if let Outcome::Decided(floor_at, lsn) = outcome {
+            if let Some(lsn) = lsn {
+                lsn.make_durable();
+                Line::new("floor").number("timeline", ours[3]).write();
+            }
+            break Timestamp(floor_at);
+        }
+    };
+    JUDGED.set(Some((table, floor_at)));
+    Ok(floor_at)
+}
+
+/// The last step whose codes may have been accepted before the floor, for a secret that is older than it.
+pub fn step(floor_at: Timestamp, created_at: Timestamp, period: Period) -> Option<TimeStep> {
+    if created_at >= floor_at {
+        return None;
+    }
+    let last = TimeStep::at(floor_at.unix_seconds(), period);
+    Some(TimeStep::new(last.get().saturating_add(i64::from(settings::window().get()))))
+}
+
+/// System identifier, inode of the control file, database, timeline. The inode tells a base backup that was started
+/// directly, which keeps the other three.
+fn identity() -> Result<[i64; 4], Error> {
+    // SAFETY: reads of shared memory and backend state; DataDir is set once at the start of the server. Called on a
+    // primary only, where the insertion timeline is set.
+    let (system, directory, database, timeline) = unsafe {
+        (
+            pg_sys::GetSystemIdentifier(),
+            CStr::from_ptr(pg_sys::DataDir),
+            pg_sys::MyDatabaseId,
+            pg_sys::GetWALInsertionTimeLine(),
+        )
+    };
+    let control = Path::new(OsStr::from_bytes(directory.to_bytes())).join("global/pg_control");
+    let inode = control.metadata().map_err(|_| Error::Internal("pg_control"))?.ino();
+    Ok([system.cast_signed(), inode.cast_signed(), i64::from(database.to_u32()), i64::from(timeline)])
+}

@@ -1,0 +1,51 @@
+//! `totp.floor`: the one row with the identity of the cluster that last judged a code, changed in place.
+
+use super::spi::{Snapshot, statement};
+use super::{lock_table, table_oid};
+use crate::error::Error;
+use crate::inplace::{InPlace, RowAddress, Words};
+
+/// The columns that change in place.
+#[derive(Clone, Copy)]
+pub struct Floor {
+    /// Microseconds as in `timestamptz`.
+    pub floor_at: i64,
+    pub identity: [i64; 4],
+}
+
+impl InPlace for Floor {
+    const TABLE: &'static str = "floor";
+
+    fn from_words([floor_at, identity @ ..]: Words) -> Self {
+        Self { floor_at, identity }
+    }
+
+    fn to_words(self) -> Words {
+        let [system_identifier, control_inode, database, timeline] = self.identity;
+        [self.floor_at, system_identifier, control_inode, database, timeline]
+    }
+}
+
+statement!(reads FIND(), c"
+SELECT tableoid, ctid, xmin, floor_at, system_identifier, control_inode, database, timeline FROM totp.floor");
+
+/// The row, where it is, and the snapshot that keeps it there.
+///
+/// Errors: 55000 where there is none.
+pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
+    lock_table(c"floor");
+    let snapshot = Snapshot::latest();
+    let row = FIND.with(|s| {
+        s.first(&snapshot, &[], |row| {
+            let words = [row.word(4)?, row.word(5)?, row.word(6)?, row.word(7)?, row.word(8)?];
+            Ok((row.address(1)?, Floor::from_words(words)))
+        })
+    })?;
+    let (address, floor) = row.ok_or(Error::RowsAltered)?;
+    Ok((address, floor, snapshot))
+}
+
+/// The table itself: another one after DROP and CREATE EXTENSION.
+pub fn table() -> pgrx::pg_sys::Oid {
+    table_oid(c"floor")
+}

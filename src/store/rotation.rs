@@ -1,0 +1,83 @@
+//! What a key rotation reads and writes, set by set.
+
+use super::spi::{Snapshot, int4, statement, text};
+use crate::error::Error;
+use pgrx::IntoDatum;
+
+/// The users of one batch, locked.
+pub struct Batch {
+    pub users: Vec<String>,
+    /// Where the next batch goes on; `None` at the end of the table.
+    pub last_user: Option<String>,
+}
+
+// totp.reseal and totp.reseal_recovery_codes are functions of this library: they open a value and seal it under
+// another key, with no plaintext in SQL.
+statement!(writes MOVE_SECRETS(INT4OID), c"
+UPDATE totp.secrets
+   SET sealed = totp.reseal(user_id, device, secret_id, algorithm, digits, period, sealed, $1), key_id = $1
+ WHERE key_id <> $1");
+statement!(writes MOVE_RECOVERY_CODES(INT4OID), c"
+UPDATE totp.recovery_codes
+   SET sealed = totp.reseal_recovery_codes(user_id, set_id, count, sealed, $1), key_id = $1
+ WHERE key_id <> $1");
+statement!(writes MOVE_SECRETS_OF(INT4OID, TEXTARRAYOID), c"
+UPDATE totp.secrets
+   SET sealed = totp.reseal(user_id, device, secret_id, algorithm, digits, period, sealed, $1), key_id = $1
+ WHERE key_id <> $1 AND user_id = ANY ($2)");
+statement!(writes MOVE_RECOVERY_CODES_OF(INT4OID, TEXTARRAYOID), c"
+UPDATE totp.recovery_codes
+   SET sealed = totp.reseal_recovery_codes(user_id, set_id, count, sealed, $1), key_id = $1
+ WHERE key_id <> $1 AND user_id = ANY ($2)");
+statement!(reads REMAINING(), c"
+SELECT pg_catalog.count(*)
+  FROM totp.secrets s JOIN totp.data_keys k ON k.key_id = s.key_id AND k.state = 'retiring'");
+statement!(reads NEXT_USERS(TEXTOID, INT4OID), c"
+SELECT DISTINCT user_id
+  FROM (SELECT user_id FROM totp.secrets
+         WHERE user_id > $1 AND key_id IN (SELECT key_id FROM totp.data_keys WHERE state = 'retiring')
+         UNION ALL
+        SELECT user_id FROM totp.recovery_codes
+         WHERE user_id > $1 AND key_id IN (SELECT key_id FROM totp.data_keys WHERE state = 'retiring')) AS old
+ ORDER BY user_id
+ LIMIT $2");
+statement!(writes LOCK_USERS(TEXTARRAYOID), c"
+SELECT user_id FROM totp.attempts WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED");
+statement!(reads SEALED_UNDER(INT4ARRAYOID), c"
+SELECT user_id, device, secret_id FROM totp.secrets WHERE key_id = ANY ($1)
+UNION ALL
+SELECT user_id, NULL, set_id FROM totp.recovery_codes WHERE key_id = ANY ($1)
+ORDER BY 1, 2");
+
+/// Moves everything to a key. Returns the number of secrets, sets of recovery codes not counted.
+pub fn move_all(key_id: i32) -> Result<i64, Error> {
+    MOVE_RECOVERY_CODES.with(|s| s.count(&[int4(key_id)]))?;
+    Ok(MOVE_SECRETS.with(|s| s.count(&[int4(key_id)]))?.cast_signed())
+}
+
+/// Moves what belongs to users who are locked. Returns the number of secrets.
+pub fn move_users(key_id: i32, users: &[String]) -> Result<i64, Error> {
+    let args = || [int4(key_id), users.to_vec().into_datum()];
+    MOVE_RECOVERY_CODES_OF.with(|s| s.count(&args()))?;
+    Ok(MOVE_SECRETS_OF.with(|s| s.count(&args()))?.cast_signed())
+}
+
+/// The number of secrets that are still under an old key.
+pub fn remaining(snapshot: &Snapshot) -> Result<i64, Error> {
+    REMAINING.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
+}
+
+/// Locks the next users with something under an old key, leaving out those whom another session holds.
+pub fn lock_batch(after_user: &str, size: i32) -> Result<Batch, Error> {
+    let next: Vec<String> =
+        NEXT_USERS.with(|s| s.rows(&Snapshot::latest(), &[text(after_user), int4(size)], |row| row.must(1)))?;
+    let last_user = next.last().cloned();
+    let users = LOCK_USERS.with(|s| s.rows(&Snapshot::latest(), &[next.into_datum()], |row| row.must(1)))?;
+    Ok(Batch { users, last_user })
+}
+
+/// User, device and id of every secret under these keys; a NULL device stands for a set of recovery codes.
+pub fn sealed_under(snapshot: &Snapshot, keys: &[i32]) -> Result<Vec<(String, Option<String>, i64)>, Error> {
+    SEALED_UNDER
+        .with(|s| s.rows(snapshot, &[keys.to_vec().into_datum()], |row| Ok((row.must(1)?, row.get(2), row.must(3)?))))
+}

@@ -1,0 +1,84 @@
+"""What the cluster tests know about TOTP: an implementation that is not ours, a fixed clock, sessions in parallel."""
+
+import hashlib
+import threading
+from datetime import datetime
+
+import psycopg
+import pyotp
+
+DIGESTS = {"SHA1": hashlib.sha1, "SHA256": hashlib.sha256, "SHA512": hashlib.sha512}
+
+
+def code_at(secret: str, when: datetime | int | float, algorithm: str = "SHA1", digits: int = 6, period: int = 30) -> str:
+    """The code of a base32 secret at a time (with a zone, or unix seconds), by pyotp."""
+    unix_time = when.timestamp() if isinstance(when, datetime) else when
+    return pyotp.HOTP(secret, digits=digits, digest=DIGESTS[algorithm]).at(int(unix_time // period))
+
+
+def wrong_code(right: str) -> str:
+    """A code of the same length that is another one."""
+    return str((int(right) + 1) % 10 ** len(right)).zfill(len(right))
+
+
+def fix_clock(conn: psycopg.Connection, when: datetime) -> None:
+    """Let the extension take this time for now, in this superuser's session."""
+    conn.execute("SELECT set_config('totp.clock', %s, false)", [when.isoformat()])
+
+
+def enroll(conn: psycopg.Connection, user_id: str, **parameters) -> str:
+    """totp_enroll with these named parameters; the secret in base32."""
+    names = "".join(f", {name} => %({name})s" for name in parameters)
+    row = conn.execute(f"SELECT secret FROM totp_enroll(%(user_id)s{names})", {"user_id": user_id, **parameters}).fetchone()
+    return row[0]
+
+
+def verify(conn: psycopg.Connection, user_id: str, code: str, device: str | None = None) -> bool:
+    """totp_verify."""
+    return conn.execute("SELECT totp_verify(%s, %s, %s)", [user_id, code, device]).fetchone()[0]
+
+
+def parallel(n: int, work, prepare=None) -> list:
+    """Run work(i, prepare(i)), or work(i), in n threads that begin together; the results in order, an exception as a result.
+
+    prepare(i), for example a connect, is done by all before any begins; an exception there is raised.
+    """
+    barrier = threading.Barrier(n)
+    results: list = [None] * n
+    not_prepared: list[BaseException] = []
+
+    def one(i: int) -> None:
+        try:
+            arguments = (i,) if prepare is None else (i, prepare(i))
+            barrier.wait()
+        except threading.BrokenBarrierError:
+            return
+        except BaseException as error:
+            not_prepared.append(error)
+            barrier.abort()
+            return
+        try:
+            results[i] = work(*arguments)
+        except Exception as error:
+            results[i] = error
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(n)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if not_prepared:
+        raise not_prepared[0]
+    return results
+
+
+def error_of(conn: psycopg.Connection, query: str, parameters=None) -> psycopg.Error:
+    """The error that a statement must end in. Its message is in PostgreSQL's style, and a DETAIL or HINT names no file."""
+    try:
+        answer = conn.execute(query, parameters)
+        rows = answer.fetchall() if answer.description else []
+    except psycopg.Error as error:
+        message = error.diag.message_primary
+        assert message[0].islower() and not message.endswith((".", "\n")), f"not in the style of the house: {message!r}"
+        return error
+    raise AssertionError(f"no error, but {rows}")
