@@ -46,6 +46,14 @@ COMMENT ON FUNCTION totp_rotation_end(bigint) IS
   'Last step of totp_rotate_key_online(): destroys the old data keys';
 COMMENT ON FUNCTION totp_forget_unreadable(text) IS
   'Removes what is sealed under a lost master key, and says who must enrol again';
+COMMENT ON FUNCTION totp_health() IS
+  'What is wrong, and what to do about it';
+COMMENT ON FUNCTION totp_stats(interval) IS
+  'Audit rows since a while, by event';
+COMMENT ON FUNCTION totp_prune_audit(interval) IS
+  'Deletes audit rows older than that; for the owner';
+COMMENT ON FUNCTION totp_export() IS
+  'The otpauth URI of every secret; for superusers, audited';
 COMMENT ON FUNCTION totp_qr_svg(text) IS
   'An otpauth URI as a QR code in SVG';
 COMMENT ON FUNCTION totp_qr_png(text, integer) IS

@@ -141,6 +141,11 @@ pub fn unreadable_forgotten(user_id: &str, device: Option<&str>, master_key: &st
     record_with(Event::UnreadableForgotten, at, Some(user_id), device, &[("master_key", master_key)])
 }
 
+/// Audit rows that were deleted. In the server log only: the row about it would be the next to go.
+pub fn pruned(rows: i64) {
+    Line::new("audit_pruned").number("rows", rows).write();
+}
+
 /// The line in the server log, which a ROLLBACK does not reach.
 fn line(event: Event, user_id: &str, detail: &[(&str, &str)]) -> Line {
     let line = Line::new(event.as_str()).text("user", user_id);

@@ -46,6 +46,10 @@ pub enum Error {
     Isolation(&'static str),
     #[error("invalid batch size")]
     BatchSize,
+    #[error("invalid age")]
+    PruneInterval,
+    #[error("permission denied to export secrets")]
+    ExportDenied,
     #[error("nothing to rotate")]
     NothingToRotate,
     #[error("master key is loaded, or no data key was ever wrapped by it")]
@@ -92,7 +96,8 @@ impl Error {
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::BatchSize | Self::NotForgettable => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::BatchSize | Self::NotForgettable | Self::PruneInterval => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::ExportDenied => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NothingToRotate => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
             Self::DoesNotOpen => ERRCODE_DATA_CORRUPTED,
@@ -107,6 +112,7 @@ impl Error {
             Self::Secret(e) => Some(e.detail().into()),
             Self::Uri(e) => Some(e.detail().into()),
             Self::Qr(e) => Some(e.detail().into()),
+            Self::PruneInterval => Some("older_than must be more than nothing".into()),
             Self::BatchSize => Some("batch_size must be 1 to 100000".into()),
             Self::RecoveryCount => Some("count must be 1 to 20".into()),
             Self::TimeRange => Some("accepted are times from year -4712 to 294276".into()),
@@ -143,6 +149,7 @@ impl Error {
                 Some("It must be a logged table of access method heap with its columns unchanged.")
             }
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
+            Self::ExportDenied => Some("Only a superuser exports secrets."),
             Self::NothingToRotate => Some("The first enrolment makes the first data key."),
             Self::NotForgettable => Some("Name a fingerprint that totp_keys() shows as not loaded."),
             Self::Clock => Some("Set totp.clock to a timestamp, or reset it to use the real time."),

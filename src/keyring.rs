@@ -5,6 +5,8 @@
 
 mod source;
 
+pub use source::is_environment;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -177,6 +179,11 @@ fn open(snapshot: &Snapshot, context: &Context, sealed: &[u8]) -> Result<Zeroizi
     }
     let stored = data_keys::find(snapshot, id.get())?.ok_or(Error::NoDataKey(id.get()))?;
     seal::open(&*unwrapped(&stored)?, id, context, sealed).map_err(|_| Error::DoesNotOpen)
+}
+
+/// How many master keys are loaded.
+pub fn count() -> usize {
+    CACHE.with_borrow(|c| c.masters.as_ref().map_or(0, |m| m.iter().count()))
 }
 
 /// Whether a master key is loaded, by its fingerprint as the tables store it. Never raises.

@@ -17,6 +17,39 @@ as_root() {
     fi
 }
 
+has() { command -v "$1"; }
+
+install_packages() {
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+# --- Rust ------------------------------------------------------------------------
+
+wanted=$(sed -n 's/^rust-version *= *"\(.*\)".*/\1/p' Cargo.toml | head -n 1)
+# new_enough VERSION
+new_enough() { [ "$(printf '%s\n' "$wanted" "$1" | sort -V | head -n 1)" = "$wanted" ]; }
+rust_version() { rustc --version 2>/dev/null | cut -d ' ' -f 2; }
+debian_rust_version() { apt-cache policy rustc 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p'; }
+
+if ! has cargo >/dev/null || ! new_enough "$(rust_version)"; then
+    if new_enough "$(debian_rust_version)"; then
+        say "installing Debian's Rust $(debian_rust_version)"
+        install_packages rustc cargo rustfmt rust-clippy
+        hash -r
+        new_enough "$(rust_version)" || die "an older Rust ($(rustc --version)) comes first in PATH: $(command -v rustc)"
+    else
+        die "Rust $wanted or newer is needed: install rustup (see rustup.rs), then run: rustup toolchain install stable && rustup default stable"
+    fi
+fi
+for component in rustfmt clippy; do
+    if ! cargo "${component/rust/}" --version >/dev/null 2>&1; then
+        has rustup >/dev/null || die "cargo ${component/rust/} is missing: install it the way you installed Rust"
+        say "adding the Rust component $component"
+        rustup component add "$component"
+    fi
+done
+
 # --- Debian packages -------------------------------------------------------------
 
 missing=()
@@ -26,7 +59,6 @@ need() {
     shift
     "$@" >/dev/null 2>&1 || missing+=("$package")
 }
-has() { command -v "$1"; }
 has_file_below() { [ -e "$("$PG_CONFIG" "$1")/$2" ]; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
 has_venv() { "$(system_python)" -c 'import ensurepip, venv'; }
@@ -56,38 +88,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     trap allow_main_cluster EXIT
     as_root mkdir -p "$(dirname "$no_main_cluster")"
     echo 'create_main_cluster = false' | as_root tee "$no_main_cluster" >/dev/null
-    as_root apt-get update -q
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    install_packages "${missing[@]}"
     allow_main_cluster
     trap - EXIT
 fi
-
-# --- Rust ------------------------------------------------------------------------
-
-wanted=$(sed -n 's/^rust-version *= *"\(.*\)".*/\1/p' Cargo.toml | head -n 1)
-# new_enough VERSION
-new_enough() { [ "$(printf '%s\n' "$wanted" "$1" | sort -V | head -n 1)" = "$wanted" ]; }
-rust_version() { rustc --version 2>/dev/null | cut -d ' ' -f 2; }
-debian_rust_version() { apt-cache policy rustc 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p'; }
-
-if ! has cargo >/dev/null || ! new_enough "$(rust_version)"; then
-    if new_enough "$(debian_rust_version)"; then
-        say "installing Debian's Rust $(debian_rust_version)"
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-            rustc cargo rustfmt rust-clippy
-        hash -r
-        new_enough "$(rust_version)" || die "an older Rust ($(rustc --version)) comes first in PATH: $(command -v rustc)"
-    else
-        die "Rust $wanted or newer is needed: install rustup (see rustup.rs), then run: rustup toolchain install stable && rustup default stable"
-    fi
-fi
-for component in rustfmt clippy; do
-    if ! cargo "${component/rust/}" --version >/dev/null 2>&1; then
-        has rustup >/dev/null || die "cargo ${component/rust/} is missing: install it the way you installed Rust"
-        say "adding the Rust component $component"
-        rustup component add "$component"
-    fi
-done
 
 # --- cargo-pgrx, of the very version of pgrx that the extension is built with ----
 

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod enroll;
+mod health;
 mod keys;
 mod lifecycle;
 mod operations;

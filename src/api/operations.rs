@@ -1,12 +1,77 @@
-//! `totp_code_at`: the code of a secret at a time, for administrators and tests.
+//! `totp_stats`, `totp_prune_audit`, `totp_export`, `totp_code_at`: for operators and auditors.
 
-use otp::{Secret, TimeStep};
+use otp::{OtpauthUri, Secret, TimeStep};
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments;
-use crate::clock::Timestamp;
+use super::shown::Shown;
+use crate::audit::{self, Event};
+use crate::clock::{self, Timestamp};
 use crate::error::Error;
+use crate::store;
+use crate::store::secrets::{self, Exported};
+use crate::store::spi::Snapshot;
+use crate::{guard, keyring};
+
+/// Audit rows since a while, by event: how many, of how many users, and the last one.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_stats(
+    since: default!(Option<Interval>, "'1 day'"),
+) -> Result<
+    TableIterator<
+        'static,
+        (name!(event, String), name!(count, i64), name!(users, i64), name!(last_at, Option<TimestampWithTimeZone>)),
+    >,
+    ErrorReport,
+> {
+    guard::not_parallel("totp_stats")?;
+    let rows = store::audit::stats(clock::now()?, since.ok_or(Error::Null("since"))?)?;
+    Ok(TableIterator::new(rows.into_iter().map(|r| (r.event, r.count, r.users, r.last_at.to_sql()))))
+}
+
+/// Deletes audit rows older than that. Returns how many. For the owner only.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_prune_audit(older_than: Option<Interval>) -> Result<i64, ErrorReport> {
+    guard::writable("totp_prune_audit")?;
+    let older_than = older_than.ok_or(Error::Null("older_than"))?;
+    if older_than.as_micros() <= 0 {
+        return Err(Error::PruneInterval.into());
+    }
+    let pruned = store::audit::prune(clock::now()?, older_than)?;
+    audit::pruned(pruned);
+    Ok(pruned)
+}
+
+/// The otpauth URI of every secret that is active or can become so. For superusers only; audited.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_export() -> Result<
+    TableIterator<
+        'static,
+        (name!(user_id, String), name!(device, String), name!(state, String), name!(otpauth_uri, Shown)),
+    >,
+    ErrorReport,
+> {
+    guard::writable("totp_export")?;
+    // SAFETY: a read of backend state: the role of the session, not the owner that SECURITY DEFINER makes us.
+    if !unsafe { pg_sys::superuser_arg(pg_sys::GetOuterUserId()) } {
+        return Err(Error::ExportDenied.into());
+    }
+    audit::record(Event::Exported, clock::now()?, None, None)?;
+    let rows = secrets::export(&Snapshot::latest())?;
+    let rows = rows.into_iter().map(exported).collect::<Result<Vec<_>, Error>>()?;
+    Ok(TableIterator::new(rows))
+}
+
+fn exported(row: Exported) -> Result<(String, String, String, Shown), Error> {
+    let secret = keyring::open_secret(&Snapshot::latest(), &row.user_id, &row.secret)?;
+    let uri = OtpauthUri { issuer: row.issuer, account: row.account_name, secret, parameters: row.secret.parameters };
+    Ok((row.user_id, row.secret.device, row.secret.slot.as_str().into(), Shown(uri.build())))
+}
 
 /// The code that an authenticator with this secret shows at that time. RFC 6238 section 4.
 #[pg_extern(immutable, parallel_safe)]

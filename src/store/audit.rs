@@ -1,7 +1,8 @@
 //! `totp.audit_log`.
 
-use super::spi::{Arg, int8, statement, text};
+use super::spi::{Arg, Snapshot, int8, statement, text};
 use pgrx::IntoDatum;
+use pgrx::datum::Interval;
 
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -10,6 +11,36 @@ statement!(writes INSERT(TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEX
 INSERT INTO totp.audit_log (at, event, user_id, device, actor, db_user, client_addr, application_name, detail)
 VALUES ($1, $2, $3, $4, coalesce($5, session_user::text), session_user, pg_catalog.inet_client_addr(),
         pg_catalog.current_setting('application_name'), pg_catalog.jsonb_object($6))");
+
+/// A row of `totp_stats()`.
+pub struct EventCount {
+    pub event: String,
+    pub count: i64,
+    pub users: i64,
+    pub last_at: Timestamp,
+}
+
+statement!(reads STATS(TIMESTAMPTZOID, INTERVALOID), c"
+SELECT event, pg_catalog.count(*), pg_catalog.count(DISTINCT user_id), pg_catalog.max(at)
+  FROM totp.audit_log
+ WHERE at > $1 - $2
+ GROUP BY event
+ ORDER BY event");
+statement!(writes PRUNE(TIMESTAMPTZOID, INTERVALOID), c"DELETE FROM totp.audit_log WHERE at < $1 - $2");
+
+/// What happened since a while before `now`, by event.
+pub fn stats(now: Timestamp, since: Interval) -> Result<Vec<EventCount>, Error> {
+    STATS.with(|s| {
+        s.rows(&Snapshot::latest(), &[int8(now.0), since.into_datum()], |row| {
+            Ok(EventCount { event: row.must(1)?, count: row.must(2)?, users: row.must(3)?, last_at: row.time(4)? })
+        })
+    })
+}
+
+/// Deletes what is older than that. Returns the number of rows.
+pub fn prune(now: Timestamp, older_than: Interval) -> Result<i64, Error> {
+    Ok(PRUNE.with(|s| s.count(&[int8(now.0), older_than.into_datum()]))?.cast_signed())
+}
 
 /// Name, value, name, value; NULL where there is none.
 fn text_array(detail: &[(&str, &str)]) -> Arg {

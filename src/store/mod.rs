@@ -6,6 +6,7 @@ pub mod attempts;
 pub mod audit;
 pub mod data_keys;
 pub mod floor;
+pub mod health;
 pub mod recovery_codes;
 pub mod rotation;
 pub mod secrets;

@@ -68,6 +68,14 @@ fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
     })
 }
 
+/// A secret of any user, to be exported.
+pub struct Exported {
+    pub user_id: String,
+    pub issuer: Option<String>,
+    pub account_name: String,
+    pub secret: SealedSecret,
+}
+
 /// What of a user's secrets the lifecycle functions decide on.
 pub struct Existing {
     pub device: String,
@@ -146,6 +154,10 @@ UPDATE totp.secrets
 statement!(reads SEALED(TEXTOID), c"
 SELECT device, slot, secret_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
  ORDER BY slot, device");
+statement!(reads EXPORT(), c"
+SELECT user_id, issuer, account_name, device, slot, secret_id, sealed, algorithm, digits, period
+  FROM totp.secrets
+ ORDER BY user_id, device, slot");
 statement!(reads LABELS(TEXTOID, TEXTOID), c"
 SELECT issuer, account_name, algorithm, digits, period FROM totp.secrets WHERE user_id = $1 AND device = $2
  ORDER BY slot LIMIT 1");
@@ -246,6 +258,20 @@ pub fn activate(user_id: &str, device: &str, secret_id: i64, at: Timestamp) -> R
 /// The secrets of a user, to be opened; active ones first.
 pub fn sealed_of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<SealedSecret>, Error> {
     SEALED.with(|s| s.rows(snapshot, &[text(user_id)], |row| SealedSecret::read(row, 1)))
+}
+
+/// The secrets of all users.
+pub fn export(snapshot: &Snapshot) -> Result<Vec<Exported>, Error> {
+    EXPORT.with(|s| {
+        s.rows(snapshot, &[], |row| {
+            Ok(Exported {
+                user_id: row.must(1)?,
+                issuer: row.get(2),
+                account_name: row.must(3)?,
+                secret: SealedSecret::read(row, 4)?,
+            })
+        })
+    })
 }
 
 /// Issuer, account name and parameters of a device.

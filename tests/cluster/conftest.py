@@ -4,6 +4,7 @@ Rules for the tests here: no assertion on elapsed time, no sleep; time is an arg
 """
 
 import signal
+from contextlib import closing
 
 import pytest
 from server import Cluster, Database
@@ -41,23 +42,25 @@ def _module_database(cluster):
 @pytest.fixture
 def quick_db(_module_database) -> Database:
     """A database that the tests of a module share, emptied before each: for many tests that change rows only."""
-    for table in ("secrets", "used_codes", "attempts", "recovery_codes", "audit_log"):
-        _module_database.execute(f"DELETE FROM totp.{table}")
+    with closing(_module_database.connect()) as conn:
+        for table in ("secrets", "used_codes", "attempts", "recovery_codes", "audit_log", "floor"):
+            conn.execute(f"DELETE FROM totp.{table}")
+        # As CREATE EXTENSION leaves it, so that a test may fix its clock to a time before that of the test before it.
+        conn.execute("INSERT INTO totp.floor (floor_at, system_identifier, control_inode, database, timeline, one)"
+                     " VALUES ('-infinity', 0, 0, 0, 0, true)")
     return _module_database
 
 
 @pytest.fixture
 def make_cluster():
     """A function that makes further servers: make_cluster(key=..., setting=value, ...). Started, and removed afterwards."""
-    made = []
+    yield from _cluster_maker()
 
-    def make(key: str | None = None, **settings) -> Cluster:
-        made.append(_new_cluster())
-        return made[-1].init(key, **settings).start()
 
-    yield make
-    for one in made:
-        _remove(one)
+@pytest.fixture(scope="module")
+def make_module_cluster():
+    """As make_cluster, for a server that the tests of a module share. They leave it running and in order."""
+    yield from _cluster_maker()
 
 
 @pytest.fixture
@@ -73,6 +76,20 @@ def make_standby():
     yield make
     for one in made:
         _remove(one)
+
+
+def _cluster_maker():
+    made = []
+
+    def make(key: str | None = None, **settings) -> Cluster:
+        made.append(_new_cluster())
+        return made[-1].init(key, **settings).start()
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            _remove(one)
 
 
 def _running_cluster():

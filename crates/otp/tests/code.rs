@@ -77,6 +77,8 @@ fn a_megabyte_is_refused() {
         assert_eq!(read(&text.repeat(1 << 20)), Err(Malformed));
     }
     assert_eq!(read(&format!("123456{}", " ".repeat(1 << 20))), Err(Malformed));
+    assert!(read(&format!("123456{}", " ".repeat(250))).is_ok());
+    assert_eq!(read(&format!("123456{}", " ".repeat(251))), Err(Malformed));
 }
 
 #[test]

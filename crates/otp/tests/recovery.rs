@@ -55,6 +55,8 @@ fn everything_else_is_malformed() {
     for text in ["A", "-", " ", "é"] {
         assert_eq!(read(&text.repeat(1 << 20)), Err(Malformed));
     }
+    assert!(read(&format!("{TEXT}{}", " ".repeat(256 - 27))).is_ok());
+    assert_eq!(read(&format!("{TEXT}{}", " ".repeat(257 - 27))), Err(Malformed));
 }
 
 #[test]

@@ -100,6 +100,7 @@ fn a_megabyte_is_refused() {
         assert_eq!(read(&text.repeat(1 << 20)), Err(SecretError::TooLong));
     }
     assert!(read(&"A".repeat(1024)).is_ok());
+    assert_eq!(read(&"A".repeat(1025)), Err(SecretError::TooLong));
     // The longest secret fits with separators to spare.
     let longest = BASE32.encode(&[0xff; 128]);
     let spaced: String = longest.chars().flat_map(|c| [' ', c]).collect();

@@ -1,0 +1,77 @@
+//! `totp_health`: what is wrong, and what to do about it.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::clock;
+use crate::error::Error;
+use crate::store::data_keys;
+use crate::store::health::{self, Check};
+use crate::store::spi::Snapshot;
+use crate::{guard, keyring, settings};
+
+/// One row per check; `status` is ok, warn or fail, and `detail` says what to do.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_health() -> Result<
+    TableIterator<'static, (name!(check_name, String), name!(status, String), name!(detail, String))>,
+    ErrorReport,
+> {
+    guard::not_parallel("totp_health")?;
+    let now = clock::now()?;
+    let mut checks = vec![master_key(), key_source(), test_clock()];
+    checks.extend(sealed_under()?);
+    checks.extend(health::checks(now)?);
+    Ok(TableIterator::new(checks.into_iter().map(|c| (c.name, c.status, c.detail))))
+}
+
+fn check(name: &str, status: &str, detail: String) -> Check {
+    Check { name: name.into(), status: status.into(), detail }
+}
+
+fn master_key() -> Check {
+    match keyring::reread() {
+        Ok(()) => check("master_key", "ok", format!("{} loaded; nothing to do", keyring::count())),
+        Err(error) => {
+            let report = ErrorReport::from(error);
+            let parts = [Some(report.message()), report.detail(), report.hint()];
+            check("master_key", "fail", parts.into_iter().flatten().collect::<Vec<_>>().join(": "))
+        }
+    }
+}
+
+fn key_source() -> Check {
+    if keyring::is_environment() {
+        let detail =
+            "from the environment, which the operating system shows to more eyes than a file: set totp.key_file";
+        check("master_key_source", "warn", detail.into())
+    } else {
+        check("master_key_source", "ok", "from the file that totp.key_file names; nothing to do".into())
+    }
+}
+
+fn test_clock() -> Check {
+    match settings::clock() {
+        Some(_) => check("test_clock", "fail", "totp.clock is set and time stands still: reset it".into()),
+        None => check("test_clock", "ok", "totp.clock is not set; nothing to do".into()),
+    }
+}
+
+/// Data keys whose master key is not loaded: what is sealed under them cannot be opened.
+fn sealed_under() -> Result<Vec<Check>, Error> {
+    let lost: Vec<_> = data_keys::list(&Snapshot::latest())?
+        .into_iter()
+        .filter(|k| !keyring::is_loaded(&k.master_key))
+        .map(|k| {
+            let detail = format!(
+                "{} secrets are sealed under master key {}, which is not loaded: add it to the key file again",
+                k.secrets, k.master_key
+            );
+            check("lost_master_key", "fail", detail)
+        })
+        .collect();
+    if lost.is_empty() {
+        return Ok(vec![check("lost_master_key", "ok", "every data key can be opened; nothing to do".into())]);
+    }
+    Ok(lost)
+}

@@ -1,0 +1,183 @@
+//! What `totp_health()` reads: one statement a subject, each with rows of check name, status and detail.
+//!
+//! Some read every row of a table: fit for minutes, not for seconds.
+
+use super::spi::{Snapshot, Statement, int8, statement};
+use crate::clock::Timestamp;
+use crate::error::Error;
+
+/// A row of `totp_health()`.
+pub struct Check {
+    pub name: String,
+    pub status: String,
+    pub detail: String,
+}
+
+// Another access method, a change of columns, an index on them or a trigger would break what inplace.rs relies on.
+statement!(reads TABLES(), c"
+WITH expected(name, words) AS (VALUES
+  ('attempts', ARRAY['locked_until', 'recovery_locked_until', 'last_failed_at', 'failures', 'recovery_failures']),
+  ('used_codes', ARRAY['time_step', 'used_at', 'uses', 'recovery_mask', 'secret_id']),
+  ('floor', ARRAY['floor_at', 'system_identifier', 'control_inode', 'database', 'timeline'])),
+found AS (
+  SELECT e.name, e.words, c.oid, c.relkind, c.relpersistence, m.amname
+    FROM expected e
+    LEFT JOIN pg_catalog.pg_class c ON c.relname = e.name AND c.relnamespace = 'totp'::pg_catalog.regnamespace
+    LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam),
+faults AS (
+  SELECT name, 'it is missing' AS fault FROM found WHERE oid IS NULL
+  UNION ALL
+  SELECT f.name, 'it is not a logged table of access method heap'
+    FROM found f WHERE f.relkind = 'r' AND (f.relpersistence <> 'p' OR f.amname IS DISTINCT FROM 'heap')
+  UNION ALL
+  SELECT f.name, 'its first five columns are not as they were'
+    FROM found f
+   WHERE f.oid IS NOT NULL
+     AND f.words IS DISTINCT FROM (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
+                                     FROM pg_catalog.pg_attribute a
+                                    WHERE a.attrelid = f.oid AND a.attnum BETWEEN 1 AND 5 AND a.attnotnull
+                                      AND a.atttypid IN ('int8'::pg_catalog.regtype, 'timestamptz'::pg_catalog.regtype))
+  UNION ALL
+  SELECT f.name, 'index ' || i.indexrelid::pg_catalog.regclass || ' is on a column that changes in place: drop it'
+    FROM found f
+    JOIN pg_catalog.pg_index i ON i.indrelid = f.oid
+   WHERE EXISTS (SELECT FROM pg_catalog.pg_depend d
+                   JOIN pg_catalog.pg_attribute a ON a.attrelid = f.oid AND a.attnum = d.refobjsubid
+                  WHERE d.classid = 'pg_class'::pg_catalog.regclass AND d.objid = i.indexrelid
+                    AND d.refclassid = 'pg_class'::pg_catalog.regclass AND d.refobjid = f.oid
+                    AND d.refobjsubid BETWEEN 1 AND 5 AND a.attname <> 'secret_id')
+  UNION ALL
+  SELECT f.name, 'trigger ' || pg_catalog.quote_ident(t.tgname) || ' would not see its changes: drop it'
+    FROM found f JOIN pg_catalog.pg_trigger t ON t.tgrelid = f.oid AND NOT t.tgisinternal
+  UNION ALL
+  SELECT f.name, 'publication ' || pg_catalog.quote_ident(p.pubname) || ' would not see its changes: leave it out'
+    FROM found f JOIN pg_catalog.pg_publication_tables p ON p.schemaname = 'totp' AND p.tablename = f.name)
+SELECT 'table_' || e.name, CASE WHEN count(x.fault) = 0 THEN 'ok' ELSE 'fail' END,
+       coalesce(pg_catalog.string_agg('table totp.' || e.name || ': ' || x.fault, '; ' ORDER BY x.fault),
+                'changes in place as it should; nothing to do')
+  FROM expected e LEFT JOIN faults x USING (name)
+ GROUP BY e.name
+ ORDER BY e.name");
+
+statement!(reads ROWS(), c"
+SELECT 'rows', CASE WHEN n = 0 THEN 'ok' ELSE 'fail' END,
+       CASE WHEN n = 0 THEN 'every secret has its rows; nothing to do'
+            ELSE n || ' secrets or recovery sets lack a row in totp.attempts or totp.used_codes: restore it, or enrol the users again' END
+  FROM (SELECT count(*) AS n
+          FROM (SELECT user_id, secret_id FROM totp.secrets
+                 UNION ALL SELECT user_id, set_id FROM totp.recovery_codes) AS s
+         WHERE NOT EXISTS (SELECT FROM totp.attempts a WHERE a.user_id = s.user_id)
+            OR NOT EXISTS (SELECT FROM totp.used_codes u WHERE u.user_id = s.user_id AND u.secret_id = s.secret_id)) AS x
+UNION ALL
+SELECT 'data_keys', CASE WHEN n = 0 THEN 'ok' ELSE 'fail' END,
+       CASE WHEN n = 0 THEN 'every secret has its data key; nothing to do'
+            ELSE n || ' secrets or recovery sets are sealed under a data key that does not exist: restore totp.data_keys' END
+  FROM (SELECT count(*) AS n
+          FROM (SELECT key_id FROM totp.secrets UNION ALL SELECT key_id FROM totp.recovery_codes) AS s
+         WHERE NOT EXISTS (SELECT FROM totp.data_keys k WHERE k.key_id = s.key_id)) AS x");
+
+statement!(reads KEY_AGE(TIMESTAMPTZOID), c"
+SELECT 'key_rotation',
+       CASE WHEN pg_catalog.bool_or(state = 'retiring') OR min(created_at) < $1 - interval '1 year' THEN 'warn' ELSE 'ok' END,
+       CASE WHEN pg_catalog.bool_or(state = 'retiring') THEN 'a rotation is half way: CALL totp_rotate_key_online()'
+            WHEN min(created_at) < $1 - interval '1 year' THEN 'the data key is more than a year old: SELECT totp_rotate_key()'
+            ELSE 'no data key is older than a year; nothing to do' END
+  FROM totp.data_keys");
+
+statement!(reads SERVER(), c"
+SELECT 'wal_consistency_checking', CASE WHEN on_ THEN 'fail' ELSE 'ok' END,
+       CASE WHEN on_ THEN 'it would stop a standby: leave generic and all out of it' ELSE 'off for generic WAL; nothing to do' END
+  FROM (SELECT pg_catalog.current_setting('wal_consistency_checking') ~ '(generic|all)' AS on_) AS x
+UNION ALL
+SELECT 'log_parameters', CASE WHEN logged THEN 'warn' ELSE 'ok' END,
+       CASE WHEN logged THEN 'codes that are sent as parameters get into the server log: set log_parameter_max_length and log_parameter_max_length_on_error to 0'
+            ELSE 'no parameter gets into the server log; nothing to do' END
+  FROM (SELECT pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0'
+            OR (pg_catalog.current_setting('log_parameter_max_length') <> '0'
+                AND (pg_catalog.current_setting('log_statement') = 'all'
+                     OR pg_catalog.current_setting('log_duration') = 'on'
+                     OR pg_catalog.current_setting('log_min_duration_statement') <> '-1'
+                     OR pg_catalog.current_setting('log_min_duration_sample') <> '-1'
+                     OR pg_catalog.current_setting('log_transaction_sample_rate') <> '0')) AS logged) AS x");
+
+statement!(reads RIGHTS(), c"
+SELECT 'rights', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
+       CASE WHEN count(*) = 0 THEN 'PUBLIC has none; nothing to do'
+            ELSE 'PUBLIC has rights on ' || pg_catalog.string_agg(DISTINCT name, ', ') || ': revoke them' END
+  FROM (SELECT p.oid::pg_catalog.regprocedure::text AS name, a.grantee
+          FROM pg_catalog.pg_proc p
+          JOIN pg_catalog.pg_depend d ON d.classid = 'pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+                                     AND d.refclassid = 'pg_extension'::pg_catalog.regclass
+          JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_totp'
+         CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+         UNION ALL
+        SELECT c.oid::pg_catalog.regclass::text, a.grantee
+          FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+         WHERE c.relnamespace = 'totp'::pg_catalog.regnamespace
+         UNION ALL
+        SELECT 'schema totp', a.grantee
+          FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+         WHERE n.nspname = 'totp') AS granted
+ WHERE grantee = 0");
+
+statement!(reads FLOOR(TIMESTAMPTZOID), c"
+SELECT 'clock', CASE WHEN floor_at > $1 THEN 'fail' ELSE 'ok' END,
+       CASE WHEN floor_at > $1 THEN 'the clock was ahead when this cluster first judged a code, or is behind now: codes of older secrets are refused until ' || floor_at
+            ELSE 'not behind what was seen before; nothing to do' END
+  FROM totp.floor
+UNION ALL
+SELECT 'recovery_after_restore', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+       CASE WHEN count(*) = 0 THEN 'no recovery codes are older than the last failover or restore; nothing to do'
+            ELSE count(*) || ' sets of recovery codes are older than the last failover or restore, and a code used just before it may be good again: make new ones with totp_recovery_codes()' END
+  FROM totp.recovery_codes r, totp.floor f WHERE r.created_at < f.floor_at");
+
+// What a security team wants to see.
+statement!(reads SIGNALS(TIMESTAMPTZOID), c"
+SELECT 'locked_users', CASE WHEN forever > 0 THEN 'warn' ELSE 'ok' END,
+       locked || ' users are locked, ' || forever || ' of them until totp_unlock(), and ' || near || ' are one wrong code away: '
+       || CASE WHEN forever > 0 THEN 'look at totp.attempts and unlock whom you know' ELSE 'nothing to do' END
+  FROM (SELECT count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) > $1) AS locked,
+               count(*) FILTER (WHERE 'infinity' IN (locked_until, recovery_locked_until)) AS forever,
+               count(*) FILTER (WHERE locked_until <= $1
+                                  AND failures >= pg_catalog.current_setting('totp.max_attempts')::integer - 1) AS near
+          FROM totp.attempts) AS x
+UNION ALL
+SELECT 'failures_over_many_users', CASE WHEN users >= 20 AND users * 2 > failures THEN 'warn' ELSE 'ok' END,
+       failures || ' wrong codes of ' || users || ' users in the last hour: '
+       || CASE WHEN users >= 20 AND users * 2 > failures THEN 'few tries on many users look like password spraying; look at client_addr in totp.audit_log'
+               ELSE 'nothing to do' END
+  FROM (SELECT count(*) AS failures, count(DISTINCT user_id) AS users
+          FROM totp.audit_log WHERE event = 'failed' AND at > $1 - interval '1 hour') AS x
+UNION ALL
+SELECT 'replays', CASE WHEN n >= 10 THEN 'warn' ELSE 'ok' END,
+       n || ' used codes were tried again in the last hour: '
+       || CASE WHEN n >= 10 THEN 'a client sends codes twice, or someone reads them on the way; look at totp.audit_log' ELSE 'nothing to do' END
+  FROM (SELECT count(*) AS n FROM totp.audit_log WHERE event = 'replayed' AND at > $1 - interval '1 hour') AS x
+UNION ALL
+SELECT 'unconfirmed_devices', 'ok',
+       n || ' devices were enrolled and never confirmed, and their secret has expired: ' || CASE WHEN n > 0 THEN 'enrol again or totp_remove() them' ELSE 'nothing to do' END
+  FROM (SELECT count(*) AS n FROM totp.secrets WHERE slot = 'pending' AND enforced_since IS NULL AND expires_at <= $1) AS x
+UNION ALL
+SELECT 'recovery_codes_low', 'ok',
+       n || ' users have two or fewer recovery codes left: ' || CASE WHEN n > 0 THEN 'ask them to make new ones' ELSE 'nothing to do' END
+  FROM (SELECT count(*) AS n
+          FROM totp.recovery_codes r JOIN totp.used_codes u ON u.user_id = r.user_id AND u.secret_id = r.set_id
+         WHERE r.count - pg_catalog.bit_count(u.recovery_mask::bit(64)) <= 2) AS x");
+
+/// Every check that is a matter of SQL.
+pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {
+    let snapshot = Snapshot::latest();
+    let mut checks = Vec::new();
+    for statement in [&TABLES, &ROWS, &SERVER, &RIGHTS] {
+        checks.extend(statement.with(|s| read(s, &snapshot, None))?);
+    }
+    for statement in [&KEY_AGE, &FLOOR, &SIGNALS] {
+        checks.extend(statement.with(|s| read(s, &snapshot, Some(now)))?);
+    }
+    Ok(checks)
+}
+
+fn read(statement: &Statement, snapshot: &Snapshot, now: Option<Timestamp>) -> Result<Vec<Check>, Error> {
+    let args: Vec<_> = now.map(|t| int8(t.0)).into_iter().collect();
+    statement.rows(snapshot, &args, |row| Ok(Check { name: row.must(1)?, status: row.must(2)?, detail: row.must(3)? }))
+}
