@@ -5,6 +5,8 @@
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
+use crate::log::quoted;
+
 /// What can go wrong. A wrong code is not among it: that is an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -22,6 +24,8 @@ pub enum Error {
     Qr(#[from] otp::QrError),
     #[error("invalid number of recovery codes")]
     RecoveryCount,
+    #[error("{1}")]
+    OfUser(String, Box<Error>),
     #[error("another device of this user has this secret")]
     SecretOfOtherDevice,
     #[error("user exists already")]
@@ -80,6 +84,7 @@ impl Error {
     fn sqlstate(&self) -> PgSqlErrorCode {
         use PgSqlErrorCode::*;
         match self {
+            Self::OfUser(_, error) => error.sqlstate(),
             Self::Null(_) | Self::NameLength(_) | Self::Parameter(_) | Self::Secret(_) | Self::Uri(_) => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
@@ -105,8 +110,17 @@ impl Error {
         }
     }
 
+    /// Says whose row it was, for a call that is one of many in a statement.
+    pub fn of_user(self, user_id: &str) -> Self {
+        Self::OfUser(quoted(user_id), Box::new(self))
+    }
+
     fn detail(&self) -> Option<String> {
         match self {
+            Self::OfUser(user, error) => Some(match error.detail() {
+                Some(detail) => format!("user {user}: {detail}"),
+                None => format!("user {user}"),
+            }),
             Self::NameLength(_) => Some("It must be 1 to 256 bytes long.".into()),
             Self::Parameter(e) => Some(e.detail().into()),
             Self::Secret(e) => Some(e.detail().into()),
@@ -124,6 +138,7 @@ impl Error {
 
     fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::OfUser(_, error) => error.hint(),
             Self::TooManyDevices => Some("Remove a device with totp_remove(), or raise totp.max_devices."),
             Self::SecretOfOtherDevice => Some("Each code would count twice. Remove the other device first."),
             Self::UserExists => Some("Choose another id, or remove that user with totp_remove()."),

@@ -271,6 +271,15 @@ fn remember(keys: &Rc<MasterKeys>) {
     });
 }
 
+/// Forgets every key, as a new session would have none.
+#[cfg(any(test, feature = "pg_test"))]
+pub fn forget() {
+    CACHE.with_borrow_mut(|c| {
+        c.masters = None;
+        c.data.clear();
+    });
+}
+
 /// Random bytes of the operating system's generator; a user-space one would not be reseeded in a forked backend.
 pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];

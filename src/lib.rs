@@ -10,6 +10,7 @@ compile_error!("pg_totp must be built with panic = \"unwind\"");
 mod api;
 mod audit;
 mod clock;
+mod enrollment;
 mod error;
 mod floor;
 mod guard;
@@ -19,6 +20,8 @@ mod log;
 mod names;
 mod settings;
 mod store;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
 
 pgrx::pg_module_magic!(name, version);
 

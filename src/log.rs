@@ -9,6 +9,23 @@ use std::fmt::Write;
 
 use pgrx::pg_sys;
 
+/// A value in double quotes, with quotes, backslashes and everything but printable ASCII escaped.
+pub fn quoted(value: &str) -> String {
+    let mut out = String::with_capacity(value.len() + 2);
+    out.push('"');
+    for c in value.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
+            _ => {
+                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
+            }
+        }
+    }
+    out.push('"');
+    out
+}
+
 /// A log line being built.
 pub struct Line(String);
 
@@ -20,17 +37,7 @@ impl Line {
 
     /// Adds a quoted value.
     pub fn text(mut self, key: &str, value: &str) -> Self {
-        let _ = write!(self.0, " {key}=\"");
-        for c in value.chars() {
-            match c {
-                '"' | '\\' => self.0.extend(['\\', c]),
-                ' '..='~' => self.0.push(c),
-                _ => {
-                    let _ = write!(self.0, "\\u{{{:x}}}", u32::from(c));
-                }
-            }
-        }
-        self.0.push('"');
+        let _ = write!(self.0, " {key}={}", quoted(value));
         self
     }
 

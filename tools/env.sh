@@ -61,6 +61,7 @@ as_server() {
 export PGRX_HOME=$ROOT/target/pgrx
 TOOLS=$ROOT/target/tools
 VENV=$ROOT/target/venv
+CLIENTS=$ROOT/target/clients # tools/clients.sh
 PATH=$TOOLS/bin:$PATH
 export PATH
 

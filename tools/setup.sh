@@ -42,13 +42,15 @@ if ! has cargo >/dev/null || ! new_enough "$(rust_version)"; then
         die "Rust $wanted or newer is needed: install rustup (see rustup.rs), then run: rustup toolchain install stable && rustup default stable"
     fi
 fi
-for component in rustfmt clippy; do
-    if ! cargo "${component/rust/}" --version >/dev/null 2>&1; then
-        has rustup >/dev/null || die "cargo ${component/rust/} is missing: install it the way you installed Rust"
-        say "adding the Rust component $component"
-        rustup component add "$component"
+if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+    if has rustup >/dev/null; then
+        rustup component add rustfmt clippy
+    elif [ "$(command -v rustc)" = /usr/bin/rustc ]; then
+        install_packages rustfmt rust-clippy
+    else
+        say "cargo fmt or cargo clippy is missing: those two parts of make test will fail"
     fi
-done
+fi
 
 # --- Debian packages -------------------------------------------------------------
 

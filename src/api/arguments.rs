@@ -3,6 +3,8 @@
 use otp::{Algorithm, Digits, Parameters, Period};
 
 use crate::error::Error;
+use crate::names::UserId;
+use crate::settings;
 
 /// Algorithm, digits and period of a secret.
 pub fn parameters(algorithm: Option<&str>, digits: Option<i32>, period: Option<i32>) -> Result<Parameters, Error> {
@@ -16,4 +18,19 @@ pub fn parameters(algorithm: Option<&str>, digits: Option<i32>, period: Option<i
 /// Whether a secret to import comes as an otpauth URI.
 pub fn is_otpauth_uri(secret: &str) -> bool {
     secret.trim_ascii_start().get(..8).is_some_and(|start| start.eq_ignore_ascii_case("otpauth:"))
+}
+
+/// Issuer and account name with their defaults. An empty issuer means none, whatever `totp.issuer` says.
+pub fn labels(
+    user: UserId,
+    account_name: Option<&str>,
+    issuer: Option<&str>,
+) -> Result<(Option<String>, String), Error> {
+    let account = account_name.unwrap_or(user.as_str());
+    otp::check_label(account)?;
+    let issuer = issuer.map(str::to_owned).or_else(settings::issuer).filter(|i| !i.is_empty());
+    if let Some(issuer) = &issuer {
+        otp::check_label(issuer)?;
+    }
+    Ok((issuer, account.to_owned()))
 }

@@ -3,6 +3,7 @@
 mod arguments;
 mod enroll;
 mod health;
+mod import;
 mod keys;
 mod lifecycle;
 mod operations;

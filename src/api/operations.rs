@@ -81,10 +81,10 @@ fn totp_code_at(
     algorithm: default!(Option<&str>, "'SHA1'"),
     digits: default!(Option<i32>, 6),
     period: default!(Option<i32>, 30),
-) -> Result<String, ErrorReport> {
+) -> Result<Shown, ErrorReport> {
     let parameters = arguments::parameters(algorithm, digits, period)?;
     let secret = Secret::from_base32(secret.ok_or(Error::Null("secret"))?).map_err(Error::from)?;
     let at = Timestamp::from_sql(at.ok_or(Error::Null("at"))?).ok_or(Error::TimeRange)?;
     let step = TimeStep::at(at.unix_seconds(), parameters.period);
-    Ok(otp::code_at_step(&secret, parameters.algorithm, parameters.digits, step).render().to_string())
+    Ok(Shown(otp::code_at_step(&secret, parameters.algorithm, parameters.digits, step).render()))
 }

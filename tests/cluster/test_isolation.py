@@ -4,7 +4,8 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from totp import code_at, enroll, fix_clock, verify, wrong_code
+from server import wait_until
+from totp import code_at, enroll, fix_clock, parallel, verify, wrong_code
 
 NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -203,9 +204,6 @@ def test_a_sign_in_does_not_see_and_not_wait_for_an_open_enrolment(conn, old):
 
 
 def test_a_sign_in_waits_for_an_open_removal_and_then_obeys_it(quick_db, conn, old):
-    from server import wait_until
-    from totp import parallel
-
     secret = active_user(conn)
     old.execute("SELECT totp_remove('alice')")
 
@@ -221,9 +219,6 @@ def test_a_sign_in_waits_for_an_open_removal_and_then_obeys_it(quick_db, conn, o
 
 
 def test_a_sign_in_goes_on_after_a_removal_that_was_rolled_back(quick_db, conn, old):
-    from server import wait_until
-    from totp import parallel
-
     secret = active_user(conn)
     old.execute("SELECT totp_remove('alice')")
 

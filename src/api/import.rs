@@ -1,0 +1,75 @@
+//! `totp_import`: a device keeps the secret that it has elsewhere.
+
+use otp::{OtpauthUri, Secret};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::arguments::{self, labels};
+use super::shown::Shown;
+use crate::audit::Event;
+use crate::enrollment::{self, Plan};
+use crate::error::Error;
+use crate::guard;
+use crate::names::{DeviceName, UserId};
+
+/// Brings a secret from elsewhere along. Returns its otpauth URI.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+#[allow(clippy::too_many_arguments)]
+fn totp_import(
+    user_id: Option<&str>,
+    secret: Option<&str>,
+    account_name: default!(Option<&str>, "NULL"),
+    issuer: default!(Option<&str>, "NULL"),
+    device: default!(Option<&str>, "'default'"),
+    algorithm: default!(Option<&str>, "'SHA1'"),
+    digits: default!(Option<i32>, 6),
+    period: default!(Option<i32>, 30),
+    confirmed: default!(Option<bool>, false),
+    allow_weak: default!(Option<bool>, false),
+) -> Result<Shown, ErrorReport> {
+    guard::writable("totp_import")?;
+    let user = UserId::new(user_id)?;
+    let request = Import { secret, account_name, issuer, device, algorithm, digits, period, confirmed, allow_weak };
+    Ok(import(user, &request).map_err(|error| error.of_user(user.as_str()))?)
+}
+
+/// The arguments of `totp_import`.
+struct Import<'a> {
+    secret: Option<&'a str>,
+    account_name: Option<&'a str>,
+    issuer: Option<&'a str>,
+    device: Option<&'a str>,
+    algorithm: Option<&'a str>,
+    digits: Option<i32>,
+    period: Option<i32>,
+    confirmed: Option<bool>,
+    allow_weak: Option<bool>,
+}
+
+fn import(user: UserId, request: &Import) -> Result<Shown, Error> {
+    let device = DeviceName::new(request.device)?;
+    let confirmed = request.confirmed.ok_or(Error::Null("confirmed"))?;
+    let allow_weak = request.allow_weak.ok_or(Error::Null("allow_weak"))?;
+    let uri = read_secret(user, request)?;
+    uri.secret.check_length(allow_weak)?;
+
+    enrollment::begin(user)?;
+    enrollment::store(user, device, &uri, &Plan { keep_current: true, confirmed, event: Event::Imported })?;
+    Ok(Shown(uri.build()))
+}
+
+/// The secret with its parameters and names. An otpauth URI brings its own parameters; names that are given win.
+fn read_secret(user: UserId, request: &Import) -> Result<OtpauthUri, Error> {
+    let secret = request.secret.ok_or(Error::Null("secret"))?;
+    let parameters = arguments::parameters(request.algorithm, request.digits, request.period)?;
+    if arguments::is_otpauth_uri(secret) {
+        let brought = OtpauthUri::parse(secret)?;
+        let account = request.account_name.unwrap_or(&brought.account);
+        let (issuer, account) = labels(user, Some(account), request.issuer.or(brought.issuer.as_deref()))?;
+        Ok(OtpauthUri { issuer, account, ..brought })
+    } else {
+        let (issuer, account) = labels(user, request.account_name, request.issuer)?;
+        Ok(OtpauthUri { issuer, account, secret: Secret::from_base32(secret)?, parameters })
+    }
+}

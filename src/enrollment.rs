@@ -1,0 +1,138 @@
+//! How a device comes to a secret, whether made here or brought along.
+//!
+//! Owns the rules: one writer per user, one pending secret per device, no secret twice, not too many devices.
+
+use otp::{OtpauthUri, Parameters, TimeStep};
+
+use crate::audit::{self, Event};
+use crate::clock::{self, Timestamp};
+use crate::error::Error;
+use crate::names::{DeviceName, UserId};
+use crate::store::attempts;
+use crate::store::secrets::{self, Existing, NewSecret, Slot};
+use crate::store::spi::Snapshot;
+use crate::store::used_codes::UsedCode;
+use crate::{floor, keyring, settings};
+
+/// How a secret is stored.
+pub struct Plan {
+    /// The device's active secret stays until the new one is confirmed.
+    pub keep_current: bool,
+    /// The new secret is active at once.
+    pub confirmed: bool,
+    pub event: Event,
+}
+
+/// Takes the locks of a writer: the data key, then the user.
+pub fn begin(user: UserId) -> Result<(), Error> {
+    keyring::hold_current()?;
+    attempts::lock_or_insert(user.as_str())
+}
+
+/// Stores a secret for a device, with the user locked: one session at a time is here, so of concurrent calls the last
+/// to commit stays and every other secret is dead.
+pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) -> Result<(), Error> {
+    // Before the time is taken: this secret is younger than the floor.
+    floor::current()?;
+    let now = clock::now()?;
+    let existing = secrets::of_user(&Snapshot::latest(), user.as_str())?;
+    make_room(user, device, &existing, now)?;
+    let of_device: Vec<_> = existing.iter().filter(|s| s.device == device.as_str()).collect();
+    if of_device.iter().any(|s| s.disabled) {
+        return Err(Error::DeviceDisabled);
+    }
+    let known = if plan.event == Event::Imported { find_known(user, device, uri)? } else { None };
+    let confirmed = plan.confirmed || known.as_ref().is_some_and(|k| k.slot == Slot::Active);
+
+    let mut carried = None;
+    for old in &of_device {
+        let is_known = known.as_ref().is_some_and(|k| k.secret_id == old.secret_id);
+        if is_known || old.slot == Slot::Pending || confirmed || !plan.keep_current {
+            let used = secrets::delete(user.as_str(), old.secret_id)?;
+            if is_known {
+                carried = Some(used);
+            }
+        }
+    }
+    if let (Some(known), Some(used)) = (&known, &mut carried) {
+        used.step = translate(used.step, known.parameters, uri.parameters);
+    }
+    insert(user, device, uri, &of_device, confirmed, carried, now)?;
+    audit::record(plan.event, now, Some(user.as_str()), Some(device.as_str()))
+}
+
+fn insert(
+    user: UserId,
+    device: DeviceName,
+    uri: &OtpauthUri,
+    of_device: &[&Existing],
+    confirmed: bool,
+    carried: Option<UsedCode>,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let key = keyring::hold_current()?;
+    let secret_id = secrets::next_id(&Snapshot::latest())?;
+    let enforced_since = of_device.iter().find_map(|s| s.enforced_since);
+    secrets::insert(&NewSecret {
+        user_id: user.as_str(),
+        device: device.as_str(),
+        slot: if confirmed { Slot::Active } else { Slot::Pending },
+        secret_id,
+        version: of_device.iter().map(|s| s.version).max().unwrap_or(0).saturating_add(1),
+        key_id: key.get(),
+        sealed: &keyring::seal_secret(key, user.as_str(), device.as_str(), secret_id, uri.parameters, &uri.secret)?,
+        parameters: uri.parameters,
+        issuer: uri.issuer.as_deref(),
+        account_name: &uri.account,
+        created_at: now,
+        enforced_since: enforced_since.or(confirmed.then_some(now.0)),
+        expires_at: (!confirmed).then(|| Timestamp(now.0.saturating_add(settings::enrollment_ttl()))),
+        used: carried,
+    })
+}
+
+/// Refuses one device too many. Devices that were never confirmed and whose secret has expired make room.
+fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Timestamp) -> Result<(), Error> {
+    let mut others: Vec<_> = existing.iter().filter(|s| s.device != device.as_str()).collect();
+    others.dedup_by(|a, b| a.device == b.device);
+    let mut count = others.len();
+    for abandoned in others.iter().filter(|s| s.is_abandoned(now)) {
+        if count < settings::max_devices() {
+            break;
+        }
+        secrets::delete(user.as_str(), abandoned.secret_id)?;
+        count -= 1;
+    }
+    if count < settings::max_devices() { Ok(()) } else { Err(Error::TooManyDevices) }
+}
+
+/// A secret of the user that is the one to be imported.
+struct Known {
+    secret_id: i64,
+    slot: Slot,
+    parameters: Parameters,
+}
+
+/// Whether the device has this very secret already: then its used step is kept.
+///
+/// Errors: 22023 where another device of the user has it, since each code would count twice.
+fn find_known(user: UserId, device: DeviceName, uri: &OtpauthUri) -> Result<Option<Known>, Error> {
+    let mut known = None;
+    let snapshot = Snapshot::latest();
+    for stored in secrets::sealed_of_user(&snapshot, user.as_str())? {
+        if keyring::open_secret(&snapshot, user.as_str(), &stored)?.same_as(&uri.secret) {
+            if stored.device != device.as_str() {
+                return Err(Error::SecretOfOtherDevice);
+            }
+            // Of two equal ones of the device, the active one comes first.
+            known =
+                known.or(Some(Known { secret_id: stored.secret_id, slot: stored.slot, parameters: stored.parameters }));
+        }
+    }
+    Ok(known)
+}
+
+/// The used step in time steps of another length: the one in which the used step ends.
+fn translate(used: TimeStep, old: Parameters, new: Parameters) -> TimeStep {
+    if used == TimeStep::NONE { used } else { TimeStep::at(used.end(old.period).saturating_sub(1), new.period) }
+}

@@ -1,0 +1,11 @@
+// Reads otpauth URIs, one a line, and prints what the package otpauth finds in each, with tabs between:
+// issuer, account, secret, algorithm, digits and period.
+"use strict";
+
+const { readFileSync } = require("node:fs");
+const { URI } = require("otpauth");
+
+for (const line of readFileSync(0, "utf8").split("\n").filter(Boolean)) {
+  const totp = URI.parse(line);
+  console.log([totp.issuer, totp.label, totp.secret.base32, totp.algorithm, totp.digits, totp.period].join("\t"));
+}

@@ -1,0 +1,578 @@
+"""Master keys: which files and variables are taken, what is said of those that are not, and what a missing key does."""
+
+import os
+import secrets
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from server import SERVER_USER, wait_until
+from totp import code_at, enroll, error_of, fix_clock, verify
+
+NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root gives a file away")
+FINGERPRINT = "[0-9a-f]{16}"
+
+
+@pytest.fixture(scope="module")
+def server(make_module_cluster):
+    """A server whose key file the tests of this module spoil, and put right again."""
+    return make_module_cluster()
+
+
+@pytest.fixture(scope="module")
+def db(server):
+    return server.create_database()
+
+
+@pytest.fixture(scope="module")
+def good_key(server):
+    return server.key_file.read_text()
+
+
+@pytest.fixture
+def key_file(server, good_key):
+    """The path of the key file, put right again afterwards."""
+    yield server.key_file
+    if server.key_file.is_dir() and not server.key_file.is_symlink():
+        server.key_file.rmdir()
+    elif os.path.lexists(server.key_file):
+        server.key_file.unlink()
+    server.write_key_file(good_key)
+
+
+@pytest.fixture(scope="module")
+def alice(db, good_key):
+    """An enrolled user; its secret. Every test takes a later time, so that no code is given twice."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+    return secret
+
+
+@pytest.fixture
+def later(_times=iter(range(1, 10_000))):
+    return NOON + timedelta(minutes=5 * next(_times))
+
+
+def nothing_told(error, *secret_texts):
+    """The error names no file and no part of a key."""
+    told = " ".join(filter(None, [error.diag.message_primary, error.diag.message_detail, error.diag.message_hint, error.diag.context]))
+    assert "/" not in told and "master.key" not in told
+    for text in secret_texts:
+        for i in range(0, max(len(text.strip()) - 8, 0)):
+            part = text.strip()[i : i + 8]
+            assert not (set(part) <= set("0123456789abcdefABCDEF") and len(set(part)) > 1) or part not in told
+
+
+def refused(db, later, secret, *secret_texts):
+    """Every function that needs the key ends in F0000 with a HINT; nothing is charged, nothing is used up."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        before = conn.execute("SELECT * FROM totp.attempts").fetchall(), conn.execute("SELECT * FROM totp.used_codes").fetchall()
+        for query in ("SELECT totp_verify('alice', %(right)s)", "SELECT totp_verify('alice', '000000')", "SELECT * FROM totp_check('alice', %(right)s)",
+                      "SELECT * FROM totp_enroll('bob')"):
+            error = error_of(conn, query, {"right": code_at(secret, later)})
+            assert error.sqlstate == "F0000" and error.diag.message_hint, query
+            nothing_told(error, *secret_texts)
+        assert (conn.execute("SELECT * FROM totp.attempts").fetchall(), conn.execute("SELECT * FROM totp.used_codes").fetchall()) == before
+        assert conn.execute("SELECT totp_enabled('alice')").fetchone() == (True,)
+        assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("active",)
+        assert conn.execute("SELECT master_key_loaded FROM totp_keys()").fetchone() == (False,)
+        return error
+
+
+def taken(db, later, secret):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        assert verify(conn, "alice", code_at(secret, later)) is True
+        assert conn.execute("SELECT master_key_loaded FROM totp_keys()").fetchone() == (True,)
+
+
+# --- The content of the file --------------------------------------------------------------------
+
+K1, K2 = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+SPOILED = {
+    "empty": "", "white space": " \n\t\n", "comments only": "# nothing here\n#\n", "truncated": K1[:63], "too long": K1 + "0", "half": K1[:32], "twice in a line": K1 + K1,
+    "two in a line": K1 + " " + K2, "base64": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "not hex": "g" + K1[1:], "with 0x": "0x" + K1, "spaces inside": K1[:32] + " " + K1[32:],
+    "all zero": "0" * 64, "all one": "1" * 64, "all f": "f" * 64, "all F": "F" * 64, "mixed f": "fF" * 32, "all a": "a" * 64, "duplicate": f"{K1}\n{K1}\n",
+    "duplicate in upper case": f"{K1}\n{K1.upper()}\n", "duplicate further down": f"{K1}\n{K2}\n{K1}\n", "second line bad": f"{K1}\nnot a key\n",
+    "second line short": f"{K1}\n{K2[:10]}\n", "full-width digits": "０" * 64, "BOM": "\ufeff" + K1, "NUL": K1[:32] + "\0" + K1[33:], "NUL at the end": K1 + "\n\0",
+    "shell": f"TOTP_ENCRYPTION_KEY={K1}", "quoted": f'"{K1}"', "PEM": "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n-----END PRIVATE KEY-----\n",
+    "comma": f"{K1},{K2}", "too much": "# " + "x" * 65536 + "\n" + K1,
+}
+
+
+@pytest.mark.parametrize("content", SPOILED.values(), ids=SPOILED.keys())
+def test_a_spoiled_file_is_refused(server, db, alice, key_file, later, content):
+    server.write_key_file(content)
+    refused(db, later, alice, content)
+
+
+def test_a_file_that_is_not_utf8_is_refused(server, db, alice, key_file, later):
+    server.write_key_file("x")
+    key_file.write_bytes(K1.encode() + b"\n# \xff\xfe\n")
+    refused(db, later, alice, K1)
+
+
+WRITTEN = {
+    "no newline": "{key}", "CRLF": "{key}\r\n", "blank lines": "\n\n{key}\n\n", "indented": "  \t{key}  \n", "upper case": "{KEY}\n", "comment above": "# made in 2030\n{key}\n",
+    "comment beside": "{key} # made in 2030\n", "older keys below": "{key}\n" + K1 + "\n" + K2 + "\n", "older key first": K1 + "\n{key}\n",
+    "64 kB": "#" + "x" * (65536 - 66) + "\n{key}",
+}
+
+
+@pytest.mark.parametrize("template", WRITTEN.values(), ids=WRITTEN.keys())
+def test_a_good_file_is_taken(server, db, alice, good_key, key_file, later, template):
+    key = good_key.strip()
+    server.write_key_file(template.replace("{key}", key).replace("{KEY}", key.upper()))
+    taken(db, later, alice)
+
+
+# --- The kind and the rights of the file ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o500])
+def test_rights_that_are_taken(server, db, alice, good_key, key_file, later, mode):
+    server.write_key_file(good_key, mode)
+    taken(db, later, alice)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o606, 0o620, 0o602, 0o610, 0o601, 0o666, 0o777, 0o4644])
+def test_rights_that_are_refused(server, db, alice, good_key, key_file, later, mode):
+    server.write_key_file(good_key, mode)
+    refused(db, later, alice, good_key)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("mode, ok", [(0o640, True), (0o440, True), (0o600, False), (0o644, False), (0o604, False), (0o660, False), (0o650, False), (0o641, False)],
+                         ids=lambda value: oct(value) if value is not True and value is not False else str(value))
+def test_a_file_of_root(db, alice, key_file, later, good_key, mode, ok):
+    os.chown(key_file, 0, SERVER_USER.pw_gid)
+    os.chmod(key_file, mode)
+    if ok:
+        taken(db, later, alice)
+    else:
+        refused(db, later, alice, good_key)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
+def test_a_file_of_another_user_is_refused(db, alice, key_file, later, good_key, mode):
+    os.chown(key_file, 65533, SERVER_USER.pw_gid)
+    os.chmod(key_file, mode)
+    refused(db, later, alice, good_key)
+
+
+def test_no_file(server, db, alice, key_file, later):
+    key_file.unlink()
+    refused(db, later, alice)
+
+
+def test_a_directory(server, db, alice, key_file, later):
+    key_file.unlink()
+    server.run("mkdir", "-m", "700", key_file)
+    refused(db, later, alice)
+
+
+def test_a_fifo_is_refused_without_waiting_for_it(server, db, alice, key_file, later):
+    key_file.unlink()
+    server.run("mkfifo", "-m", "600", key_file)
+    refused(db, later, alice)
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "/dev/zero", "/dev/urandom", "/nowhere/at/all", "/", "master.key"])
+def test_a_link_to_what_is_no_file(server, db, alice, key_file, later, target):
+    key_file.unlink()
+    server.run("ln", "-s", target, key_file)
+    refused(db, later, alice)
+
+
+def test_a_link_to_a_good_file(server, db, alice, good_key, key_file, later):
+    server.run("mv", key_file, server.folder / "real.key")
+    server.run("ln", "-s", "real.key", key_file)
+    taken(db, later, alice)
+    server.run("chmod", "644", server.folder / "real.key")
+    refused(db, later + timedelta(minutes=1), alice, good_key)
+    server.run("rm", server.folder / "real.key")
+
+
+def test_a_link_into_the_data_directory(server, db, alice, good_key, key_file, later):
+    server.run("mv", key_file, server.data / "hidden.key")
+    server.run("ln", "-s", server.data / "hidden.key", key_file)
+    refused(db, later, alice, good_key)
+    server.run("rm", server.data / "hidden.key")
+
+
+@pytest.mark.parametrize("where", ["{data}/master.key", "{data}/base/master.key", "{folder}/link/master.key", "{folder}/../{name}/data/master.key", "master.key", "base/master.key"])
+def test_a_file_inside_the_data_directory(make_cluster, where):
+    """Under whatever name; a relative one is relative to the data directory."""
+    server = make_cluster()
+    server.run("ln", "-s", server.data, server.folder / "link")
+    path = where.format(data=server.data, folder=server.folder, name=server.folder.name)
+    inside = (server.data / path) if not path.startswith("/") else path
+    server.run("cp", server.key_file, inside)
+    db = server.create_database()
+    server.configure(totp__key_file=path)
+    server.reload()
+    with closing(db.connect()) as conn:
+        wait_until(lambda: conn.execute("SHOW totp.key_file").fetchone() == (path,), "the new configuration")
+    with closing(db.connect()) as conn:
+        error = error_of(conn, "SELECT totp_enroll('alice')")
+        assert error.sqlstate == "F0000" and error.diag.message_hint and "data directory" in error.diag.message_detail
+
+
+# --- The environment variable ------------------------------------------------------------------------
+
+
+@contextmanager
+def restarted(make_cluster, variable):
+    server = make_cluster(totp__key_file="")
+    server.stop()
+    server.start(**({} if variable is None else {"TOTP_ENCRYPTION_KEY": variable}))
+    database = server.create_database()
+    with closing(database.connect()) as conn:
+        fix_clock(conn, NOON)
+        yield conn
+
+
+@pytest.mark.parametrize("variable", [K1, f"{K1},{K2}", f" {K1} , {K2} ", K1.upper(), f"{K1}\n{K2}", f"{K1},", f"# comment\n{K1}"], ids=lambda v: repr(v)[:12] + str(len(v)))
+def test_the_variable_stands_in_for_the_file(make_cluster, variable):
+    with restarted(make_cluster, variable) as conn:
+        secret = enroll(conn, "alice")
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+        assert verify(conn, "alice", code_at(secret, NOON)) is False
+
+
+@pytest.mark.parametrize("variable", [None, "", " ", "0" * 64, K1[:63], K1 + "0", "garbage", f"{K1},{K1}", f"{K1},garbage", f"{K1} {K2}", "/etc/passwd"],
+                         ids=lambda v: repr(v)[:12] + str(len(v or "")))
+def test_a_variable_that_is_refused(make_cluster, variable):
+    with restarted(make_cluster, variable) as conn:
+        error = error_of(conn, "SELECT totp_enroll('alice')")
+        assert error.sqlstate == "F0000" and error.diag.message_hint
+        nothing_told(error, variable or "")
+        assert conn.execute("SELECT count(*) FROM totp.data_keys").fetchone() == (0,)
+
+
+def test_the_file_wins_over_the_variable(make_cluster):
+    """Also where it is broken: a silent change to another key would be worse than an error."""
+    server = make_cluster()
+    server.stop()
+    server.start(TOTP_ENCRYPTION_KEY=K1)
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        enroll(conn, "alice")
+    server.write_key_file("garbage")
+    with closing(db.connect()) as conn:
+        assert error_of(conn, "SELECT totp_enroll('alice')").sqlstate == "F0000"
+
+
+# --- Changes while the server runs ----------------------------------------------------------------------
+
+
+def reload_seen_by(server, conn):
+    """Reload, and wait until this session has seen it."""
+    marker = secrets.token_hex(4)
+    server.configure(totp__issuer=marker)
+    server.reload()
+    wait_until(lambda: conn.execute("SHOW totp.issuer").fetchone() == (marker,), "the session to reload")
+
+
+def test_a_broken_file_keeps_the_keys_in_use(server, db, alice, key_file, later):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        assert verify(conn, "alice", code_at(alice, later)) is True
+        server.write_key_file("garbage that is no key")
+        reload_seen_by(server, conn)
+        log_before = server.log_text()
+        fix_clock(conn, later + timedelta(minutes=1))
+        assert verify(conn, "alice", code_at(alice, later + timedelta(minutes=1))) is True
+        enroll(conn, "carol")
+        written = server.log_text()[len(log_before):]
+        assert "key_file" in written and "garbage" not in written and "that is no key" not in written
+        # Once mended the session takes the new file.
+        server.write_key_file(K1)
+        reload_seen_by(server, conn)
+        fix_clock(conn, later + timedelta(minutes=2))
+        assert error_of(conn, "SELECT totp_verify('alice', '123456')").sqlstate == "55000"
+    # Another session, which has no keys in use, gets the error: here that of the next test's broken file.
+    server.write_key_file("garbage")
+    refused(db, later + timedelta(minutes=3), alice)
+
+
+def test_a_file_that_is_gone_keeps_the_keys_in_use(server, db, alice, key_file, later):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        assert verify(conn, "alice", code_at(alice, later)) is True
+        key_file.unlink()
+        reload_seen_by(server, conn)
+        fix_clock(conn, later + timedelta(minutes=1))
+        assert verify(conn, "alice", code_at(alice, later + timedelta(minutes=1))) is True
+
+
+def test_a_key_added_needs_no_restart_and_no_reload(make_cluster):
+    """A session that has read the file finds a secret sealed under a key that was added since: it reads the file again."""
+    server = make_cluster(key=K1)
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+        # The data key comes under another master key, as a rotation would leave it: here by sealing it anew in a copy of the database.
+        server.write_key_file(f"{K2}\n")
+        other = server.create_database()
+        with closing(other.connect()) as there:
+            fix_clock(there, NOON)
+            other_secret = enroll(there, "bob")
+        server.write_key_file(f"{K1}\n")
+        with closing(other.connect()) as there:
+            fix_clock(there, NOON)
+            error = error_of(there, "SELECT totp_verify('bob', %s)", [code_at(other_secret, NOON)])
+            assert error.sqlstate == "55000"
+            server.write_key_file(f"{K1}\n{K2}\n")
+            assert verify(there, "bob", code_at(other_secret, NOON)) is True
+        assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
+
+
+def test_only_the_first_key_seals_and_the_others_open(make_cluster):
+    server = make_cluster(key=K1)
+    first = server.create_database()
+    with closing(first.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()
+    server.write_key_file(f"{K2}\n{K1}\n")
+    with closing(first.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+        enroll(conn, "bob")  # under the data key that is there
+        assert conn.execute("SELECT master_key, master_key_loaded FROM totp_keys()").fetchall() == [(*fingerprint, True)]
+    second = server.create_database()
+    with closing(second.connect()) as conn:
+        enroll(conn, "alice")
+        assert conn.execute("SELECT master_key FROM totp_keys()").fetchone() != fingerprint
+
+
+# --- The wrong key, a missing key ----------------------------------------------------------------------------
+
+
+def test_another_master_key_is_told_by_fingerprint_and_charges_nothing(server, db, alice, key_file, later):
+    fingerprint = db.value("SELECT master_key FROM totp.data_keys")
+    server.write_key_file(K1)
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        for code in (code_at(alice, later), "000000"):
+            for call in ("SELECT totp_verify('alice', %s)", "SELECT * FROM totp_check('alice', %s)", "SELECT * FROM totp_check('alice', %s, 'default')"):
+                error = error_of(conn, call, [code])
+                assert error.sqlstate == "55000" and fingerprint in error.diag.message_primary and error.diag.message_hint
+                nothing_told(error, K1)
+        error = error_of(conn, "SELECT totp_enroll('dave')")
+        assert error.sqlstate == "55000" and fingerprint in error.diag.message_primary
+        assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
+        assert conn.execute("SELECT master_key, master_key_loaded FROM totp_keys()").fetchall() == [(fingerprint, False)]
+        assert conn.execute("SELECT totp_remove('dave')").fetchone() == (0,)
+    server.write_key_file(server_key := f"{K1}\n# the old one\n")
+    assert server_key
+    # With the right key below the other one everything is as before.
+    server.write_key_file(f"{K1}\n{GOOD[0]}")
+    taken(db, later, alice)
+
+
+GOOD: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _remember_the_good_key(good_key):
+    GOOD[:] = [good_key]
+
+
+def test_a_fingerprint_is_no_part_of_the_key(db, good_key, alice):
+    fingerprint = db.value("SELECT master_key FROM totp.data_keys")
+    assert len(fingerprint) == 16 and fingerprint not in good_key
+
+
+def test_a_data_key_that_is_gone(make_cluster):
+    server = make_cluster()
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        conn.execute("CREATE TABLE kept AS SELECT * FROM totp.data_keys")
+        conn.execute("DELETE FROM totp.data_keys")
+    with closing(db.connect()) as conn:  # a session that does not remember the key
+        fix_clock(conn, NOON)
+        for code in (code_at(secret, NOON), "000000"):
+            error = error_of(conn, "SELECT totp_verify('alice', %s)", [code])
+            assert error.sqlstate == "55000" and error.diag.message_hint
+        assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
+        conn.execute("INSERT INTO totp.data_keys SELECT * FROM kept")
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+
+
+def test_no_secret_of_a_missing_master_key_is_lost_by_enrolling(make_cluster):
+    """An enrolment under the wrong master key must not make a new data key beside the one that nobody can open."""
+    server = make_cluster(key=K1)
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+    server.write_key_file(K2)
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        for query in ("SELECT totp_enroll('alice')", "SELECT totp_enroll('bob')", "SELECT totp_enroll('alice', keep_current => false)"):
+            assert error_of(conn, query).sqlstate == "55000"
+        assert conn.execute("SELECT count(*) FROM totp.data_keys").fetchone() == (1,)
+    server.write_key_file(K1)
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+
+
+# --- Tampering ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def conn(make_module_cluster, tampered_db):
+    with closing(tampered_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        for table in ("secrets", "used_codes", "attempts"):
+            conn.execute(f"DELETE FROM totp.{table}")
+        yield conn
+
+
+@pytest.fixture(scope="module")
+def tampered_db(cluster):
+    database = cluster.create_database()
+    yield database
+    database.drop()
+
+
+def does_not_open(conn, secret, user_id="alice", device=None, **parameters):
+    """XX001 for a right code and for a wrong one; nothing charged, and no word on which part it was."""
+    before = conn.execute("SELECT failures FROM totp.attempts ORDER BY user_id").fetchall()
+    for code in (code_at(secret, NOON, **parameters), "0" * parameters.get("digits", 6)):
+        error = error_of(conn, "SELECT totp_verify(%s, %s, %s)", [user_id, code, device])
+        assert error.sqlstate == "XX001", error
+        assert error.diag.message_detail is None
+    assert conn.execute("SELECT failures FROM totp.attempts ORDER BY user_id").fetchall() == before
+
+
+@pytest.mark.parametrize("position", ["first", "nonce", "ciphertext", "last"])
+def test_a_changed_byte(conn, position):
+    secret = enroll(conn, "alice")
+    length = conn.execute("SELECT octet_length(sealed) FROM totp.secrets").fetchone()[0]
+    at = {"first": 0, "nonce": 8, "ciphertext": length - 24, "last": length - 1}[position]
+    conn.execute("UPDATE totp.secrets SET sealed = set_byte(sealed, %(at)s, get_byte(sealed, %(at)s) # 1)", {"at": at})
+    does_not_open(conn, secret)
+
+
+def test_every_byte_counts(conn):
+    """Changed one by one, each ends in an error; never in an answer."""
+    secret = enroll(conn, "alice")
+    sealed = conn.execute("SELECT sealed FROM totp.secrets").fetchone()[0]
+    for at in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[at] ^= 0x80
+        conn.execute("UPDATE totp.secrets SET sealed = %s", [bytes(changed)])
+        error = error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)])
+        assert error.sqlstate in ("XX001", "55000"), at  # 55000: the number of a data key that does not exist
+    conn.execute("UPDATE totp.secrets SET sealed = %s", [sealed])
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+
+
+@pytest.mark.parametrize("change", ["substr(sealed, 1, octet_length(sealed) - 1)", "sealed || '\\x00'", "''", "'\\x01'", "substr(sealed, 1, 20)", "decode(repeat('00', 64), 'hex')"])
+def test_another_length(conn, change):
+    secret = enroll(conn, "alice")
+    conn.execute(f"UPDATE totp.secrets SET sealed = {change}")
+    error = error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)])
+    assert error.sqlstate in ("XX001", "55000")
+    assert conn.execute("SELECT failures FROM totp.attempts").fetchone() == (0,)
+
+
+SWAP = "UPDATE totp.secrets SET sealed = (SELECT sealed FROM totp.secrets WHERE {where})"
+
+
+def test_swapped_between_users(conn):
+    alice, mallory = enroll(conn, "alice"), enroll(conn, "mallory")
+    conn.execute(SWAP.format(where="user_id = 'mallory'") + " WHERE user_id = 'alice'")
+    does_not_open(conn, mallory)
+    does_not_open(conn, alice)
+    assert verify(conn, "mallory", code_at(mallory, NOON)) is True
+
+
+def test_swapped_between_devices(conn):
+    phone, tablet = enroll(conn, "alice", device="phone"), enroll(conn, "alice", device="tablet")
+    conn.execute(SWAP.format(where="device = 'tablet'") + " WHERE device = 'phone'")
+    does_not_open(conn, tablet, device="phone")
+    assert verify(conn, "alice", code_at(tablet, NOON), "tablet") is True
+    assert phone
+
+
+def test_an_old_secret_put_back(conn):
+    old = enroll(conn, "alice")
+    conn.execute("CREATE TEMP TABLE stolen AS SELECT * FROM totp.secrets")
+    enroll(conn, "alice")
+    conn.execute("UPDATE totp.secrets SET sealed = (SELECT sealed FROM stolen)")
+    does_not_open(conn, old)
+    conn.execute("DROP TABLE stolen")
+
+
+@pytest.mark.parametrize("change, parameters", [
+    ("algorithm = 'SHA256'", {"algorithm": "SHA256"}), ("digits = 7", {"digits": 7}), ("digits = 8", {"digits": 8}), ("period = 60", {"period": 60}),
+    ("period = 120", {"period": 120})])
+def test_changed_parameters(conn, change, parameters):
+    """Weakened parameters do not open the secret either."""
+    secret = enroll(conn, "alice")
+    conn.execute(f"UPDATE totp.secrets SET {change}")
+    does_not_open(conn, secret, **parameters)
+
+
+@pytest.mark.parametrize("change", ["device = 'other'", "secret_id = secret_id + 1000"])
+def test_renamed_by_hand(conn, change):
+    secret = enroll(conn, "alice")
+    conn.execute(f"UPDATE totp.secrets SET {change}")
+    if "secret_id" in change:
+        conn.execute("UPDATE totp.used_codes SET secret_id = secret_id + 1000")
+    does_not_open(conn, secret)
+
+
+def test_moved_to_another_user_with_all_its_rows(conn):
+    secret = enroll(conn, "mallory")
+    for table in ("secrets", "used_codes", "attempts"):
+        conn.execute(f"UPDATE totp.{table} SET user_id = 'alice'")
+    does_not_open(conn, secret, "alice")
+
+
+def test_a_data_key_that_was_changed(make_cluster):
+    server = make_cluster()
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        conn.execute("UPDATE totp.data_keys SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)")
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)]).sqlstate == "XX001"
+
+
+def test_a_secret_under_the_number_of_another_data_key(make_cluster):
+    """Two databases of one master key: a row carried over with its data key's number does not open under the key of that number here."""
+    server = make_cluster()
+    one, two = server.create_database(), server.create_database()
+    with closing(one.connect()) as here, closing(two.connect()) as there:
+        for conn in (here, there):
+            fix_clock(conn, NOON)
+        secret, _ = enroll(here, "alice"), enroll(there, "alice")
+        sealed = here.execute("SELECT sealed FROM totp.secrets").fetchone()[0]
+        there.execute("UPDATE totp.secrets SET sealed = %s", [sealed])
+        assert error_of(there, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)]).sqlstate == "XX001"
+
+
+def test_wrong_is_an_answer_and_broken_is_an_error(conn):
+    """One broken device of two: a sign-in that does not name the other one ends in the error, never in false."""
+    enroll(conn, "alice", device="phone")
+    tablet = enroll(conn, "alice", device="tablet")
+    conn.execute("UPDATE totp.secrets SET sealed = set_byte(sealed, 30, get_byte(sealed, 30) # 1) WHERE device = 'phone'")
+    assert error_of(conn, "SELECT totp_verify('alice', '000000')").sqlstate == "XX001"
+    assert verify(conn, "alice", code_at(tablet, NOON), "tablet") is True

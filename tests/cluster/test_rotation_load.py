@@ -1,0 +1,152 @@
+"""Rotation of 100,000 secrets while sessions sign in, enrol, confirm, rename and remove; and the memory that it takes."""
+
+import threading
+from contextlib import ExitStack, closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from population import NOON, import_users, keys, open_everything, secret_of, session, sign_in_all
+from totp import code_at, enroll, fix_clock, parallel, verify
+
+SECRETS = 100_000
+SESSIONS = 8
+KINDS = {"at once": "SELECT * FROM totp_rotate_key()", "online": "CALL totp_rotate_key_online(1000)"}
+both_kinds = pytest.mark.parametrize("rotate", KINDS.values(), ids=KINDS)
+
+
+@pytest.fixture(scope="module")
+def crowd(cluster):
+    """A database with 100,000 users, and their ids."""
+    db = cluster.create_database()
+    with session(db) as conn:
+        users = import_users(conn, SECRETS)
+    yield db, users
+    db.drop()
+
+
+class Tally:
+    """What one session did while the rotation ran."""
+
+    def __init__(self):
+        self.sign_ins = self.lives = self.refusals = 0
+        self.kept: list[str] = []
+
+    def must(self, answer: bool) -> None:
+        self.refusals += not answer
+
+
+def sign_in(conn, tally, users, when):
+    """Each of the session's users once and not twice."""
+    for user in users:
+        code = code_at(secret_of(user), when)
+        tally.must(verify(conn, user, code) is True)
+        tally.must(verify(conn, user, code) is False)
+        tally.sign_ins += 1
+        yield
+
+
+def live(conn, tally, users, when, number):
+    """Lives of new users from enrolment to removal, beside a device of an old user that is replaced."""
+    before, now, after = (when + timedelta(seconds=30 * step) for step in (-1, 0, 1))
+    for life, old in enumerate(users):
+        user, renamed = f"new {when} {number} {life}", f"renamed {when} {number} {life}"
+        secret = enroll(conn, user)
+        tally.must(conn.execute("SELECT totp_confirm(%s, %s)", [user, code_at(secret, before)]).fetchone()[0])
+        [[recovery_code], _] = conn.execute("SELECT totp_recovery_codes(%s, 2)", [user]).fetchall()
+        tally.must(verify(conn, user, code_at(secret, now)))
+        tally.must(conn.execute("SELECT totp_rename_user(%s, %s)", [user, renamed]).fetchone()[0] == 1)
+        tally.must(verify(conn, renamed, code_at(secret, after)))
+        tally.must(conn.execute("SELECT totp_recover(%s, %s)", [renamed, recovery_code]).fetchone()[0])
+        yield
+        replacement = enroll(conn, old)
+        tally.must(verify(conn, old, code_at(secret_of(old), now)))
+        tally.must(verify(conn, old, code_at(replacement, now)))
+        tally.must(not verify(conn, old, code_at(secret_of(old), after)))
+        conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [old, secret_of(old)])
+        if life % 3:
+            tally.must(conn.execute("SELECT totp_remove(%s)", [renamed]).fetchone()[0] == 1)
+            tally.must(not verify(conn, renamed, code_at(secret, after)))
+        else:
+            tally.kept.append(renamed)
+        tally.lives += 1
+        yield
+
+
+@both_kinds
+def test_nobody_is_refused_while_100000_secrets_are_rotated(crowd, rotate, request, capsys):
+    db, users = crowd
+    when = NOON + timedelta(hours=1 + list(KINDS.values()).index(rotate))
+    ended = threading.Event()
+    with ExitStack() as stack:
+        rotating = stack.enter_context(session(db, when))
+        conns = [stack.enter_context(session(db, when)) for _ in range(SESSIONS)]
+        tallies = [Tally() for _ in range(SESSIONS)]
+        [old_key, state] = keys(rotating)[0]
+        assert state == "current"
+
+        def work(i):
+            if i == SESSIONS:
+                try:
+                    rotating.execute(rotate)
+                finally:
+                    ended.set()
+                return
+            steps = (sign_in(conns[i], tallies[i], users[i::SESSIONS], when) if i % 2 == 0
+                     else live(conns[i], tallies[i], users[i::SESSIONS], when, i))
+            for _ in steps:
+                if ended.is_set():
+                    return
+
+        errors = [answer for answer in parallel(SESSIONS + 1, work) if answer is not None]
+        refusals = sum(t.refusals for t in tallies)
+        with capsys.disabled():
+            print(f"\n  {rotate}: {SECRETS:,} secrets, {sum(t.sign_ins for t in tallies):,} sign-ins and {sum(t.lives for t in tallies):,} lives"
+                  f" from enrolment to removal meanwhile, {refusals} refusals, {len(errors)} errors")
+        assert errors == []
+        assert refusals == 0
+        assert all(t.sign_ins for t in tallies[0::2])
+
+        [(new_key, state)] = keys(rotating)
+        assert new_key > old_key and state == "current"
+        kept = [user for t in tallies for user in t.kept]
+        unfinished = rotating.execute("SELECT count(*) FROM totp.secrets WHERE user_id ~ '^(new|renamed) '").fetchone()[0] - len(kept)
+        assert 0 <= unfinished <= SESSIONS  # lives that ended with the rotation
+        assert open_everything(rotating)[0] >= SECRETS
+        some = users[::17]
+        assert sign_in_all(rotating, some, when + timedelta(minutes=5)) == len(some)
+
+
+def anonymous_memory(pid: int) -> int:
+    """Bytes that a process holds for itself: VmRSS without the shared buffers that it has touched."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon:")]
+    return int(line.split()[1]) * 1024
+
+
+def peak_memory(db, rotate) -> int:
+    """Most that the backend of this rotation held while it ran."""
+    with closing(db.connect()) as conn:
+        conn.execute("SELECT count(*) FROM totp_keys()")  # the library is loaded, the key file is read
+        pid = conn.info.backend_pid
+        peak = anonymous_memory(pid)
+        rotation = threading.Thread(target=conn.execute, args=[rotate])
+        rotation.start()
+        while rotation.is_alive():
+            peak = max(peak, anonymous_memory(pid))
+        return peak
+
+
+@both_kinds
+def test_memory_does_not_grow_with_the_number_of_secrets(crowd, cluster, rotate, capsys):
+    few = cluster.create_database()
+    try:
+        with session(few) as conn:
+            import_users(conn, SECRETS // 5)
+        small = peak_memory(few, rotate)
+    finally:
+        few.drop()
+    large = peak_memory(crowd[0], rotate)
+    with capsys.disabled():
+        print(f"\n  {rotate}: at most {small // 1024:,} kB at {SECRETS // 5:,} secrets, {large // 1024:,} kB at {SECRETS:,}")
+    # 13 bytes for each of the 80,000 secrets more: whatever is kept of a row is larger.
+    assert large - small < 1024 * 1024
