@@ -3,15 +3,16 @@
 # PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for (default: the first one in pgrx.toml)
 
 # Given in the environment or on make's command line, these reach the scripts.
-export PG_CONFIG PART TEST DESTDIR
+export PG_CONFIG PART TEST SUBJECT DESTDIR
 
-.PHONY: help setup tree build demo psql test install uninstall installcheck clean
+.PHONY: help setup tree build demo psql test bench install uninstall installcheck clean
 
 help:
 	@echo 'make setup         install what is missing: Debian packages, cargo-pgrx'
 	@echo 'make demo          a guided tour on a throw-away server'
 	@echo 'make psql          psql on a throw-away server, for trying things out'
 	@echo 'make test          every test there is   (PART=cluster TEST=smoke: one part, some tests)'
+	@echo 'make bench         measure it beside the bare statements   (SUBJECT=loop: one subject)'
 	@echo 'make build         build the extension'
 	@echo 'make install       install it into the PostgreSQL that PG_CONFIG names   (DESTDIR=...)'
 	@echo 'make installcheck  run the SQL tests on the running server that PGHOST, PGPORT, PGUSER name'
@@ -37,6 +38,9 @@ psql: build
 
 test: setup
 	@tests/run
+
+bench: build
+	@tools/bench.sh
 
 install:
 	@tools/install.sh install

@@ -47,6 +47,11 @@ pub struct SealedSecret {
 }
 
 impl SealedSecret {
+    /// Active ones first.
+    pub fn order(&self) -> (bool, &str) {
+        (self.slot == Slot::Pending, &self.device)
+    }
+
     /// Reads the columns device, slot, secret_id, sealed, algorithm, digits, period, from `column` on.
     pub fn read(row: &Row, column: i32) -> Result<Self, Error> {
         Ok(Self {

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +11,6 @@ from totp import code_at, enroll, error_of, fix_clock, verify
 
 NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root gives a file away")
-FINGERPRINT = "[0-9a-f]{16}"
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +69,14 @@ def refused(db, later, secret, *secret_texts):
     """Every function that needs the key ends in F0000 with a HINT; nothing is charged, nothing is used up."""
     with closing(db.connect()) as conn:
         fix_clock(conn, later)
-        before = conn.execute("SELECT * FROM totp.attempts").fetchall(), conn.execute("SELECT * FROM totp.used_codes").fetchall()
+        counters = "SELECT a::text, u::text FROM totp.attempts a JOIN totp.used_codes u USING (user_id)"
+        before = conn.execute(counters).fetchall()
         for query in ("SELECT totp_verify('alice', %(right)s)", "SELECT totp_verify('alice', '000000')", "SELECT * FROM totp_check('alice', %(right)s)",
                       "SELECT * FROM totp_enroll('bob')"):
             error = error_of(conn, query, {"right": code_at(secret, later)})
             assert error.sqlstate == "F0000" and error.diag.message_hint, query
             nothing_told(error, *secret_texts)
-        assert (conn.execute("SELECT * FROM totp.attempts").fetchall(), conn.execute("SELECT * FROM totp.used_codes").fetchall()) == before
+        assert conn.execute(counters).fetchall() == before
         assert conn.execute("SELECT totp_enabled('alice')").fetchone() == (True,)
         assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("active",)
         assert conn.execute("SELECT master_key_loaded FROM totp_keys()").fetchone() == (False,)
@@ -133,13 +133,13 @@ def test_a_good_file_is_taken(server, db, alice, good_key, key_file, later, temp
 # --- The kind and the rights of the file ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o500])
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o500], ids=oct)
 def test_rights_that_are_taken(server, db, alice, good_key, key_file, later, mode):
     server.write_key_file(good_key, mode)
     taken(db, later, alice)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o606, 0o620, 0o602, 0o610, 0o601, 0o666, 0o777, 0o4644])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o606, 0o620, 0o602, 0o610, 0o601, 0o666, 0o777, 0o4644], ids=oct)
 def test_rights_that_are_refused(server, db, alice, good_key, key_file, later, mode):
     server.write_key_file(good_key, mode)
     refused(db, later, alice, good_key)
@@ -147,7 +147,7 @@ def test_rights_that_are_refused(server, db, alice, good_key, key_file, later, m
 
 @AS_ROOT
 @pytest.mark.parametrize("mode, ok", [(0o640, True), (0o440, True), (0o600, False), (0o644, False), (0o604, False), (0o660, False), (0o650, False), (0o641, False)],
-                         ids=lambda value: oct(value) if value is not True and value is not False else str(value))
+                         ids=lambda value: str(value) if isinstance(value, bool) else oct(value))
 def test_a_file_of_root(db, alice, key_file, later, good_key, mode, ok):
     os.chown(key_file, 0, SERVER_USER.pw_gid)
     os.chmod(key_file, mode)
@@ -158,7 +158,7 @@ def test_a_file_of_root(db, alice, key_file, later, good_key, mode, ok):
 
 
 @AS_ROOT
-@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666])
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666], ids=oct)
 def test_a_file_of_another_user_is_refused(db, alice, key_file, later, good_key, mode):
     os.chown(key_file, 65533, SERVER_USER.pw_gid)
     os.chmod(key_file, mode)
@@ -205,11 +205,17 @@ def test_a_link_into_the_data_directory(server, db, alice, good_key, key_file, l
     server.run("rm", server.data / "hidden.key")
 
 
-@pytest.mark.parametrize("where", ["{data}/master.key", "{data}/base/master.key", "{folder}/link/master.key", "{folder}/../{name}/data/master.key", "master.key", "base/master.key"])
-def test_a_file_inside_the_data_directory(make_cluster, where):
-    """Under whatever name; a relative one is relative to the data directory."""
-    server = make_cluster()
+@pytest.fixture(scope="module")
+def server_with_file_inside(make_module_cluster):
+    server = make_module_cluster()
     server.run("ln", "-s", server.data, server.folder / "link")
+    return server
+
+
+@pytest.mark.parametrize("where", ["{data}/master.key", "{data}/base/master.key", "{folder}/link/master.key", "{folder}/../{name}/data/master.key", "master.key", "base/master.key"])
+def test_a_file_inside_the_data_directory(server_with_file_inside, where):
+    """Under whatever name; a relative one is relative to the data directory."""
+    server = server_with_file_inside
     path = where.format(data=server.data, folder=server.folder, name=server.folder.name)
     inside = (server.data / path) if not path.startswith("/") else path
     server.run("cp", server.key_file, inside)
@@ -226,33 +232,57 @@ def test_a_file_inside_the_data_directory(make_cluster, where):
 # --- The environment variable ------------------------------------------------------------------------
 
 
-@contextmanager
-def restarted(make_cluster, variable):
-    server = make_cluster(totp__key_file="")
+@pytest.fixture(scope="module")
+def server_without_file(make_module_cluster):
+    server = make_module_cluster()
+    server.configure(totp__key_file="")
     server.stop()
-    server.start(**({} if variable is None else {"TOTP_ENCRYPTION_KEY": variable}))
-    database = server.create_database()
-    with closing(database.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
+    return server
+
+
+@pytest.fixture
+def started_with(server_without_file):
+    """A function that starts that server with this environment variable (None: without) and gives a session in a new database."""
+    with ExitStack() as stack:
+        def start(variable):
+            server_without_file.start(**({} if variable is None else {"TOTP_ENCRYPTION_KEY": variable}))
+            stack.callback(server_without_file.stop)
+            conn = stack.enter_context(closing(server_without_file.create_database().connect()))
+            fix_clock(conn, NOON)
+            return conn
+
+        yield start
 
 
 @pytest.mark.parametrize("variable", [K1, f"{K1},{K2}", f" {K1} , {K2} ", K1.upper(), f"{K1}\n{K2}", f"{K1},", f"# comment\n{K1}"], ids=lambda v: repr(v)[:12] + str(len(v)))
-def test_the_variable_stands_in_for_the_file(make_cluster, variable):
-    with restarted(make_cluster, variable) as conn:
-        secret = enroll(conn, "alice")
-        assert verify(conn, "alice", code_at(secret, NOON)) is True
-        assert verify(conn, "alice", code_at(secret, NOON)) is False
+def test_the_variable_stands_in_for_the_file(started_with, variable):
+    conn = started_with(variable)
+    secret = enroll(conn, "alice")
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    assert verify(conn, "alice", code_at(secret, NOON)) is False
 
 
 @pytest.mark.parametrize("variable", [None, "", " ", "0" * 64, K1[:63], K1 + "0", "garbage", f"{K1},{K1}", f"{K1},garbage", f"{K1} {K2}", "/etc/passwd"],
                          ids=lambda v: repr(v)[:12] + str(len(v or "")))
-def test_a_variable_that_is_refused(make_cluster, variable):
-    with restarted(make_cluster, variable) as conn:
-        error = error_of(conn, "SELECT totp_enroll('alice')")
-        assert error.sqlstate == "F0000" and error.diag.message_hint
-        nothing_told(error, variable or "")
-        assert conn.execute("SELECT count(*) FROM totp.data_keys").fetchone() == (0,)
+def test_a_variable_that_is_refused(started_with, variable):
+    conn = started_with(variable)
+    error = error_of(conn, "SELECT totp_enroll('alice')")
+    assert error.sqlstate == "F0000" and error.diag.message_hint
+    nothing_told(error, variable or "")
+    assert conn.execute("SELECT count(*) FROM totp.data_keys").fetchone() == (0,)
+
+
+def test_the_first_key_of_the_variable_seals_and_the_others_open(started_with, server_without_file):
+    conn = started_with(f"{K1},{K2}")
+    secret = enroll(conn, "alice")
+    fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()
+    name = conn.info.dbname
+    server_without_file.stop()
+    server_without_file.start(TOTP_ENCRYPTION_KEY=f"{K2},{K1}")
+    with closing(server_without_file.connect(name)) as conn:
+        fix_clock(conn, NOON)
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+        assert conn.execute("SELECT master_key FROM totp_keys()").fetchone() == fingerprint
 
 
 def test_the_file_wins_over_the_variable(make_cluster):
@@ -357,7 +387,7 @@ def test_only_the_first_key_seals_and_the_others_open(make_cluster):
 # --- The wrong key, a missing key ----------------------------------------------------------------------------
 
 
-def test_another_master_key_is_told_by_fingerprint_and_charges_nothing(server, db, alice, key_file, later):
+def test_another_master_key_is_told_by_fingerprint_and_charges_nothing(server, db, alice, good_key, key_file, later):
     fingerprint = db.value("SELECT master_key FROM totp.data_keys")
     server.write_key_file(K1)
     with closing(db.connect()) as conn:
@@ -372,19 +402,9 @@ def test_another_master_key_is_told_by_fingerprint_and_charges_nothing(server, d
         assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
         assert conn.execute("SELECT master_key, master_key_loaded FROM totp_keys()").fetchall() == [(fingerprint, False)]
         assert conn.execute("SELECT totp_remove('dave')").fetchone() == (0,)
-    server.write_key_file(server_key := f"{K1}\n# the old one\n")
-    assert server_key
     # With the right key below the other one everything is as before.
-    server.write_key_file(f"{K1}\n{GOOD[0]}")
+    server.write_key_file(f"{K1}\n{good_key}")
     taken(db, later, alice)
-
-
-GOOD: list[str] = []
-
-
-@pytest.fixture(autouse=True)
-def _remember_the_good_key(good_key):
-    GOOD[:] = [good_key]
 
 
 def test_a_fingerprint_is_no_part_of_the_key(db, good_key, alice):
@@ -433,7 +453,7 @@ def test_no_secret_of_a_missing_master_key_is_lost_by_enrolling(make_cluster):
 
 
 @pytest.fixture
-def conn(make_module_cluster, tampered_db):
+def conn(tampered_db):
     with closing(tampered_db.connect()) as conn:
         fix_clock(conn, NOON)
         for table in ("secrets", "used_codes", "attempts"):

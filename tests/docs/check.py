@@ -31,8 +31,8 @@ SHOWN_KEY_FILE = "/etc/postgresql/totp.key"
 TIMEOUT_SECONDS = 300
 END = -1  # the place after the last block
 
-# Something that ends a statement: otherwise the next block would be glued to it.
-_ENDED = re.compile(r"(;|^\s*\\.*|\\g\w*.*)\s*(--[^\n]*)?\s*$", re.MULTILINE)
+# The end of a statement, or a command of psql in the last line: else the next block would be glued to it.
+_ENDED = re.compile(r"(;|^\s*\\[^\n]*|\\g[^\n]*)\s*((^|\s)--[^\n]*\s*)*\Z", re.MULTILINE)
 
 
 class Result:
@@ -75,7 +75,7 @@ def check(document: Path, root: Path = ROOT) -> Result:
 def _run(name, parts, examples, database, folder, result) -> None:
     """All SQL of a document in one psql session."""
     for i in examples:
-        if not _ENDED.search(parts[i].text.rstrip()[-200:]):
+        if not _ENDED.search(parts[i].text):
             result.failures.append(f"{name}:{parts[i].line}: the last statement has no end")
             return
     printed = printed_by(parts, examples, database, folder)

@@ -1,7 +1,7 @@
 """Compares what psql printed with what a document says.
 
-White space at the end of lines, and blank lines at the end, do not count. `…` stands for any text within a line; a line
-that is `…` alone stands for any number of lines.
+White space at the end of lines, and blank lines at the end, do not count. `…` stands for any text within a line, and
+spaces beside it do not count, so that columns may stay aligned; a line that is `…` alone stands for any number of lines.
 """
 
 import difflib
@@ -32,7 +32,7 @@ def _lines(text: str) -> list[str]:
 def _pattern(line: str) -> str:
     if line == ANY:
         return r"(?:[^\n]*\n)*?"
-    return r"[^\n]*".join(re.escape(part) for part in line.split(ANY)) + "\n"
+    return r"[^\n]*".join(re.escape(part) for part in re.split(f" *{ANY} *", line)) + "\n"
 
 
 def _same(expected: list[str], line: str) -> str:

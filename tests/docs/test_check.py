@@ -74,10 +74,16 @@ def test_a_hidden_block_is_run(verdict, hidden, code):
     assert verdict(GOOD + f"<!-- sql\n{hidden}\n-->\n")[0] == code
 
 
-def test_a_statement_without_an_end_fails(verdict):
-    code, out = verdict(GOOD + "```sql\nSELECT 2\n```\n")
+@pytest.mark.parametrize("statement", ["SELECT 2", "SELECT 1;\nSELECT 2\n-- the end;"])
+def test_a_statement_without_an_end_fails(verdict, statement):
+    code, out = verdict(GOOD + f"```sql\n{statement}\n```\n")
     assert code == 1
     assert "has no end" in out
+
+
+@pytest.mark.parametrize("statement", ["SELECT 2;  -- a comment", "SELECT 2; -- a\n-- b", "SELECT 2 \\gset x", "SELECT 1;\n\\echo x"])
+def test_a_statement_with_an_end_passes(verdict, statement):
+    assert verdict(GOOD + f"```sql\n{statement}\n```\n")[0] == 0
 
 
 @pytest.mark.parametrize("pattern, code", [("…\n(1 row)", 0), (" o…\n…\n(1 row)", 0), ("…\n(2 rows)", 1), (" …x\n…", 1)])

@@ -1,0 +1,241 @@
+"""Guesses: charged before their outcome is told, out of reach of every ROLLBACK, and counted exactly by many sessions at once."""
+
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from totp import code_at, enroll, fix_clock, parallel, verify, wrong_code
+
+NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+
+
+@pytest.fixture
+def conn(quick_db):
+    with closing(quick_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        yield conn
+
+
+def user_with_wrong_code(conn, user_id="alice", **parameters) -> tuple[str, str]:
+    """An active user: the secret, and a code that is wrong at NOON and for the five minutes after it."""
+    secret = enroll(conn, user_id, **parameters)
+    assert verify(conn, user_id, code_at(secret, NOON.timestamp() - 30)) is True
+    near = {code_at(secret, NOON.timestamp() + 30 * step) for step in range(-3, 15)}
+    wrong = code_at(secret, NOON)
+    while wrong in near:
+        wrong = wrong_code(wrong)
+    return secret, wrong
+
+
+def check(conn, code, user_id="alice"):
+    return conn.execute("SELECT reason, attempts_left, retry_at FROM totp_check(%s, %s)", [user_id, code]).fetchone()
+
+
+def failures(conn, user_id="alice") -> int:
+    return conn.execute("SELECT failures FROM totp_status(%s)", [user_id]).fetchone()[0]
+
+
+def test_five_wrong_codes_lock_and_each_later_one_locks_twice_as_long(conn):
+    secret, wrong = user_with_wrong_code(conn)
+    for left in (4, 3, 2, 1):
+        assert check(conn, wrong) == ("wrong", left, None)
+    now, lock = NOON, timedelta(seconds=30)
+    assert check(conn, wrong) == ("wrong", 0, now + lock)
+    for _ in range(10):
+        assert check(conn, wrong) == ("locked", 0, now + lock)
+        assert check(conn, code_at(secret, now)) == ("locked", 0, now + lock)
+        fix_clock(conn, now + lock - timedelta(microseconds=1))
+        assert check(conn, wrong)[0] == "locked"
+        now += lock
+        fix_clock(conn, now)
+        lock = min(2 * lock, timedelta(hours=1))
+        assert check(conn, "garbage")[:2] == ("malformed", 1)
+        near = {code_at(secret, now.timestamp() + 30 * step) for step in (-1, 0, 1)}
+        assert check(conn, next(code for code in ("111111", "222222", "333333", "444444") if code not in near)) == ("wrong", 0, now + lock)
+    assert lock == timedelta(hours=1)
+
+
+def test_a_good_code_after_the_lock_clears_the_failures(conn):
+    secret, wrong = user_with_wrong_code(conn)
+    for _ in range(5):
+        check(conn, wrong)
+    later = NOON + timedelta(seconds=30)
+    fix_clock(conn, later)
+    assert check(conn, code_at(secret, later)) == ("accepted", 5, None)
+    assert failures(conn) == 0
+    assert check(conn, wrong)[:2] == ("wrong", 4)
+
+
+def test_a_good_code_is_not_used_up_while_locked(conn):
+    secret, wrong = user_with_wrong_code(conn)
+    for _ in range(5):
+        check(conn, wrong)
+    code = code_at(secret, NOON.timestamp() + 30)
+    assert check(conn, code)[0] == "locked"
+    fix_clock(conn, NOON + timedelta(seconds=30))
+    assert check(conn, code)[0] == "accepted"
+
+
+def test_a_replayed_code_is_not_charged(conn):
+    secret, _ = user_with_wrong_code(conn)
+    for _ in range(10):
+        assert check(conn, code_at(secret, NOON.timestamp() - 30))[:2] == ("replayed", 5)
+    assert failures(conn) == 0
+
+
+def test_failures_of_all_devices_add_up(conn):
+    _, wrong = user_with_wrong_code(conn, device="phone")
+    secret = enroll(conn, "alice", device="tablet")
+    near = {code_at(secret, NOON.timestamp() + 30 * step) for step in (-1, 0, 1)}
+    if wrong in near:
+        wrong = next(code for code in ("111111", "222222", "333333", "444444", "555555", "666666", "777777") if code not in near)
+    for device in ("phone", "tablet", "phone", "tablet"):
+        assert verify(conn, "alice", wrong, device) is False
+    assert check(conn, wrong)[:2] == ("wrong", 0)
+    assert check(conn, code_at(secret, NOON))[0] == "locked"
+
+
+def test_users_are_locked_one_by_one(conn):
+    _, wrong = user_with_wrong_code(conn)
+    secret, _ = user_with_wrong_code(conn, "bob")
+    for _ in range(5):
+        check(conn, wrong)
+    assert check(conn, code_at(secret, NOON), "bob")[0] == "accepted"
+
+
+def test_guesses_at_a_pending_secret_are_charged_too(conn):
+    secret = enroll(conn, "alice")
+    near = {code_at(secret, NOON.timestamp() + 30 * step) for step in (-1, 0, 1)}
+    wrong = next(code for code in ("111111", "222222", "333333", "444444") if code not in near)
+    for _ in range(5):
+        assert conn.execute("SELECT totp_confirm('alice', %s)", [wrong]).fetchone() == (False,)
+    assert conn.execute("SELECT totp_confirm('alice', %s)", [code_at(secret, NOON)]).fetchone() == (False,)
+    assert check(conn, code_at(secret, NOON))[0] == "locked"
+
+
+def test_enrolling_again_clears_neither_failures_nor_lock(conn):
+    _, wrong = user_with_wrong_code(conn)
+    for _ in range(5):
+        check(conn, wrong)
+    for keep_current in (True, False):
+        secret = enroll(conn, "alice", keep_current=keep_current)
+        assert check(conn, code_at(secret, NOON))[:2] == ("locked", 0)
+        assert failures(conn) == 5
+
+
+WAYS_BACK = {
+    "rollback": "BEGIN; SELECT totp_verify('alice', '{wrong}'); ROLLBACK",
+    "savepoint": "BEGIN; SAVEPOINT s; SELECT totp_verify('alice', '{wrong}'); ROLLBACK TO s; COMMIT",
+    "exception block": "DO $$ BEGIN PERFORM totp_verify('alice', '{wrong}'); RAISE EXCEPTION 'x'; EXCEPTION WHEN OTHERS THEN END $$",
+    "failing statement": "SELECT totp_verify('alice', '{wrong}'), 1 / (random() < 0)::int",
+    "failing transaction": "BEGIN; SELECT totp_verify('alice', '{wrong}'); SELECT 1 / 0; COMMIT",
+    "serializable": "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT totp_verify('alice', '{wrong}'); ROLLBACK",
+    "repeatable read": "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class; SELECT totp_verify('alice', '{wrong}'); ROLLBACK",
+}
+
+
+@pytest.mark.parametrize("way", WAYS_BACK.values(), ids=WAYS_BACK.keys())
+def test_no_way_gives_a_guess_back(quick_db, conn, way):
+    secret, wrong = user_with_wrong_code(conn)
+    with closing(quick_db.connect()) as session:
+        fix_clock(session, NOON)
+        for count in range(1, 6):
+            try:
+                session.execute(way.format(wrong=wrong))
+            except psycopg.errors.DivisionByZero:
+                session.execute("ROLLBACK")
+            assert failures(conn) == count
+    assert check(conn, code_at(secret, NOON)) == ("locked", 0, NOON + timedelta(seconds=30))
+
+
+def test_a_rolled_back_loop_gets_five_guesses(quick_db, conn):
+    """A session that rolls back each guess, as fast as it can, in one round trip."""
+    _, wrong = user_with_wrong_code(conn)
+    with closing(quick_db.connect()) as session:
+        fix_clock(session, NOON)
+        session.execute(f"DO $$ DECLARE tries int := 0; BEGIN WHILE tries < 1000 LOOP tries := tries + 1;"
+                        f" BEGIN PERFORM totp_verify('alice', '{wrong}'); RAISE EXCEPTION 'x'; EXCEPTION WHEN OTHERS THEN END; END LOOP; END $$")
+    assert failures(conn) == 5
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_fifty_sessions_get_as_many_answers_as_one(quick_db, conn, level, end):
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(50)]
+        for session in sessions:
+            fix_clock(session, NOON)
+        for round in range(10):
+            user_id = f"user {round}"
+            _, wrong = user_with_wrong_code(conn, user_id)
+
+            def begin(i):
+                sessions[i].execute(f"BEGIN ISOLATION LEVEL {level}")
+                sessions[i].execute("SELECT count(*) FROM pg_class")
+
+            def guess(i, _):
+                answer = check(sessions[i], wrong, user_id)
+                sessions[i].execute(end)
+                return answer
+
+            answers = parallel(50, guess, prepare=begin)
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            assert sorted(left for reason, left, _ in answers if reason == "wrong") == [0, 1, 2, 3, 4]
+            assert [reason for reason, _, _ in answers].count("locked") == 45
+            assert failures(conn, user_id) == 5
+
+
+def test_a_right_code_among_fifty_guesses(quick_db, conn):
+    """Whatever the order: at most five wrong answers before the lock or before the good code, which clears, and five after it."""
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(50)]
+        for session in sessions:
+            fix_clock(session, NOON)
+        for round in range(10):
+            user_id = f"user {round}"
+            secret, wrong = user_with_wrong_code(conn, user_id)
+            answers = parallel(50, lambda i: check(sessions[i], code_at(secret, NOON) if i == 25 else wrong, user_id))
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            reasons = [reason for reason, _, _ in answers]
+            accepted = reasons.count("accepted")
+            assert accepted == (answers[25][0] == "accepted")
+            assert 5 <= reasons.count("wrong") <= (9 if accepted else 5)
+            assert failures(conn, user_id) == 5
+            audited = conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'failed' AND user_id = %s", [user_id]).fetchone()[0]
+            assert audited == reasons.count("wrong")
+
+
+def test_an_idle_transaction_blocks_no_sign_in(quick_db, conn):
+    """One that holds every row lock there is on the user's rows, as an application that crashed in the middle might."""
+    secret, wrong = user_with_wrong_code(conn)
+    with closing(quick_db.connect()) as idle:
+        idle.execute("BEGIN")
+        for table in ("attempts", "used_codes", "secrets"):
+            for lock in ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE"):
+                idle.execute(f"SELECT FROM totp.{table} FOR {lock}")
+        conn.execute("SET statement_timeout = '30s'")
+        assert check(conn, wrong)[:2] == ("wrong", 4)
+        assert check(conn, code_at(secret, NOON))[0] == "accepted"
+        idle.execute("ROLLBACK")
+    assert failures(conn) == 0
+    assert check(conn, code_at(secret, NOON))[0] == "replayed"
+
+
+def test_an_accepted_code_uses_no_transaction_id_and_leaves_no_dead_row(conn):
+    secret, _ = user_with_wrong_code(conn)
+    rows = "SELECT ctid::text, xmin::text, xmax::text FROM totp.{} ORDER BY ctid"
+    before = [conn.execute(rows.format(table)).fetchall() for table in ("attempts", "used_codes", "secrets")]
+    for step in range(10):
+        when = NOON + timedelta(seconds=30 * step)
+        fix_clock(conn, when)
+        conn.execute("BEGIN")
+        assert verify(conn, "alice", code_at(secret, when)) is True
+        assert conn.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+        conn.execute("COMMIT")
+    assert [conn.execute(rows.format(table)).fetchall() for table in ("attempts", "used_codes", "secrets")] == before

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs the benchmarks on servers of their own and writes bench/results.md. SUBJECT=name runs one of them and writes nothing.
+
+# shellcheck source=tools/env.sh
+. "$(dirname "$0")/env.sh"
+
+tools/venv.sh
+exec "$VENV/bin/python" bench/run.py ${SUBJECT:+"$SUBJECT"}
