@@ -103,15 +103,17 @@ pub fn read_one<A: InPlace>(row: &RowAddress) -> Result<A, Error> {
     let target = Target::open::<A>(row)?;
     // SAFETY: the buffer is pinned by `target` and locked while it is read. The row was deleted by this transaction,
     // so no vacuum removes it.
-    let place = unsafe {
+    let words = unsafe {
         pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
-        let place = target.place();
-        let words = place.map(|p| read_words(p.data(pg_sys::BufferGetPage(target.buffer))));
+        let words = match target.place() {
+            Found::At(place) => Some(read_words(place.data(pg_sys::BufferGetPage(target.buffer)))),
+            Found::Moved | Found::Altered => None,
+        };
         pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
         words
     };
     target.close();
-    place.map(A::from_words).ok_or(Error::RowsAltered)
+    words.map(A::from_words).ok_or(Error::RowsAltered)
 }
 
 /// Steps 3 to 5 of docs/design/in-place.md for one or two rows.
@@ -140,12 +142,16 @@ fn change<const N: usize, R>(
             pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
         }
     }
-    let waits = targets.map(Target::close);
+    let places = targets.map(Target::close);
     match decided {
         Some((result, lsn)) => Ok(Outcome::Decided(result, lsn)),
         None => {
-            for (state, (table, tid)) in states.iter().zip(waits) {
-                state.wait_for_deleter(table, tid);
+            for (state, (table, tid)) in states.iter().zip(places) {
+                match state {
+                    State::BeingDeleted(header) => wait_for_deleter(header, table, tid),
+                    State::Altered => return Err(Error::RowsAltered),
+                    State::Ours(_) | State::Moved => {}
+                }
             }
             pgrx::check_for_interrupts!();
             Ok(Outcome::LookAgain)
@@ -219,17 +225,17 @@ impl Target {
         (self.row.table, self.row.tid)
     }
 
-    /// Where the row's columns lie, if the line pointer still leads to the row that the look-up found.
+    /// Where the row's columns lie.
     ///
     /// # Safety
     /// The buffer is locked.
-    unsafe fn place(&self) -> Option<Place> {
+    unsafe fn place(&self) -> Found {
         // SAFETY: the page is locked, so its line pointers do not move; each offset is checked before it is used.
         unsafe {
             let page = pg_sys::BufferGetPage(self.buffer);
             let (_, offset) = pgrx::itemptr::item_pointer_get_both(self.row.tid);
             if offset == 0 || offset > pg_sys::PageGetMaxOffsetNumber(page) {
-                return None;
+                return Found::Moved;
             }
             let item = &*pg_sys::PageGetItemId(page, offset);
             let (start, len) = (item.lp_off() as usize, item.lp_len() as usize);
@@ -237,15 +243,19 @@ impl Target {
                 || len < size_of::<pg_sys::HeapTupleHeaderData>()
                 || start + len > pg_sys::BLCKSZ as usize
             {
-                return None;
+                return Found::Moved;
             }
             let header = page.add(start).cast::<pg_sys::HeapTupleHeaderData>();
-            let hoff = (*header).t_hoff as usize;
-            let columns = ((*header).t_infomask2 as u32 & pg_sys::HEAP_NATTS_MASK) as usize;
-            if (*header).t_choice.t_heap.t_xmin != self.row.xmin || hoff + WORDS_LEN > len || columns < 5 {
-                return None;
+            if (*header).t_choice.t_heap.t_xmin != self.row.xmin {
+                return Found::Moved;
             }
-            Some(Place { start, len, hoff })
+            let hoff = usize::from((*header).t_hoff);
+            let columns = u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK;
+            // A column that was added later is not in the tuple.
+            if columns < 5 || hoff + WORDS_LEN > len {
+                return Found::Altered;
+            }
+            Found::At(Place { start, len, hoff })
         }
     }
 
@@ -257,7 +267,11 @@ impl Target {
         // SAFETY: `place` checked the offsets. HeapTupleSatisfiesUpdate is called as the heap's own code calls it: on
         // a tuple of the buffer's own page. It sets hint bits, hence before the page is copied.
         unsafe {
-            let Some(place) = self.place() else { return State::Moved };
+            let place = match self.place() {
+                Found::At(place) => place,
+                Found::Moved => return State::Moved,
+                Found::Altered => return State::Altered,
+            };
             let header = pg_sys::BufferGetPage(self.buffer).add(place.start).cast::<pg_sys::HeapTupleHeaderData>();
             let mut tuple = pg_sys::HeapTupleData {
                 t_len: place.len as u32,
@@ -274,6 +288,16 @@ impl Target {
             }
         }
     }
+}
+
+/// What stands where the look-up found a row.
+enum Found {
+    /// The row, by its inserting transaction.
+    At(Place),
+    /// Nothing, or another row.
+    Moved,
+    /// The row, but without the columns that change.
+    Altered,
 }
 
 /// Offsets of a tuple within its page, checked against the page and the tuple's own length.
@@ -303,25 +327,23 @@ enum State {
     BeingDeleted(pg_sys::HeapTupleHeaderData),
     /// It is gone, or something else stands in its place.
     Moved,
+    /// It does not have the columns that change.
+    Altered,
 }
 
-impl State {
-    /// Waits, with no page locked or pinned, until the transaction that deletes the row has ended.
-    fn wait_for_deleter(&self, table: pg_sys::Oid, mut tid: pg_sys::ItemPointerData) {
-        let Self::BeingDeleted(header) = self else { return };
-        // SAFETY: `header` is a copy; a multixact is resolved from its xmax and info mask alone. The relation is open
-        // for the wait, which names it if the wait is cancelled.
-        unsafe {
-            let raw = header.t_choice.t_heap.t_xmax;
-            let xid = if u32::from(header.t_infomask) & pg_sys::HEAP_XMAX_IS_MULTI != 0 {
-                pg_sys::HeapTupleGetUpdateXid(std::ptr::from_ref(header).cast_mut())
-            } else {
-                raw
-            };
-            let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
-            pg_sys::XactLockTableWait(xid, relation, &mut tid, pg_sys::XLTW_Oper::XLTW_Update);
-            pg_sys::table_close(relation, pg_sys::NoLock as i32);
-        }
+/// Waits, with no page locked or pinned, until the transaction that deletes a row has ended.
+fn wait_for_deleter(header: &pg_sys::HeapTupleHeaderData, table: pg_sys::Oid, mut tid: pg_sys::ItemPointerData) {
+    // SAFETY: `header` is a copy; a multixact is resolved from its xmax and info mask alone. The table is open during
+    // the wait, which names it if it is cancelled.
+    unsafe {
+        let xid = if u32::from(header.t_infomask) & pg_sys::HEAP_XMAX_IS_MULTI != 0 {
+            pg_sys::HeapTupleGetUpdateXid(std::ptr::from_ref(header).cast_mut())
+        } else {
+            header.t_choice.t_heap.t_xmax
+        };
+        let relation = pg_sys::table_open(table, pg_sys::NoLock as i32);
+        pg_sys::XactLockTableWait(xid, relation, &mut tid, pg_sys::XLTW_Oper::XLTW_Update);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
     }
 }
 

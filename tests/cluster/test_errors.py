@@ -40,20 +40,22 @@ def active_user(conn, user_id="alice", **parameters) -> str:
 # --- Read-only transactions and standbys ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("begin", ["BEGIN READ ONLY", "BEGIN; SET TRANSACTION READ ONLY", "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE",
-                                   "SET default_transaction_read_only = on; BEGIN"])
+@pytest.mark.parametrize("begin", [["BEGIN READ ONLY"], ["BEGIN", "SET TRANSACTION READ ONLY"], ["BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE"],
+                                   ["SET default_transaction_read_only = on", "BEGIN"]], ids="; ".join)
 def test_a_read_only_transaction_is_refused_before_anything_is_judged(conn, begin):
     secret = active_user(conn)
     tried = 0
     for call in WRITERS:
         if name_of(call) in existing(conn):
-            conn.execute(begin)
+            for command in begin:
+                conn.execute(command)
             error = error_of(conn, call.format(code=code_at(secret, NOON)))
             conn.execute("ROLLBACK")
             assert error.sqlstate == "25006" and error.diag.message_hint, call
             tried += 1
     assert tried >= 7
-    conn.execute(begin)
+    for command in begin:
+        conn.execute(command)
     assert conn.execute("SELECT totp_enabled('alice')").fetchone() == (True,)
     assert conn.execute("SELECT state, failures FROM totp_status('alice')").fetchone() == ("active", 0)
     conn.execute("ROLLBACK")
@@ -228,7 +230,7 @@ def test_impossible_counters_do_not_open_the_door_and_do_not_crash(conn, change)
     conn.execute(f"UPDATE totp.attempts SET {change}")
     row = conn.execute("SELECT accepted, reason, attempts_left FROM totp_check('alice', '000000')").fetchone()
     assert row[0] is False and (row[2] is None or 0 <= row[2] <= 5)
-    conn.execute("SELECT * FROM totp_status('alice')").fetchall()
+    assert conn.execute("SELECT s::text FROM totp_status('alice') AS s").fetchall()
     assert secret
 
 
@@ -237,7 +239,7 @@ def test_impossible_used_codes_do_not_crash(conn, change):
     secret = active_user(conn)
     conn.execute(f"UPDATE totp.used_codes SET {change}")
     assert verify(conn, "alice", code_at(secret, NOON)) is not ("9223372036854775807" in change and "time_step" in change)
-    conn.execute("SELECT * FROM totp_status('alice')").fetchall()
+    assert conn.execute("SELECT s::text FROM totp_status('alice') AS s").fetchall()
 
 
 # --- What an error says ---------------------------------------------------------------------------------------
@@ -283,7 +285,6 @@ def test_errors_do_not_break_the_session(conn):
     """A thousand errors later everything works: no snapshot, lock or buffer is left behind."""
     secret = active_user(conn)
     conn.execute("UPDATE totp.secrets SET sealed = sealed || '\\x00'")
-    conn.execute("SELECT pg_stat_force_next_flush()") if conn.info.server_version >= 150000 else None
     for _ in range(250):
         for call in ("SELECT totp_verify('alice', '000000')", "SELECT totp_enroll('')", "SELECT totp_code_at('1', now())", "SELECT totp_confirm('alice', '123456', 'default'), 1/0"):
             try:

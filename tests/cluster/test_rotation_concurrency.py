@@ -1,0 +1,502 @@
+"""Rotations beside other sessions: who waits, who does not, and that all ends in the right state."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psycopg
+import pytest
+from population import NOON, import_users, keys, open_everything, secret_of, session, sign_in_all
+from server import PATIENCE_SECONDS, wait_until
+from totp import code_at, enroll, error_of, verify, wrong_code
+
+AT_ONCE = "SELECT * FROM totp_rotate_key()"
+ONLINE = "CALL totp_rotate_key_online(1)"
+GUARD = "SET statement_timeout = '60s'"  # against a test that hangs; no measure of speed
+EARLIER, LATER = NOON - timedelta(seconds=30), NOON + timedelta(seconds=30)
+
+both_kinds = pytest.mark.parametrize("rotate", [AT_ONCE, ONLINE], ids=["at once", "online"])
+levels = pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+
+
+@pytest.fixture
+def conn(quick_db):
+    with session(quick_db) as conn:
+        yield conn
+
+
+@contextmanager
+def background(db, query: str):
+    """Run a statement in a session of its own; gives its session and its future. At the end it must have succeeded."""
+    with session(db) as other, ThreadPoolExecutor(1) as pool:
+        other.execute(GUARD)
+        future = pool.submit(other.execute, query)
+        yield other, future
+        future.result(PATIENCE_SECONDS)
+
+
+def wait_until_blocked(conn, other) -> None:
+    """Until that session waits for a lock that another one holds."""
+    query = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+    wait_until(lambda: conn.execute(query, [other.info.backend_pid]).fetchone()[0], "the session to wait for a lock")
+
+
+def active(conn, user_id: str) -> str:
+    """A user with an active secret; no code of NOON or later is used."""
+    secret = enroll(conn, user_id)
+    assert verify(conn, user_id, code_at(secret, EARLIER)) is True
+    return secret
+
+
+def states(conn, user_id: str):
+    return conn.execute("SELECT device, state, version FROM totp_status(%s)", [user_id]).fetchall()
+
+
+# --- Transactions that began before the rotation and commit after it ---------------------------
+
+
+@dataclass
+class User:
+    """A user with an active secret, and maybe one that is staged to replace it."""
+
+    name: str
+    secret: str
+    staged: str | None = None
+
+
+class Enrol:
+    def act(self, conn, user):
+        return enroll(conn, f"{user.name} new")
+
+    def check(self, conn, user, secret):
+        assert verify(conn, user.name, code_at(user.secret, NOON)) is True
+        assert states(conn, f"{user.name} new") == [("default", "pending", 1)]
+        assert verify(conn, f"{user.name} new", code_at(secret, NOON)) is True
+
+
+class EnrolAgain:
+    def act(self, conn, user):
+        return enroll(conn, user.name)
+
+    def check(self, conn, user, secret):
+        assert states(conn, user.name) == [("default", "active", 1), ("default", "pending", 2)]
+        assert verify(conn, user.name, code_at(user.secret, NOON)) is True
+        assert conn.execute("SELECT totp_confirm(%s, %s)", [user.name, code_at(secret, NOON)]).fetchone() == (True,)
+        assert verify(conn, user.name, code_at(user.secret, LATER)) is False
+
+
+class Confirm:
+    def act(self, conn, user):
+        return conn.execute("SELECT totp_confirm(%s, %s)", [user.name, code_at(user.staged, EARLIER)]).fetchone()
+
+    def check(self, conn, user, answer):
+        assert answer == (True,)
+        assert states(conn, user.name) == [("default", "active", 2)]
+        assert verify(conn, user.name, code_at(user.secret, NOON)) is False
+        assert verify(conn, user.name, code_at(user.staged, NOON)) is True
+
+
+class Rename:
+    def act(self, conn, user):
+        return conn.execute("SELECT totp_rename_user(%s, %s)", [user.name, f"{user.name} renamed"]).fetchone()
+
+    def check(self, conn, user, answer):
+        assert answer == (1,)
+        assert states(conn, user.name) == []
+        assert verify(conn, f"{user.name} renamed", code_at(user.secret, NOON)) is True
+
+
+class Remove:
+    def act(self, conn, user):
+        return conn.execute("SELECT totp_remove(%s)", [user.name]).fetchone()
+
+    def check(self, conn, user, answer):
+        assert answer == (1,)
+        for table in ("secrets", "used_codes", "attempts", "recovery_codes"):
+            assert conn.execute(f"SELECT count(*) FROM totp.{table} WHERE user_id = %s", [user.name]).fetchone() == (0,)
+
+
+class Reset:
+    def act(self, conn, user):
+        return conn.execute("SELECT secret FROM totp_reset(%s)", [user.name]).fetchone()[0]
+
+    def check(self, conn, user, secret):
+        assert states(conn, user.name) == [("default", "pending", 2)]
+        assert verify(conn, user.name, code_at(user.secret, NOON)) is False
+        assert verify(conn, user.name, code_at(secret, NOON)) is True
+
+
+class MakeRecoveryCodes:
+    def act(self, conn, user):
+        return [code for [code] in conn.execute("SELECT totp_recovery_codes(%s, 2)", [user.name])]
+
+    def check(self, conn, user, codes):
+        for code in codes:
+            assert conn.execute("SELECT totp_recover(%s, %s)", [user.name, code]).fetchone() == (True,)
+
+
+class Disable:
+    def act(self, conn, user):
+        return conn.execute("SELECT totp_disable(%s)", [user.name]).fetchone()
+
+    def check(self, conn, user, answer):
+        assert answer == (1,)
+        assert verify(conn, user.name, code_at(user.secret, NOON)) is False
+        assert conn.execute("SELECT totp_enable(%s)", [user.name]).fetchone() == (1,)
+        assert verify(conn, user.name, code_at(user.secret, NOON)) is True
+
+
+OPERATIONS = [Enrol(), EnrolAgain(), Confirm(), Rename(), Remove(), Reset(), MakeRecoveryCodes(), Disable()]
+
+
+@both_kinds
+@levels
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: type(operation).__name__)
+def test_a_transaction_around_a_rotation(quick_db, conn, rotate, level, moment, operation):
+    """It writes before the rotation begins; or before and while that waits for it; or only when that has ended."""
+    alice, bob = users = [User(name, active(conn, name)) for name in ("alice", "bob")]
+    if isinstance(operation, Confirm):
+        for user in users:
+            user.staged = enroll(conn, user.name)
+    old_keys = {key for key, _ in keys(conn)}
+    with session(quick_db) as old:
+        old.execute(GUARD)
+        old.execute(f"BEGIN ISOLATION LEVEL {level}")
+        old.execute("SELECT count(*) FROM totp.secrets")  # takes the snapshot
+        if moment == "after":
+            conn.execute(rotate)
+            answers = [operation.act(old, user) for user in users]
+            old.execute("COMMIT")
+        else:
+            answers = [operation.act(old, alice)]
+            if moment == "before":
+                answers.append(operation.act(old, bob))
+            with background(quick_db, rotate) as (rotating, future):
+                wait_until_blocked(conn, rotating)
+                if moment == "between":
+                    answers.append(operation.act(old, bob))
+                assert not future.done()
+                old.execute("COMMIT")
+    [(new_key, state)] = keys(conn)
+    assert new_key not in old_keys and state == "current"
+    for user, answer in zip(users, answers, strict=True):
+        operation.check(conn, user, answer)
+    open_everything(conn)
+
+
+@both_kinds
+@levels
+def test_a_rolled_back_transaction_around_a_rotation(quick_db, conn, rotate, level):
+    users = [User(type(operation).__name__, active(conn, type(operation).__name__)) for operation in OPERATIONS]
+    with session(quick_db) as old:
+        for user in users:
+            user.staged = enroll(conn, user.name)
+        old.execute(f"BEGIN ISOLATION LEVEL {level}")
+        for operation, user in zip(OPERATIONS, users, strict=True):
+            operation.act(old, user)
+        with background(quick_db, rotate) as (rotating, _):
+            wait_until_blocked(conn, rotating)
+            old.execute("ROLLBACK")
+    assert len(keys(conn)) == 1
+    for user in users:
+        assert verify(conn, user.name, code_at(user.secret, NOON)) is True
+    open_everything(conn)
+
+
+# --- Sign-ins do not wait -----------------------------------------------------------------------
+
+
+def signs_in_without_waiting(db, level, secret, recovery_code, when):
+    """All that a user with an active secret does at the login, while whatever is going on goes on."""
+    with session(db, when) as conn:
+        conn.execute(GUARD)
+        conn.execute(f"SET default_transaction_isolation = '{level}'")
+        code = code_at(secret, when)
+        assert conn.execute("SELECT totp_enabled('alice')").fetchone() == (True,)
+        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [wrong_code(code)]).fetchone() == ("wrong",)
+        assert verify(conn, "alice", code) is True
+        assert verify(conn, "alice", code) is False
+        assert conn.execute("SELECT totp_recover('alice', %s)", [recovery_code]).fetchone() == (True,)
+        assert conn.execute("SELECT totp_recover('alice', %s)", [recovery_code]).fetchone() == (False,)
+        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [wrong_code(code)]).fetchone() == ("wrong",)
+        assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
+        assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("active",)
+
+
+STEPS = [AT_ONCE, "SELECT totp_rotation_begin()", "SELECT * FROM totp_rotation_step(NULL, 1000)", "SELECT totp_rotation_end(0)"]
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+@pytest.mark.parametrize("step", STEPS, ids=["at once", "begin", "step", "end"])
+def test_a_sign_in_does_not_wait_for_an_open_rotation(quick_db, conn, step, end, level):
+    secret = active(conn, "alice")
+    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
+    with session(quick_db) as rotating:
+        if step in STEPS[2:]:
+            rotating.execute(STEPS[1])
+        rotating.execute("BEGIN")
+        rotating.execute(step)
+        signs_in_without_waiting(quick_db, level, secret, codes[0], NOON)
+        rotating.execute(end)
+    signs_in_without_waiting(quick_db, level, secret, codes[1], NOON + timedelta(minutes=1))
+    conn.execute(ONLINE)
+    signs_in_without_waiting(quick_db, level, secret, codes[2], NOON + timedelta(minutes=2))
+
+
+@both_kinds
+def test_a_sign_in_does_not_wait_for_a_rotation_that_waits(quick_db, conn, rotate):
+    secret = active(conn, "alice")
+    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
+    with session(quick_db) as writing:
+        writing.execute("BEGIN")
+        enroll(writing, "alice")
+        with background(quick_db, rotate) as (rotating, future):
+            wait_until_blocked(conn, rotating)
+            signs_in_without_waiting(quick_db, "read committed", secret, codes[0], NOON)
+            assert not future.done()
+            writing.execute("COMMIT")
+
+
+def test_a_batch_holds_up_nobody_but_its_own_users(quick_db, conn):
+    for user in ("a", "b", "c", "d"):
+        active(conn, user)
+    conn.execute("SELECT totp_rotation_begin()")
+    with session(quick_db) as rotating, session(quick_db) as other:
+        other.execute(GUARD)
+        rotating.execute("BEGIN")
+        assert rotating.execute("SELECT * FROM totp_rotation_step(NULL, 2)").fetchone() == (2, "b")
+        for user in ("c", "d", "new"):
+            enroll(other, user)
+        other.execute("SELECT totp_remove('d')")
+        with background(quick_db, "SELECT totp_enroll('a')") as (enrolling, future):
+            wait_until_blocked(conn, enrolling)
+            rotating.execute("COMMIT")
+    assert states(conn, "a") == [("default", "active", 1), ("default", "pending", 2)]
+    conn.execute(ONLINE)
+    open_everything(conn)
+
+
+# --- Who writes while an online rotation ends ---------------------------------------------------
+
+
+@levels
+@pytest.mark.parametrize("first, second", [("phone", "tablet"), ("tablet", "phone")])
+def test_a_transaction_on_two_devices_while_the_rotation_ends(quick_db, conn, level, first, second):
+    """The batches left its user out; the end of the rotation waits for it, and not it for the rotation."""
+    for device in ("phone", "tablet"):
+        secret = enroll(conn, "alice", device=device)
+        assert verify(conn, "alice", code_at(secret, EARLIER), device) is True
+    conn.execute("SELECT totp_rotation_begin()")
+    with session(quick_db) as writing:
+        writing.execute(GUARD)
+        writing.execute(f"BEGIN ISOLATION LEVEL {level}")
+        assert writing.execute("SELECT totp_disable('alice', %s)", [first]).fetchone() == (1,)
+        with background(quick_db, ONLINE) as (rotating, _):
+            wait_until_blocked(conn, rotating)
+            assert writing.execute("SELECT totp_disable('alice', %s)", [second]).fetchone() == (1,)
+            writing.execute("COMMIT")
+    assert states(conn, "alice") == [("phone", "disabled", 1), ("tablet", "disabled", 1)]
+    assert [state for _, state in keys(conn)] == ["current"]
+    open_everything(conn)
+
+
+@pytest.mark.parametrize("first, second", [("alice", "bob"), ("bob", "alice")])
+@pytest.mark.parametrize("act", ["totp_disable", "totp_remove", "totp_enroll"])
+def test_a_transaction_on_two_users_while_the_rotation_ends(quick_db, conn, act, first, second):
+    for user in ("alice", "bob"):
+        active(conn, user)
+    conn.execute("SELECT totp_rotation_begin()")
+    with session(quick_db) as writing, session(quick_db) as another:
+        for one in (writing, another):
+            one.execute(GUARD)
+            one.execute("BEGIN")
+        writing.execute(f"SELECT {act}(%s)", [first])
+        another.execute("SELECT totp_disable(%s)", [second])
+        assert conn.execute("SELECT moved FROM totp_rotation_step(NULL, 1000)").fetchone() == (0,)  # both are left out
+        another.execute("ROLLBACK")
+        with background(quick_db, "SELECT totp_rotation_end(0)") as (rotating, _):
+            wait_until_blocked(conn, rotating)
+            writing.execute(f"SELECT {act}(%s)", [second])
+            writing.execute("COMMIT")
+    assert [state for _, state in keys(conn)] == ["current"]
+    open_everything(conn)
+
+
+# --- Two rotations ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [AT_ONCE, ONLINE], ids=["at once", "online"])
+@pytest.mark.parametrize("second", [AT_ONCE, ONLINE], ids=["at once", "online"])
+def test_two_rotations_at_once(quick_db, conn, first, second):
+    users = import_users(conn, 300)
+    with background(quick_db, first), background(quick_db, second):
+        pass
+    assert [state for _, state in keys(conn)] == ["current"]
+    assert open_everything(conn) == (300, 0)
+    assert sign_in_all(conn, users, NOON) == 300
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+@both_kinds
+def test_a_rotation_waits_for_one_in_an_open_transaction(quick_db, conn, rotate, end):
+    secret = active(conn, "alice")
+    with session(quick_db) as rotating:
+        rotating.execute("BEGIN")
+        [[opened, _]] = rotating.execute(AT_ONCE).fetchall()
+        with background(quick_db, rotate) as (waiting, _):
+            wait_until_blocked(conn, waiting)
+            rotating.execute(end)
+    [(key, state)] = keys(conn)
+    assert key > opened and state == "current"
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+
+
+def test_a_rotation_at_once_takes_over_one_that_is_half_way(quick_db, conn):
+    users = import_users(conn, 20)
+    conn.execute("SELECT totp_rotation_begin()")
+    assert conn.execute("SELECT * FROM totp_rotation_step(NULL, 5)").fetchone() == (5, users[4])
+    old_keys = {key for key, _ in keys(conn)}
+    assert len(old_keys) == 2
+    [[key, moved]] = conn.execute(AT_ONCE).fetchall()
+    assert key not in old_keys and moved == 20
+    assert keys(conn) == [(key, "current")]
+    # The other session's next steps have nothing left to do.
+    assert conn.execute("SELECT * FROM totp_rotation_step(%s, 5)", [users[4]]).fetchone() == (0, None)
+    assert conn.execute("SELECT totp_rotation_end(5)").fetchone() == (0,)
+    assert keys(conn) == [(key, "current")]
+    assert sign_in_all(conn, users, NOON) == 20
+
+
+def test_two_online_rotations_share_the_work(quick_db, conn):
+    users = import_users(conn, 20)
+    with session(quick_db) as other:
+        assert conn.execute("SELECT totp_rotation_begin()").fetchone() == (20,)
+        assert conn.execute("SELECT * FROM totp_rotation_step(NULL, 5)").fetchone() == (5, users[4])
+        half_way = keys(conn)
+        assert other.execute("SELECT totp_rotation_begin()").fetchone() == (15,)
+        assert keys(conn) == half_way  # it goes on with the same data key
+        assert other.execute("SELECT * FROM totp_rotation_step(NULL, 100)").fetchone() == (15, users[-1])
+        assert other.execute("SELECT totp_rotation_end(15)").fetchone() == (0,)
+        assert conn.execute("SELECT * FROM totp_rotation_step(%s, 5)", [users[4]]).fetchone() == (0, None)
+        assert conn.execute("SELECT totp_rotation_end(5)").fetchone() == (0,)
+    assert [state for _, state in keys(conn)] == ["current"]
+    assert sign_in_all(conn, users, NOON) == 20
+
+
+# --- All or nothing ------------------------------------------------------------------------------
+
+
+def table_rows(conn):
+    return [conn.execute(f"SELECT * FROM totp.{table} t ORDER BY t::text").fetchall() for table in ("data_keys", "secrets", "recovery_codes")]
+
+
+@pytest.mark.parametrize("way", ["ROLLBACK", "ROLLBACK TO SAVEPOINT before", "SELECT 1 / 0"])
+def test_a_rotation_that_is_rolled_back_never_was(conn, way):
+    secret = active(conn, "alice")
+    [code] = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', 1)")]
+    before = table_rows(conn)
+    conn.execute("BEGIN")
+    conn.execute("SAVEPOINT before")
+    conn.execute(AT_ONCE)
+    enroll(conn, "bob")
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    if way == "SELECT 1 / 0":
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            conn.execute(way)
+    else:
+        conn.execute(way)
+    conn.execute("ROLLBACK")
+    assert table_rows(conn) == before
+    # The same session has that data key in its cache no more than any other.
+    carol = enroll(conn, "carol")
+    assert verify(conn, "carol", code_at(carol, NOON)) is True
+    assert verify(conn, "alice", code_at(secret, NOON)) is False  # used above, once and for all
+    assert verify(conn, "alice", code_at(secret, LATER)) is True
+    assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (True,)
+    open_everything(conn)
+    conn.execute(AT_ONCE)
+    open_everything(conn)
+
+
+@both_kinds
+def test_a_cancelled_wait_leaves_everything_as_it_was(quick_db, conn, rotate):
+    secret = active(conn, "alice")
+    with session(quick_db) as writing, session(quick_db) as rotating, ThreadPoolExecutor(1) as pool:
+        writing.execute("BEGIN")
+        bob = enroll(writing, "bob")
+        future = pool.submit(rotating.execute, rotate)
+        wait_until_blocked(conn, rotating)
+        rotating.cancel()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            future.result(PATIENCE_SECONDS)
+        enroll(writing, "carol")
+        writing.execute("COMMIT")
+    assert verify(conn, "bob", code_at(bob, NOON)) is True
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    open_everything(conn)
+    conn.execute(rotate)
+    assert [state for _, state in keys(conn)] == ["current"]
+    assert open_everything(conn)[0] == 3
+
+
+@both_kinds
+def test_a_row_that_does_not_open_stops_the_rotation(quick_db, conn, rotate):
+    """Tampered with by someone who can write the tables: nothing is lost, and the other users sign in."""
+    users = import_users(conn, 5)
+    conn.execute("UPDATE totp.secrets SET sealed = (SELECT sealed FROM totp.secrets WHERE user_id = %s) WHERE user_id = %s", [users[0], users[3]])
+    error = error_of(conn, rotate)
+    assert (error.sqlstate, error.diag.message_primary, error.diag.message_detail) == ("XX001", "sealed value does not open", None)
+    others = [user for user in users if user != users[3]]
+    assert sign_in_all(conn, others, NOON) == 4
+    assert error_of(conn, "SELECT totp_verify(%s, %s)", [users[3], code_at(secret_of(users[3]), NOON)]).sqlstate == "XX001"
+    assert conn.execute("SELECT failures FROM totp_status(%s)", [users[3]]).fetchone() == (0,)
+    conn.execute("SELECT totp_remove(%s)", [users[3]])
+    conn.execute(rotate)
+    assert [state for _, state in keys(conn)] == ["current"]
+    assert open_everything(conn) == (4, 0)
+
+
+# --- Where a rotation is refused -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()", "SELECT * FROM totp_forget_unreadable('0123456789abcdef')"])
+@pytest.mark.parametrize("how", ["BEGIN ISOLATION LEVEL {}", "SET default_transaction_isolation = '{}'"], ids=["transaction", "default"])
+def test_refused_at_a_level_that_cannot_see_late_rows(conn, query, level, how):
+    active(conn, "alice")
+    before = table_rows(conn)
+    conn.execute(how.format(level))
+    error = error_of(conn, query)
+    assert error.sqlstate == "25001"
+    assert error.diag.message_hint == "Call it in a transaction of isolation level READ COMMITTED."
+    conn.execute("ROLLBACK")
+    assert table_rows(conn) == before
+
+
+def test_an_online_rotation_in_a_transaction_block_is_postgresql_s_own_error(conn):
+    active(conn, "alice")
+    before = table_rows(conn)
+    conn.execute("BEGIN")
+    assert error_of(conn, "CALL totp_rotate_key_online()").sqlstate == "2D000"
+    conn.execute("ROLLBACK")
+    assert table_rows(conn) == before
+
+
+@pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()"])
+def test_refused_in_a_read_only_transaction(conn, query):
+    active(conn, "alice")
+    conn.execute("SET default_transaction_read_only = on")
+    error = error_of(conn, query)
+    assert (error.sqlstate, error.diag.message_hint) == ("25006", "Call it in a read-write transaction.")
+
+
+@pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()"])
+def test_nothing_to_rotate_before_the_first_enrolment(db, query):
+    with session(db) as conn:
+        error = error_of(conn, query)
+        assert (error.sqlstate, error.diag.message_primary) == ("55000", "nothing to rotate")
+        assert error.diag.message_hint == "The first enrolment makes the first data key."
+        assert keys(conn) == []
