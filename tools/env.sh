@@ -87,5 +87,5 @@ system_python() { if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else c
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     printf '%s=%s\n' ROOT "$ROOT" PG_CONFIG "$PG_CONFIG" SERVER_USER "$SERVER_USER" \
-        TREE "$TREE" TEST_TREE "$TEST_TREE" BIN "$BIN" VENV "$VENV"
+        TREE "$TREE" TEST_TREE "$TEST_TREE" BIN "$BIN" VENV "$VENV" CLIENTS "$CLIENTS"
 fi

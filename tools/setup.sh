@@ -75,6 +75,10 @@ need "postgresql-server-dev-$PG_MAJOR" has_file_below --includedir-server postgr
 need openssl has openssl                          # makes the master key
 need oathtool has oathtool                        # an authenticator that is not ours
 need python3-venv has_venv                        # for the cluster tests and pgspot
+need zbar-tools has zbarimg                       # reads QR codes
+need librsvg2-bin has rsvg-convert                # draws SVG
+need nodejs has node                              # for the tests of clients and of otpauth URIs
+need npm has npm
 [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
 
 # Debian's server package makes a cluster of its own and starts it. Not asked for: it stays out.

@@ -95,11 +95,8 @@ impl Statement {
         mut read: impl FnMut(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         self.run(snapshot, args, |count| {
-            let mut out = Vec::with_capacity(count as usize);
-            for index in 0..count {
-                out.push(read(&Row { index })?);
-            }
-            Ok(out)
+            let mut row = Row::new();
+            (0..count).map(|index| read(row.load(index))).collect()
         })
     }
 
@@ -110,7 +107,7 @@ impl Statement {
         args: &[Arg],
         read: impl FnOnce(&Row) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
-        self.run(snapshot, args, |count| (count > 0).then(|| read(&Row { index: 0 })).transpose())
+        self.run(snapshot, args, |count| (count > 0).then(|| read(Row::new().load(0))).transpose())
     }
 
     /// Runs it under the latest snapshot and says how many rows it changed or found.
@@ -177,10 +174,32 @@ impl Statement {
 
 /// A row of the running statement's result. Columns count from 1.
 pub struct Row {
-    index: u64,
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
 }
 
 impl Row {
+    /// Room for a row of the result. Made only inside `Statement::run`, between execution and SPI_finish.
+    fn new() -> Self {
+        // SAFETY: SPI_tuptable is set after a statement that returned rows; where it is NULL no row is loaded.
+        let columns = unsafe {
+            let table = pg_sys::SPI_tuptable;
+            if table.is_null() { 0 } else { (*(*table).tupdesc).natts as usize }
+        };
+        Self { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns] }
+    }
+
+    fn load(&mut self, index: u64) -> &Self {
+        // SAFETY: index < SPI_processed, and both arrays are as long as the row is wide. The values point into SPI's
+        // memory, and are copied out of it before SPI_finish.
+        unsafe {
+            let table = pg_sys::SPI_tuptable;
+            let tuple = *(*table).vals.add(index as usize);
+            pg_sys::heap_deform_tuple(tuple, (*table).tupdesc, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+        }
+        self
+    }
+
     /// The column's value, or `None` for NULL. `T` must be the column's type: SPI does not check it.
     pub fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
         // SAFETY: a datum of the column's type, copied out of SPI's memory by `T`, an owned type at every call.
@@ -221,13 +240,7 @@ impl Row {
     }
 
     fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
-        // SAFETY: exists only inside `Statement::run`, between execution and SPI_finish, with index < SPI_processed.
-        unsafe {
-            let table = pg_sys::SPI_tuptable;
-            let tuple = *(*table).vals.add(self.index as usize);
-            let mut is_null = false;
-            let datum = pg_sys::SPI_getbinval(tuple, (*table).tupdesc, column, &mut is_null);
-            (!is_null).then_some(datum)
-        }
+        let index = usize::try_from(column - 1).ok()?;
+        if *self.nulls.get(index)? { None } else { self.values.get(index).copied() }
     }
 }

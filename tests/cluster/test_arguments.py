@@ -308,3 +308,92 @@ def test_remove_of_nothing_changes_nothing(conn):
 def test_grant_refuses(conn, role, capability):
     error = refused(conn, "SELECT totp_grant(%s, %s)", [role, capability])
     assert error.diag.message_detail
+
+
+# --- What a support desk calls -----------------------------------------------------------
+
+NO_NAME = [None, "", "x" * 257, "é" * 129, MEGABYTE]
+
+
+@pytest.mark.parametrize("value", NO_NAME, ids=lambda value: repr(value)[:16])
+@pytest.mark.parametrize("query", ["SELECT * FROM totp_reset(%s)", "SELECT totp_disable(%s)", "SELECT totp_enable(%s)", "SELECT totp_unlock(%s)",
+                                   "SELECT totp_rename_user(%s, 'bob')", "SELECT totp_rename_user('alice', %s)", "SELECT * FROM totp_recovery_codes(%s)",
+                                   "SELECT totp_import(%s, 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', 'x')"])
+def test_what_is_no_user_id_is_refused(conn, query, value):
+    enroll(conn, "alice")
+    refused(conn, query, [value])
+    assert conn.execute("SELECT device, state, version FROM totp_status('alice')").fetchall() == [("default", "pending", 1)]
+
+
+@pytest.mark.parametrize("value", NO_NAME, ids=lambda value: repr(value)[:16])
+@pytest.mark.parametrize("query", ["SELECT * FROM totp_reset('alice', %s)", "SELECT totp_disable('alice', %s)", "SELECT totp_enable('alice', %s)",
+                                   "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', device => %s)"])
+def test_what_is_no_device_name_is_refused(conn, query, value):
+    enroll(conn, "alice")
+    if value is None and "able(" in query:
+        assert conn.execute(query, [value]).fetchone() == (0 if "enable" in query else 1,)  # NULL: every device
+        return
+    refused(conn, query, [value])
+    assert conn.execute("SELECT device, state, version FROM totp_status('alice')").fetchall() == [("default", "pending", 1)]
+
+
+@pytest.mark.parametrize("query", ["SELECT * FROM totp_reset('nobody')", "SELECT * FROM totp_reset('alice', 'other')"])
+def test_reset_needs_a_device_that_is_there(conn, query):
+    enroll(conn, "alice")
+    assert error_of(conn, query).sqlstate == "42704"
+    assert conn.execute("SELECT version FROM totp_status('alice')").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("query, answer", [("SELECT totp_disable('nobody')", 0), ("SELECT totp_enable('nobody')", 0), ("SELECT totp_disable('alice', 'other')", 0),
+                                           ("SELECT totp_enable('alice')", 0), ("SELECT totp_unlock('nobody')", False), ("SELECT totp_unlock('alice')", False)])
+def test_what_changes_nothing_says_so(conn, query, answer):
+    enroll(conn, "alice")
+    assert conn.execute(query).fetchone() == (answer,)
+    assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE event <> 'enrolled'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("count", [None, 0, -1, 21, 2**31 - 1, -2**31])
+def test_a_number_of_recovery_codes_that_is_refused(conn, count):
+    secret = enroll(conn, "alice")
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    refused(conn, "SELECT * FROM totp_recovery_codes('alice', %s::int)", [count])
+    assert conn.execute("SELECT recovery_codes_left FROM totp_status('alice')").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("count", [1, 10, 20])
+def test_a_number_of_recovery_codes_that_is_made(conn, count):
+    secret = enroll(conn, "alice")
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', %s)", [count]).fetchall()]
+    assert len(set(codes)) == count
+    assert conn.execute("SELECT recovery_codes_left FROM totp_status('alice')").fetchone() == (count,)
+    assert conn.execute("SELECT totp_recover('alice', %s)", [codes[-1]]).fetchone() == (True,)
+    assert conn.execute("SELECT totp_recover('alice', %s)", [codes[-1]]).fetchone() == (False,)
+
+
+@pytest.mark.parametrize("query, value", [
+    ("SELECT totp_recover(NULL, %s)", "code"), ("SELECT totp_recover('alice', %s)", None), ("SELECT totp_recover(NULL, NULL) WHERE %s <> ''", "x"),
+    ("SELECT totp_recover('nobody', %s)", "code"), ("SELECT totp_recover('', %s)", "code"), ("SELECT totp_recover('alice', %s)", ""),
+    ("SELECT totp_recover('alice', %s)", " - - "), ("SELECT totp_recover('alice', %s)", MEGABYTE), ("SELECT totp_recover('alice', %s)", "A" * 1_000_000),
+    ("SELECT totp_recover('alice', %s)", "ＡＢＣＤＥＦ-ＡＢＣＤＥＦ-ＡＢＣＤＥＦ-ＡＢＣＤＥＦ"), ("SELECT totp_recover('alice', %s)", "123456"), ("SELECT totp_recover('alice', %s)", "x" * 24)],
+    ids=lambda value: repr(value)[:40])
+def test_what_is_no_recovery_code_is_false(conn, query, value):
+    secret = enroll(conn, "alice")
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', 3)").fetchall()]
+    assert conn.execute(query, [codes[0] if value == "code" else value]).fetchone() == (False,)
+    assert conn.execute("SELECT totp_recover('alice', %s)", [codes[0]]).fetchone() == (True,)
+
+
+@pytest.mark.parametrize("argument", ["NULL", "'-1 day'", "'-1 second'"])
+def test_an_age_of_audit_rows_that_is_refused(conn, argument):
+    enroll(conn, "alice")
+    refused(conn, f"SELECT totp_prune_audit({argument})")
+    assert conn.execute("SELECT count(*) FROM totp.audit_log").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("argument", ["NULL", "''", "'0123456789abcde'", "'0123456789abcdef0'", "'zzzzzzzzzzzzzzzz'", "'0123456789abcdef'", "repeat('x', 1000000)"])
+def test_a_master_key_to_forget_that_is_unknown(conn, argument):
+    enroll(conn, "alice")
+    refused(conn, f"SELECT * FROM totp_forget_unreadable({argument})")
+    assert conn.execute("SELECT count(*) FROM totp_status('alice')").fetchone() == (1,)

@@ -444,13 +444,45 @@ def test_the_secret_that_commits_last_is_the_stored_one(quick_db, conn):
     assert (works(conn, early), works(conn, late)) == (False, True)
 
 
+def test_a_removal_that_meets_an_enrolment_says_what_it_removed(quick_db, conn):
+    """The enrolment commits after the removal has begun: it is there afterwards, or counted and audited as removed; never gone without a word."""
+    enrolling, blocking, removing = (quick_db.connect() for _ in range(3))
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    with closing(enrolling), closing(blocking), closing(removing):
+        for session in (enrolling, removing):
+            fix_clock(session, NOON)
+        enroll(conn, "bob")
+        enrolling.execute("BEGIN")
+        secret = enroll(enrolling, "alice")
+
+        def block():  # behind the enrolment, and before what the removal reads: so that the commit comes in the middle of the removal
+            blocking.execute("BEGIN")
+            blocking.execute("LOCK TABLE totp.secrets IN ACCESS EXCLUSIVE MODE")
+
+        def remove():
+            wait_until(lambda: conn.execute(waiting, [blocking.info.backend_pid]).fetchone() == (1,), "the table lock to queue")
+            return removing.execute("SELECT totp_remove('alice')").fetchone()[0]
+
+        def commit():
+            with closing(quick_db.connect()) as watcher:
+                wait_until(lambda: watcher.execute(waiting, [removing.info.backend_pid]).fetchone() == (1,), "the removal to wait")
+                enrolling.execute("COMMIT")
+                wait_until(lambda: watcher.execute(waiting, [blocking.info.backend_pid]).fetchone() == (0,), "the table lock")
+                blocking.execute("COMMIT")
+
+        _, removed, _ = parallel(3, lambda i: [block, remove, commit][i]())
+        audited = conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'removed' AND user_id = 'alice'").fetchone()[0]
+        assert (removed, audited, len(status(conn))) in ((0, 0, 1), (1, 1, 0))
+        assert works(conn, secret) is (removed == 0)
+
+
 def test_enrol_remove_and_sign_in_at_once_leave_nothing_behind(quick_db, conn):
     """Whatever order they come in: no error, and no row without its others."""
     def life(i):
         chance = random.Random(i)
         with closing(quick_db.connect()) as session:
             fix_clock(session, NOON)
-            for _ in range(60):
+            for _ in range(200):
                 user_id, device = chance.choice(["alice", "bob"]), chance.choice(["phone", "tablet"])
                 action = chance.randrange(6)
                 if action < 2:

@@ -1,5 +1,6 @@
 """Secrets brought along from elsewhere: what is read, what is refused, what is told and stored, one by one and in bulk."""
 
+import hashlib
 import itertools
 import random
 import secrets
@@ -445,11 +446,14 @@ def test_a_secret_that_another_device_has_is_refused(conn, quick_db, there, give
     import_(conn, "alice", SECRET, device="tablet", **given)
 
 
+RAW, LONG = bytes.fromhex(BYTES), bytes(range(100))
+
+
 @pytest.mark.parametrize("known, equivalent", [
-    (bytes.fromhex(BYTES), bytes.fromhex(BYTES) + b"\0"), (bytes.fromhex(BYTES) + b"\0\0", bytes.fromhex(BYTES)),
-], ids=["with a zero byte", "without its zero bytes"])
+    (RAW, RAW + b"\0"), (RAW + b"\0\0", RAW), (LONG, hashlib.sha1(LONG).digest()), (hashlib.sha1(LONG).digest(), LONG),
+], ids=["with a zero byte", "without its zero bytes", "hashed", "not hashed"])
 def test_a_secret_of_the_same_codes_is_the_same_secret(conn, quick_db, known, equivalent):
-    """HMAC (RFC 2104 section 2) fills a key up with zero bytes: with and without them at its end the codes are the same."""
+    """HMAC (RFC 2104 section 2) fills a key up with zero bytes, and hashes one that is longer than a block: the codes are the same."""
     import_(conn, "alice", base32(known), device="phone", confirmed=True)
     code = code_at(base32(equivalent) + "=" * (-len(base32(equivalent)) % 8), NOON)
     assert verify(conn, "alice", code) is True

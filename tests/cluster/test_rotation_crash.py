@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from population import NOON, import_users, keys, open_everything, session, sign_in_all
+from rotation import NOON, import_users, keys, open_everything, session, sign_in_all
 from totp import enroll
 
 USERS = 2_000

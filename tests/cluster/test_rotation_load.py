@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from population import NOON, import_users, keys, open_everything, secret_of, session, sign_in_all
+from rotation import NOON, import_users, keys, open_everything, secret_of, session, sign_in_all
 from totp import code_at, enroll, fix_clock, parallel, verify
 
 SECRETS = 100_000

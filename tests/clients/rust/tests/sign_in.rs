@@ -66,19 +66,19 @@ async fn error(client: &Client, query: &str, user_id: &str, code: &str) -> DbErr
 #[tokio::test]
 async fn true_once_and_false_for_all_else() {
     let client = connect("app").await;
-    let app = user(&client, "rust: bind").await;
-    assert!(!verify(&client, "rust: bind", &wrong_code(&app)).await);
-    assert!(!verify(&client, "rust: bind", "no code").await);
-    assert!(!verify(&client, "rust: nobody", &code(&app, NOW)).await);
-    assert!(verify(&client, "rust: bind", &code(&app, NOW)).await);
-    assert!(!verify(&client, "rust: bind", &code(&app, NOW)).await);
+    let app = user(&client, "rust/bind").await;
+    assert!(!verify(&client, "rust/bind", &wrong_code(&app)).await);
+    assert!(!verify(&client, "rust/bind", "no code").await);
+    assert!(!verify(&client, "rust/nobody", &code(&app, NOW)).await);
+    assert!(verify(&client, "rust/bind", &code(&app, NOW)).await);
+    assert!(!verify(&client, "rust/bind", &code(&app, NOW)).await);
 }
 
 #[tokio::test]
 async fn null_is_false() {
     let client = connect("app").await;
-    let app = user(&client, "rust: null").await;
-    let row = client.query_one(VERIFY, &[&"rust: null", &None::<&str>]).await.unwrap();
+    let app = user(&client, "rust/null").await;
+    let row = client.query_one(VERIFY, &[&"rust/null", &None::<&str>]).await.unwrap();
     assert_eq!(row.get::<_, Option<bool>>(0), Some(false));
     let row = client.query_one(VERIFY, &[&None::<&str>, &code(&app, NOW)]).await.unwrap();
     assert_eq!(row.get::<_, Option<bool>>(0), Some(false));
@@ -87,14 +87,14 @@ async fn null_is_false() {
 #[tokio::test]
 async fn check_tells_why() {
     let client = connect("app").await;
-    let app = user(&client, "rust: check").await;
+    let app = user(&client, "rust/check").await;
     for (code, expected) in [
         (wrong_code(&app), (false, "wrong", None, Some(4), None)),
         (code(&app, NOW), (true, "accepted", Some("default"), Some(5), None)),
         (code(&app, NOW), (false, "replayed", Some("default"), Some(5), None)),
         ("no code".into(), (false, "malformed", None, Some(5), None)),
     ] {
-        let row = client.query_one(CHECK, &[&"rust: check", &code]).await.unwrap();
+        let row = client.query_one(CHECK, &[&"rust/check", &code]).await.unwrap();
         let got =
             (row.get(0), row.get(1), row.get(2), row.get::<_, Option<i32>>(3), row.get::<_, Option<SystemTime>>(4));
         assert_eq!(got, expected);
@@ -104,12 +104,12 @@ async fn check_tells_why() {
 #[tokio::test]
 async fn a_locked_user_is_refused_with_the_time_of_the_next_try() {
     let client = connect("app").await;
-    let app = user(&client, "rust: locked").await;
+    let app = user(&client, "rust/locked").await;
     for _ in 0..5 {
-        assert!(!verify(&client, "rust: locked", &wrong_code(&app)).await);
+        assert!(!verify(&client, "rust/locked", &wrong_code(&app)).await);
     }
-    assert!(!verify(&client, "rust: locked", &code(&app, NOW)).await);
-    let row = client.query_one(CHECK, &[&"rust: locked", &code(&app, NOW)]).await.unwrap();
+    assert!(!verify(&client, "rust/locked", &code(&app, NOW)).await);
+    let row = client.query_one(CHECK, &[&"rust/locked", &code(&app, NOW)]).await.unwrap();
     assert!(!row.get::<_, bool>("accepted"));
     assert_eq!(row.get::<_, &str>("reason"), "locked");
     assert_eq!(row.get::<_, i32>("attempts_left"), 0);
@@ -119,14 +119,14 @@ async fn a_locked_user_is_refused_with_the_time_of_the_next_try() {
 #[tokio::test]
 async fn errors_have_their_sqlstate_and_leave_the_connection_usable() {
     let client = connect("app").await;
-    let app = user(&client, "rust: error").await;
+    let app = user(&client, "rust/error").await;
 
-    let bad = error(&client, "SELECT totp_enroll($1, algorithm => $2)", "rust: error", "MD5").await;
+    let bad = error(&client, "SELECT totp_enroll($1, algorithm => $2)", "rust/error", "MD5").await;
     assert_eq!(*bad.code(), SqlState::INVALID_PARAMETER_VALUE);
     assert!(bad.detail().is_some_and(|detail| detail.contains("SHA256")));
 
     client.batch_execute("BEGIN READ ONLY").await.unwrap();
-    let read_only = error(&client, VERIFY, "rust: error", &code(&app, NOW)).await;
+    let read_only = error(&client, VERIFY, "rust/error", &code(&app, NOW)).await;
     assert_eq!(*read_only.code(), SqlState::READ_ONLY_SQL_TRANSACTION);
     assert!(read_only.hint().is_some());
     client.batch_execute("ROLLBACK").await.unwrap();
@@ -135,10 +135,10 @@ async fn errors_have_their_sqlstate_and_leave_the_connection_usable() {
     assert_eq!(*error(&client, VERIFY, "broken", &code(&app, NOW)).await.code(), SqlState::DATA_CORRUPTED);
 
     let stranger = connect("stranger").await;
-    let denied = error(&stranger, VERIFY, "rust: error", &code(&app, NOW)).await;
+    let denied = error(&stranger, VERIFY, "rust/error", &code(&app, NOW)).await;
     assert_eq!(*denied.code(), SqlState::INSUFFICIENT_PRIVILEGE);
 
-    assert!(verify(&client, "rust: error", &code(&app, NOW)).await);
+    assert!(verify(&client, "rust/error", &code(&app, NOW)).await);
 }
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn one_prepared_statement_serves_every_user() {
     let statement = client.prepare(VERIFY).await.unwrap();
     for number in 0..10 {
         // From its sixth use on PostgreSQL may run a prepared statement by a plan that knows no parameter.
-        let user_id = format!("rust: prepared {number}");
+        let user_id = format!("rust/prepared {number}");
         let app = user(&client, &user_id).await;
         for (code, expected) in [(wrong_code(&app), false), (code(&app, NOW), true), (code(&app, NOW), false)] {
             let answer: bool = client.query_one(&statement, &[&user_id, &code]).await.unwrap().get(0);
@@ -159,14 +159,14 @@ async fn one_prepared_statement_serves_every_user() {
 #[tokio::test]
 async fn of_a_pool_one_connection_gets_in() {
     let pool = pool();
-    let app = user(&*pool.get().await.unwrap(), "rust: pool").await;
+    let app = user(&*pool.get().await.unwrap(), "rust/pool").await;
     let tasks: Vec<_> = (0..12)
         .map(|_| {
             let (pool, code) = (pool.clone(), code(&app, NOW));
             tokio::spawn(async move {
                 let client = pool.get().await.unwrap();
                 let statement = client.prepare_cached(VERIFY).await.unwrap();
-                client.query_one(&statement, &[&"rust: pool", &code]).await.unwrap().get::<_, bool>(0)
+                client.query_one(&statement, &[&"rust/pool", &code]).await.unwrap().get::<_, bool>(0)
             })
         })
         .collect();
@@ -180,15 +180,15 @@ async fn of_a_pool_one_connection_gets_in() {
 #[tokio::test]
 async fn a_pool_counts_wrong_guesses_over_all_its_connections() {
     let pool = pool();
-    let app = user(&*pool.get().await.unwrap(), "rust: guesses").await;
+    let app = user(&*pool.get().await.unwrap(), "rust/guesses").await;
     let mut held = Vec::new();
     for _ in 0..4 {
         held.push(pool.get().await.unwrap());
     }
     for number in 0..5 {
-        assert!(!verify(&held[number % 4], "rust: guesses", &wrong_code(&app)).await);
+        assert!(!verify(&held[number % 4], "rust/guesses", &wrong_code(&app)).await);
     }
-    assert!(!verify(&held[1], "rust: guesses", &code(&app, NOW)).await);
-    let row = held[2].query_one(CHECK, &[&"rust: guesses", &code(&app, NOW)]).await.unwrap();
+    assert!(!verify(&held[1], "rust/guesses", &code(&app, NOW)).await);
+    let row = held[2].query_one(CHECK, &[&"rust/guesses", &code(&app, NOW)]).await.unwrap();
     assert_eq!(row.get::<_, &str>("reason"), "locked");
 }

@@ -1,15 +1,17 @@
-"""Many users at once, and what must be true of every sealed row."""
+"""What the tests of key rotation share: many users at once, what must be true of every sealed row, a session that waits."""
 
 import base64
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime
 
 import psycopg
-from server import Database
+from server import PATIENCE_SECONDS, Database, wait_until
 from totp import code_at, fix_clock
 
 NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+GUARD = "SET statement_timeout = '60s'"  # against a test that hangs; no measure of speed
 
 OPEN_SECRETS = """
 SELECT count(totp.reseal(user_id, device, secret_id, algorithm, digits, period, sealed, key_id)) FROM totp.secrets"""
@@ -62,3 +64,32 @@ def session(db: Database, when: datetime = NOON, **options) -> closing:
     conn = db.connect(**options)
     fix_clock(conn, when)
     return closing(conn)
+
+
+class Background:
+    """A statement that runs in a session of its own. At the end of the block it must have succeeded."""
+
+    def __init__(self, db, query: str):
+        self.db, self.query = db, query
+
+    def __enter__(self):
+        self._session = session(self.db)
+        self.conn = self._session.thing
+        self.conn.execute(GUARD)
+        self._pool = ThreadPoolExecutor(1)
+        self.future = self._pool.submit(self.conn.execute, self.query)
+        return self
+
+    def __exit__(self, *_):
+        with self._session, self._pool:
+            self.future.result(PATIENCE_SECONDS)
+
+    def wait_until_blocked(self, conn) -> None:
+        """Until it waits for a lock that another session holds."""
+        query = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+
+        def is_blocked() -> bool:
+            return conn.execute(query, [self.conn.info.backend_pid]).fetchone()[0]
+
+        wait_until(lambda: is_blocked() or self.future.done(), "the session to wait for a lock")
+        assert not self.future.done()
