@@ -22,12 +22,14 @@ help:
 	@echo 'PG_CONFIG=/path/to/pg_config picks the PostgreSQL installation (default: pgrx.toml).'
 
 setup:
-	@tools/setup.sh
+	@tools/setup.sh test
 
-tree: setup
+tree:
+	@tools/setup.sh
 	@tools/tree.sh
 
-build: setup
+build:
+	@tools/setup.sh
 	@tools/build.sh
 
 demo: build
@@ -39,7 +41,7 @@ psql: build
 test: setup
 	@tests/run
 
-bench: build
+bench: setup build
 	@tools/bench.sh
 
 install:

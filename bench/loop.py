@@ -4,81 +4,65 @@ from contextlib import closing
 
 import fixture
 
-USERS = 10_000
-CALLS = 10_000
+CALLS = 10_000  # one for each of as many users
 ROUNDS = 7
+LOOP = "DO $do$ BEGIN FOR n IN 1 .. %d LOOP PERFORM {}; COMMIT; END LOOP; END $do$" % CALLS
 
 
 def measure(compare, figure):
     # FATAL: the log line of a failure is switched off, as the bare side has none.
     with fixture.server(log_min_messages="fatal") as cluster:
         database = cluster.create_database()
-        fixture.make_users(database, USERS)
-        database.psql("""
-            CREATE PROCEDURE each_user(call text, rounds int) LANGUAGE plpgsql AS $$
-            BEGIN
-              FOR n IN 1 .. rounds LOOP
-                EXECUTE call USING 'u' || n;
-                COMMIT;
-              END LOOP;
-            END $$;
-        """)
-        lines = []
-        for subject, ours, bare, target in _pairs():
-            lines.append(compare(subject, *_interleaved(database, ours, bare), "µs", target))
+        fixture.make_users(database, CALLS)
+        with closing(database.connect()) as conn:
+            lines = [
+                compare("accepted, server loop", *_interleaved(conn, "bare_sign_in('u' || n, {step})", "{good}"), "µs", 0.9),
+                compare("wrong code, server loop", *_interleaved(conn, "bare_failure('u' || n)", "{bad}", pause=120), "µs", 1.0),
+                compare("locked, server loop", *_locked(conn), "µs", 1.2),
+            ]
         return fixture.version(cluster), lines
 
 
-def _pairs():
-    verify = "DO $do$ BEGIN FOR n IN 1 .. %d LOOP PERFORM totp_verify('u' || n, '{code}'); COMMIT; END LOOP; END $do$" % CALLS
-    bare = "DO $do$ BEGIN FOR n IN 1 .. %d LOOP PERFORM {call}; COMMIT; END LOOP; END $do$" % CALLS
-    return [
-        ("accepted, server loop", verify.replace("{code}", "{good}"), bare.replace("{call}", "bare_sign_in('u' || n, {step})"), 0.9),
-        ("wrong code, server loop", verify.replace("{code}", "{bad}"), bare.replace("{call}", "bare_failure('u' || n)"), 1.0),
-        ("locked, server loop", "LOCKED", bare.replace("{call}", "bare_select('u' || n)"), 1.2),
-    ]
-
-
-def _interleaved(database, ours: str, bare: str) -> tuple[list[float], list[float]]:
-    times_ours, times_bare = [], []
-    _interleaved.clock = getattr(_interleaved, "clock", fixture.START)
-    with closing(database.connect()) as conn:
-        if ours == "LOCKED":
-            _lock_everyone(conn)
-            ours = "DO $do$ BEGIN FOR n IN 1 .. %d LOOP PERFORM totp_verify('u' || n, '{bad}'); COMMIT; END LOOP; END $do$" % CALLS
-        for _ in range(ROUNDS):
-            if "{bad}" not in ours or not times_ours:
-                _interleaved.clock += 10 * fixture.STEP
-            clock = _interleaved.clock
-            conn.execute(f"SET totp.clock = '{fixture.iso(clock)}'")
-            good = fixture.code(clock)
-            values = {"good": good, "bad": f"{(int(good) + 500_000) % 1_000_000:06}", "step": clock // fixture.STEP}
-            times_ours.append(_time(conn, _fill(ours, values)))
-            times_bare.append(_time(conn, _fill(bare, values)))
-            conn.execute("VACUUM bare_used, bare_attempts")
-        if "{bad}" in ours:
-            conn.execute("SELECT count(totp_unlock('u' || n)) FROM generate_series(1, %s) n", [USERS])
-    return times_ours, times_bare
-
-
-def _lock_everyone(conn) -> None:
-    clock = _interleaved.clock + 10 * fixture.STEP
-    conn.execute(f"SET totp.clock = '{fixture.iso(clock)}'")
-    bad = f"{(int(fixture.code(clock)) + 500_000) % 1_000_000:06}"
+def _locked(conn) -> tuple[list[float], list[float]]:
+    """Everyone is locked for an hour before it begins, and the clock stands still."""
+    clock = _Clock.now + 7_200
     for _ in range(20):
-        conn.execute("SELECT count(totp_verify('u' || n, %s)) FROM generate_series(1, %s) n", [bad, USERS])
-        clock += 1
-    _interleaved.clock = clock - 10 * fixture.STEP - 20
+        _set(conn, clock := clock + 3_600)
+        conn.execute("SELECT count(totp_verify('u' || n, %s)) FROM generate_series(1, %s) n", [_values()["bad"], CALLS])
+    assert conn.execute("SELECT count(*) FROM totp.attempts WHERE locked_until > %s", [fixture.iso(clock)]).fetchone()[0] == CALLS
+    return _interleaved(conn, "bare_select('u' || n)", "{bad}", pause=0)
 
 
-def _fill(statement: str, values: dict) -> str:
-    for name, value in values.items():
-        statement = statement.replace("{" + name + "}", str(value))
-    return statement
+def _interleaved(conn, bare: str, code: str, pause: int = 300) -> tuple[list[float], list[float]]:
+    """Microseconds per call of ours and of the bare side, in turns. Between rounds the clock moves on by `pause`."""
+    ours_times, bare_times = [], []
+    for _ in range(ROUNDS):
+        _set(conn, _Clock.now + pause)
+        ours_times.append(_time(conn, f"totp_verify('u' || n, '{code}')"))
+        bare_times.append(_time(conn, bare))
+        conn.execute("VACUUM bare_used, bare_attempts")
+        if code == "{bad}" and pause:
+            # So that no round meets a lock.
+            conn.execute("SELECT count(totp_unlock('u' || n)) FROM generate_series(1, %s) n", [CALLS])
+    return ours_times, bare_times
 
 
-def _time(conn, statement: str) -> float:
-    """Microseconds per call, by the server's own clock."""
+class _Clock:
+    now = fixture.START
+
+
+def _set(conn, unix_seconds: int) -> None:
+    _Clock.now = unix_seconds
+    conn.execute(f"SET totp.clock = '{fixture.iso(unix_seconds)}'")
+
+
+def _values() -> dict[str, str]:
+    good = fixture.code(_Clock.now)
+    return {"good": good, "bad": f"{(int(good) + 500_000) % 1_000_000:06}", "step": str(_Clock.now // fixture.STEP)}
+
+
+def _time(conn, call: str) -> float:
+    statement = LOOP.format(call.format(**_values()))
     before = conn.execute("SELECT clock_timestamp()").fetchone()[0]
     conn.execute(statement)
     after = conn.execute("SELECT clock_timestamp()").fetchone()[0]

@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests" / "cluster"))
+sys.path.append(str(HERE.parent / "tests" / "cluster"))
 
 import bulk  # noqa: E402
 import loop  # noqa: E402

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian packages, Rust if Debian's is new enough, cargo-pgrx and its settings.
 # Quick, and silent, where all of it is there.
+#
+# usage: tools/setup.sh         what building, the demo and psql need
+#        tools/setup.sh test    also what the tests and benchmarks need
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
@@ -42,7 +45,7 @@ if ! has cargo >/dev/null || ! new_enough "$(rust_version)"; then
         die "Rust $wanted or newer is needed: install rustup (see rustup.rs), then run: rustup toolchain install stable && rustup default stable"
     fi
 fi
-if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+if [ "${1:-}" = test ] && ! { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1; then
     if has rustup >/dev/null; then
         rustup component add rustfmt clippy
     elif [ "$(command -v rustc)" = /usr/bin/rustc ]; then
@@ -74,12 +77,14 @@ need "postgresql-$PG_MAJOR" has_file_below --bindir postgres
 need "postgresql-server-dev-$PG_MAJOR" has_file_below --includedir-server postgres.h
 need openssl has openssl                          # makes the master key
 need oathtool has oathtool                        # an authenticator that is not ours
-need python3-venv has_venv                        # for the cluster tests and pgspot
-need zbar-tools has zbarimg                       # reads QR codes
-need librsvg2-bin has rsvg-convert                # draws SVG
-need nodejs has node                              # for the tests of clients and of otpauth URIs
-need npm has npm
-[ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
+if [ "${1:-}" = test ]; then
+    need python3-venv has_venv                        # for the cluster tests and pgspot
+    need zbar-tools has zbarimg                       # reads QR codes
+    need librsvg2-bin has rsvg-convert                # draws SVG
+    need nodejs has node                              # for the tests of clients and of otpauth URIs
+    need npm has npm
+    [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
+fi
 
 # Debian's server package makes a cluster of its own and starts it. Not asked for: it stays out.
 no_main_cluster=/etc/postgresql-common/createcluster.d/pg_totp-setup.conf

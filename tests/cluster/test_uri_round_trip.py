@@ -1,6 +1,7 @@
 """Otpauth URIs: what other programs read in ours, what we read in theirs, and a whole user base taken to another database."""
 
 import json
+import os
 import random
 import re
 import secrets
@@ -76,9 +77,8 @@ def ours(_module_database) -> list[str]:
 
 def run(*command, lines) -> list[str]:
     """What a program prints for these lines, line by line."""
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "NODE_PATH": f"{PROJECT['CLIENTS']}/node/node_modules"}
     done = subprocess.run(command, input="".join(line + "\n" for line in lines), capture_output=True, text=True, encoding="utf-8",
-                          cwd=CHECKOUT, env=environment)
+                          cwd=CHECKOUT, env={**os.environ, "NODE_PATH": f"{PROJECT['CLIENTS']}/node/node_modules"})
     assert done.returncode == 0, done.stderr
     return done.stdout.removesuffix("\n").split("\n")
 

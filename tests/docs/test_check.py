@@ -81,7 +81,7 @@ def test_a_statement_without_an_end_fails(verdict, statement):
     assert "has no end" in out
 
 
-@pytest.mark.parametrize("statement", ["SELECT 2;  -- a comment", "SELECT 2; -- a\n-- b", "SELECT 2 \\gset x", "SELECT 1;\n\\echo x"])
+@pytest.mark.parametrize("statement", ["SELECT 2;  -- a comment", "SELECT 2; -- a\n-- b", "SELECT 2 AS two \\gset", "SELECT 1;\n\\echo x"])
 def test_a_statement_with_an_end_passes(verdict, statement):
     assert verdict(GOOD + f"```sql\n{statement}\n```\n")[0] == 0
 

@@ -159,7 +159,7 @@ async fn one_prepared_statement_serves_every_user() {
 #[tokio::test]
 async fn of_a_pool_one_connection_gets_in() {
     let pool = pool();
-    let app = user(&*pool.get().await.unwrap(), "rust/pool").await;
+    let app = user(&pool.get().await.unwrap(), "rust/pool").await;
     let tasks: Vec<_> = (0..12)
         .map(|_| {
             let (pool, code) = (pool.clone(), code(&app, NOW));
@@ -180,7 +180,7 @@ async fn of_a_pool_one_connection_gets_in() {
 #[tokio::test]
 async fn a_pool_counts_wrong_guesses_over_all_its_connections() {
     let pool = pool();
-    let app = user(&*pool.get().await.unwrap(), "rust/guesses").await;
+    let app = user(&pool.get().await.unwrap(), "rust/guesses").await;
     let mut held = Vec::new();
     for _ in 0..4 {
         held.push(pool.get().await.unwrap());
