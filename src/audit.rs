@@ -141,6 +141,12 @@ pub fn unreadable_forgotten(user_id: &str, device: Option<&str>, master_key: &st
     record_with(Event::UnreadableForgotten, at, Some(user_id), device, &[("master_key", master_key)])
 }
 
+/// All secrets, shown to a superuser.
+pub fn exported(at: Timestamp) -> Result<(), Error> {
+    Line::new(Event::Exported.as_str()).write();
+    record(Event::Exported, at, None, None)
+}
+
 /// Audit rows that were deleted. In the server log only: the row about it would be the next to go.
 pub fn pruned(rows: i64) {
     Line::new("audit_pruned").number("rows", rows).write();

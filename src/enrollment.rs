@@ -44,21 +44,25 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     let known = if plan.event == Event::Imported { find_known(user, device, uri)? } else { None };
     let confirmed = plan.confirmed || known.as_ref().is_some_and(|k| k.slot == Slot::Active);
 
-    let mut carried = None;
+    let mut past = Past { created_at: now, used: None };
     for old in &of_device {
-        let is_known = known.as_ref().is_some_and(|k| k.secret_id == old.secret_id);
-        if is_known || old.slot == Slot::Pending || confirmed || !plan.keep_current {
+        let known = known.as_ref().filter(|k| k.secret_id == old.secret_id);
+        if known.is_some() || old.slot == Slot::Pending || confirmed || !plan.keep_current {
             let used = secrets::delete(user.as_str(), old.secret_id)?;
-            if is_known {
-                carried = Some(used);
+            if let Some(known) = known {
+                let step = translate(used.step, known.parameters, uri.parameters);
+                past = Past { created_at: old.created_at, used: Some(UsedCode { step, ..used }) };
             }
         }
     }
-    if let (Some(known), Some(used)) = (&known, &mut carried) {
-        used.step = translate(used.step, known.parameters, uri.parameters);
-    }
-    insert(user, device, uri, &of_device, confirmed, carried, now)?;
+    insert(user, device, uri, &of_device, confirmed, past, now)?;
     audit::record(plan.event, now, Some(user.as_str()), Some(device.as_str()))
+}
+
+/// What a secret has behind it that was here before: its age, which the floor looks at, and its used step.
+struct Past {
+    created_at: Timestamp,
+    used: Option<UsedCode>,
 }
 
 fn insert(
@@ -67,7 +71,7 @@ fn insert(
     uri: &OtpauthUri,
     of_device: &[&Existing],
     confirmed: bool,
-    carried: Option<UsedCode>,
+    past: Past,
     now: Timestamp,
 ) -> Result<(), Error> {
     let key = keyring::hold_current()?;
@@ -84,10 +88,11 @@ fn insert(
         parameters: uri.parameters,
         issuer: uri.issuer.as_deref(),
         account_name: &uri.account,
-        created_at: now,
+        created_at: past.created_at,
+        confirmed_at: confirmed.then_some(now),
         enforced_since: enforced_since.or(confirmed.then_some(now.0)),
         expires_at: (!confirmed).then(|| Timestamp(now.0.saturating_add(settings::enrollment_ttl()))),
-        used: carried,
+        used: past.used,
     })
 }
 
@@ -120,7 +125,10 @@ fn find_known(user: UserId, device: DeviceName, uri: &OtpauthUri) -> Result<Opti
     let mut known = None;
     let snapshot = Snapshot::latest();
     for stored in secrets::sealed_of_user(&snapshot, user.as_str())? {
-        if keyring::open_secret(&snapshot, user.as_str(), &stored)?.same_as(&uri.secret) {
+        let secret = keyring::open_secret(&snapshot, user.as_str(), &stored)?;
+        let algorithm = stored.parameters.algorithm;
+        let same_codes = algorithm == uri.parameters.algorithm && secret.same_codes_as(&uri.secret, algorithm);
+        if same_codes || secret.same_as(&uri.secret) {
             if stored.device != device.as_str() {
                 return Err(Error::SecretOfOtherDevice);
             }

@@ -50,6 +50,12 @@ note 'Enrol alice. The secret is shown once, for her authenticator app.'
 run "SELECT * FROM totp_enroll('alice', issuer => 'Demo')"
 old=$(secret_of "$answer")
 
+note 'Or she scans it: the QR code of that URI, in the terminal.'
+uri=$(awk -F '|' 'NR == 3 { gsub(/ /, "", $2); print $2 }' <<<"$answer")
+echo 'demo=# \pset format unaligned'
+printf "demo=# SELECT totp_qr_text('%s');\n" "$uri"
+psql -X -A -t -d demo -v ON_ERROR_STOP=1 -c "SELECT totp_qr_text('$uri')"
+
 note 'Sign in with the code that the app (here oathtool) shows now.'
 app "$old"
 run "SELECT totp_verify('alice', '$code')"

@@ -27,7 +27,7 @@ pub fn labels(
     issuer: Option<&str>,
 ) -> Result<(Option<String>, String), Error> {
     let account = account_name.unwrap_or(user.as_str());
-    otp::check_label(account)?;
+    otp::check_account(account)?;
     let issuer = issuer.map(str::to_owned).or_else(settings::issuer).filter(|i| !i.is_empty());
     if let Some(issuer) = &issuer {
         otp::check_label(issuer)?;

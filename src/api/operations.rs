@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 
 use super::arguments;
 use super::shown::Shown;
-use crate::audit::{self, Event};
+use crate::audit;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::store;
@@ -61,16 +61,23 @@ fn totp_export() -> Result<
     if !unsafe { pg_sys::superuser_arg(pg_sys::GetOuterUserId()) } {
         return Err(Error::ExportDenied.into());
     }
-    audit::record(Event::Exported, clock::now()?, None, None)?;
-    let rows = secrets::export(&Snapshot::latest())?;
-    let rows = rows.into_iter().map(exported).collect::<Result<Vec<_>, Error>>()?;
+    let now = clock::now()?;
+    audit::exported(now)?;
+    let snapshot = Snapshot::latest();
+    let rows = secrets::export(&snapshot, now)?
+        .into_iter()
+        .map(|row| {
+            let user_id = row.user_id.clone();
+            exported(&snapshot, row).map_err(|error| error.of_user(&user_id))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
     Ok(TableIterator::new(rows))
 }
 
-fn exported(row: Exported) -> Result<(String, String, String, Shown), Error> {
-    let secret = keyring::open_secret(&Snapshot::latest(), &row.user_id, &row.secret)?;
+fn exported(snapshot: &Snapshot, row: Exported) -> Result<(String, String, String, Shown), Error> {
+    let secret = keyring::open_secret(snapshot, &row.user_id, &row.secret)?;
     let uri = OtpauthUri { issuer: row.issuer, account: row.account_name, secret, parameters: row.secret.parameters };
-    Ok((row.user_id, row.secret.device, row.secret.slot.as_str().into(), Shown(uri.build())))
+    Ok((row.user_id, row.secret.device, row.state, Shown(uri.build())))
 }
 
 /// The code that an authenticator with this secret shows at that time. RFC 6238 section 4.

@@ -76,6 +76,7 @@ fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
 /// A secret of any user, to be exported.
 pub struct Exported {
     pub user_id: String,
+    pub state: String,
     pub issuer: Option<String>,
     pub account_name: String,
     pub secret: SealedSecret,
@@ -88,6 +89,7 @@ pub struct Existing {
     pub secret_id: i64,
     pub version: i32,
     pub enforced_since: Option<i64>,
+    pub created_at: Timestamp,
     pub expires_at: Option<i64>,
     pub disabled: bool,
 }
@@ -112,6 +114,7 @@ pub struct NewSecret<'a> {
     pub issuer: Option<&'a str>,
     pub account_name: &'a str,
     pub created_at: Timestamp,
+    pub confirmed_at: Option<Timestamp>,
     pub enforced_since: Option<i64>,
     pub expires_at: Option<Timestamp>,
     /// What was used of this very secret before it came here.
@@ -138,7 +141,7 @@ pub struct Listed {
 }
 
 statement!(reads OF_USER(TEXTOID), c"
-SELECT device, slot, secret_id, version, enforced_since, expires_at, disabled_at IS NOT NULL
+SELECT device, slot, secret_id, version, enforced_since, created_at, expires_at, disabled_at IS NOT NULL
   FROM totp.secrets
  WHERE user_id = $1
  ORDER BY device, slot");
@@ -159,9 +162,11 @@ UPDATE totp.secrets
 statement!(reads SEALED(TEXTOID), c"
 SELECT device, slot, secret_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
  ORDER BY slot, device");
-statement!(reads EXPORT(), c"
-SELECT user_id, issuer, account_name, device, slot, secret_id, sealed, algorithm, digits, period
+statement!(reads EXPORT(TIMESTAMPTZOID), c"
+SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' ELSE slot END, issuer, account_name,
+       device, slot, secret_id, sealed, algorithm, digits, period
   FROM totp.secrets
+ WHERE expires_at IS NULL OR expires_at > $1
  ORDER BY user_id, device, slot");
 statement!(reads LABELS(TEXTOID, TEXTOID), c"
 SELECT issuer, account_name, algorithm, digits, period FROM totp.secrets WHERE user_id = $1 AND device = $2
@@ -197,8 +202,9 @@ pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Erro
                 secret_id: row.must(3)?,
                 version: row.must(4)?,
                 enforced_since: row.time_or_null(5),
-                expires_at: row.time_or_null(6),
-                disabled: row.must(7)?,
+                created_at: row.time(6)?,
+                expires_at: row.time_or_null(7),
+                disabled: row.must(8)?,
             })
         })
     })
@@ -213,7 +219,6 @@ pub fn next_id(snapshot: &Snapshot) -> Result<i64, Error> {
 pub fn insert(new: &NewSecret) -> Result<(), Error> {
     let used = UsedCode { secret_id: new.secret_id, ..new.used.unwrap_or(UsedCode::none(new.secret_id)) };
     used_codes::insert(new.user_id, &used)?;
-    let confirmed_at = (new.slot == Slot::Active).then_some(new.created_at);
     INSERT.with(|s| {
         s.change_one(&[
             text(new.user_id),
@@ -229,7 +234,7 @@ pub fn insert(new: &NewSecret) -> Result<(), Error> {
             new.issuer.and_then(text),
             text(new.account_name),
             int8(new.created_at.0),
-            confirmed_at.and_then(|t| int8(t.0)),
+            new.confirmed_at.and_then(|t| int8(t.0)),
             new.enforced_since.and_then(int8),
             new.expires_at.and_then(|t| int8(t.0)),
         ])
@@ -265,15 +270,16 @@ pub fn sealed_of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<SealedSe
     SEALED.with(|s| s.rows(snapshot, &[text(user_id)], |row| SealedSecret::read(row, 1)))
 }
 
-/// The secrets of all users.
-pub fn export(snapshot: &Snapshot) -> Result<Vec<Exported>, Error> {
+/// The secrets of all users, but for pending ones that have expired.
+pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Error> {
     EXPORT.with(|s| {
-        s.rows(snapshot, &[], |row| {
+        s.rows(snapshot, &[int8(now.0)], |row| {
             Ok(Exported {
                 user_id: row.must(1)?,
-                issuer: row.get(2),
-                account_name: row.must(3)?,
-                secret: SealedSecret::read(row, 4)?,
+                state: row.must(2)?,
+                issuer: row.get(3),
+                account_name: row.must(4)?,
+                secret: SealedSecret::read(row, 5)?,
             })
         })
     })

@@ -82,7 +82,8 @@ class Background:
 
     def __exit__(self, *_):
         with self._session, self._pool:
-            self.future.result(PATIENCE_SECONDS)
+            cursor = self.future.result(PATIENCE_SECONDS)
+            self.answer = cursor.fetchall() if cursor.description else []
 
     def wait_until_blocked(self, conn) -> None:
         """Until it waits for a lock that another session holds."""

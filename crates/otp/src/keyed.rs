@@ -4,6 +4,7 @@
 
 use hmac::digest::common::Key;
 use hmac::{EagerHash, Hmac, KeyInit, Mac};
+use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
 use crate::{Code, Digits, Secret, TimeStep};
@@ -12,22 +13,12 @@ use crate::{Code, Digits, Secret, TimeStep};
 pub(crate) struct Keyed<D: EagerHash>(Hmac<D>);
 
 impl<D: EagerHash> Keyed<D> {
-    /// Pads the key to one block, hashing it first where it is longer (RFC 2104 section 2).
-    ///
-    /// Done here because `new_from_slice` returns an error that no key causes.
+    /// Keyed with a whole block, since `new_from_slice` returns an error that no key causes.
     pub(crate) fn new(secret: &Secret) -> Keyed<D> {
         let mut block = Key::<Hmac<D>>::default();
-        let mut hashed = hmac::digest::Output::<D>::default();
-        let key = if secret.as_bytes().len() > block.len() {
-            hashed = D::digest(secret.as_bytes());
-            hashed.as_slice()
-        } else {
-            secret.as_bytes()
-        };
-        block.iter_mut().zip(key).for_each(|(slot, byte)| *slot = *byte);
+        fill_block::<D>(secret, &mut block);
         let keyed = Keyed(Hmac::new(&block));
         block.as_mut_slice().zeroize();
-        hashed.as_mut_slice().zeroize();
         keyed
     }
 
@@ -38,6 +29,29 @@ impl<D: EagerHash> Keyed<D> {
         let mac = self.0.clone().chain_update(step.get().to_be_bytes()).finalize();
         Code::truncate(mac.as_bytes(), digits)
     }
+}
+
+/// Pads a secret to one block, hashing it first where it is longer (RFC 2104 section 2).
+fn fill_block<D: EagerHash>(secret: &Secret, block: &mut [u8]) {
+    let mut hashed = hmac::digest::Output::<D>::default();
+    let key = if secret.as_bytes().len() > block.len() {
+        hashed = D::digest(secret.as_bytes());
+        hashed.as_slice()
+    } else {
+        secret.as_bytes()
+    };
+    block.iter_mut().zip(key).for_each(|(slot, byte)| *slot = *byte);
+    hashed.as_mut_slice().zeroize();
+}
+
+/// Whether two secrets have the same codes: padding and hashing make one block of many.
+pub(crate) fn same_block<D: EagerHash>(one: &Secret, other: &Secret) -> bool {
+    let mut blocks = [Key::<Hmac<D>>::default(), Key::<Hmac<D>>::default()];
+    fill_block::<D>(one, &mut blocks[0]);
+    fill_block::<D>(other, &mut blocks[1]);
+    let same = blocks[0].as_slice().ct_eq(blocks[1].as_slice());
+    blocks.iter_mut().for_each(|block| block.as_mut_slice().zeroize());
+    same.into()
 }
 
 #[cfg(test)]

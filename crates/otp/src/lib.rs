@@ -34,5 +34,5 @@ pub use qr::QrError;
 pub use recovery::{RecoveryCode, RecoverySet, UsedMask};
 pub use secret::{Secret, SecretError};
 pub use step::{TimeStep, Window};
-pub use uri::{OtpauthUri, UriError, check_label};
+pub use uri::{OtpauthUri, UriError, check_account, check_label};
 pub use window::matching_step;

@@ -2,10 +2,13 @@
 //!
 //! Owns the bytes, their base32 form and their length rule. Must never show them: no `Debug`, `Clone` or `Display`.
 
+use sha1::Sha1;
+use sha2::{Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::base32;
+use crate::keyed::same_block;
+use crate::{Algorithm, base32};
 
 /// Longest base32 text looked at, in bytes: 128 secret bytes are 205 symbols, the rest is room for separators.
 const MAX_TEXT: usize = 1024;
@@ -79,6 +82,16 @@ impl Secret {
     /// Whether both are the same secret. Takes the same time whatever the bytes are; lengths are no secret.
     pub fn same_as(&self, other: &Secret) -> bool {
         self.0.ct_eq(&other.0).into()
+    }
+
+    /// Whether both have the same codes under an algorithm, as a secret and the same with zeros behind it do
+    /// (RFC 2104 section 2). Takes the same time whatever the bytes are.
+    pub fn same_codes_as(&self, other: &Secret, algorithm: Algorithm) -> bool {
+        match algorithm {
+            Algorithm::Sha1 => same_block::<Sha1>(self, other),
+            Algorithm::Sha256 => same_block::<Sha256>(self, other),
+            Algorithm::Sha512 => same_block::<Sha512>(self, other),
+        }
     }
 }
 

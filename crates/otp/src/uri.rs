@@ -33,7 +33,7 @@ impl OtpauthUri {
     /// `otpauth://totp/Issuer:account?secret=…&issuer=…&algorithm=SHA1&digits=6&period=30`, percent-encoded as in
     /// RFC 3986 section 2: a space is `%20`. Without an issuer its two places are left out.
     ///
-    /// The names are for [`check_label`] to check before.
+    /// The names are for [`check_label`] and [`check_account`] to check before.
     pub fn build(&self) -> Zeroizing<String> {
         let secret = self.secret.to_base32();
         let labels = self.account.len() + 2 * self.issuer.as_deref().map_or(0, str::len);
@@ -100,6 +100,14 @@ pub fn check_label(label: &str) -> Result<(), UriError> {
     }
 }
 
+/// Whether a text can be an account name: a label that does not begin with a space, which readers of the URI drop.
+///
+/// # Errors
+/// The [`UriError`] of the rule that it breaks.
+pub fn check_account(account: &str) -> Result<(), UriError> {
+    if account.starts_with(' ') { Err(UriError::LeadingSpace) } else { check_label(account) }
+}
+
 /// Label and query of `otpauth://totp/label?query`, still encoded.
 fn split(uri: &str) -> Result<(&str, &str), UriError> {
     let (scheme, rest) = uri.split_once("://").ok_or(UriError::Malformed)?;
@@ -111,7 +119,10 @@ fn split(uri: &str) -> Result<(&str, &str), UriError> {
     if !kind.eq_ignore_ascii_case("totp") {
         return Err(UriError::Type);
     }
-    rest.split_once('?').ok_or(UriError::NoSecret)
+    let (label, query) = rest.split_once('?').ok_or(UriError::NoSecret)?;
+    // Of unknown parameters too, which nobody decodes.
+    decode(query)?;
+    Ok((label, query))
 }
 
 /// Issuer and account of a label `issuer:account` or `account`. The parameter `issuer` wins over the label's.
@@ -215,6 +226,9 @@ pub enum UriError {
     /// A control character in a name.
     #[error("account name or issuer contains a control character")]
     Control,
+    /// A space at the start of an account name.
+    #[error("account name begins with a space")]
+    LeadingSpace,
     /// The secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -237,6 +251,7 @@ impl UriError {
             UriError::EmptyLabel | UriError::LongLabel | UriError::Colon | UriError::Control => {
                 "account name and issuer must be 1 to 256 bytes without a colon or a control character"
             }
+            UriError::LeadingSpace => "authenticators drop spaces at the start of an account name",
             UriError::Secret(error) => error.detail(),
             UriError::Parameter(error) => error.detail(),
         }

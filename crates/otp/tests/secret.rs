@@ -1,8 +1,10 @@
 //! Secrets and their base32 form.
 
 use data_encoding::{BASE32, BASE32_NOPAD};
-use otp::{Secret, SecretError};
+use otp::{Algorithm, Digits, Secret, SecretError, TimeStep, code_at_step};
 use proptest::prelude::*;
+use sha1::{Digest, Sha1};
+use subtle::ConstantTimeEq;
 
 /// The bytes of a secret that is read, or the error.
 fn read(text: &str) -> Result<Vec<u8>, SecretError> {
@@ -118,6 +120,29 @@ fn same_as_compares_every_byte() {
     }
     assert!(!secret.same_as(&Secret::from_slice(&[5; 19])));
     assert!(!secret.same_as(&Secret::from_slice(&[])));
+}
+
+/// RFC 2104 section 2: a key is padded with zeros, and hashed first where it is longer than a block.
+#[test]
+fn secrets_with_the_same_codes() {
+    let same = |one: &[u8], other: &[u8], algorithm| {
+        let (one, other) = (Secret::from_slice(one), Secret::from_slice(other));
+        let codes = |step| {
+            let code = |secret| code_at_step(secret, algorithm, Digits::new(8).unwrap(), TimeStep::new(step));
+            bool::from(code(&one).ct_eq(&code(&other)))
+        };
+        let same = one.same_codes_as(&other, algorithm);
+        assert_eq!(same, (0..5).all(codes));
+        same
+    };
+    let short = [7; 20];
+    let padded = [&short[..], &[0; 5]].concat();
+    let long = [9; 65];
+    assert!(same(&short, &padded, Algorithm::Sha1));
+    assert!(same(&short, &padded, Algorithm::Sha512));
+    assert!(!same(&short, &[7; 21], Algorithm::Sha1));
+    assert!(same(&long, &Sha1::digest(long), Algorithm::Sha1));
+    assert!(!same(&long, &Sha1::digest(long), Algorithm::Sha512));
 }
 
 proptest! {

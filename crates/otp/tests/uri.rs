@@ -1,7 +1,8 @@
 //! The otpauth URI.
 
 use otp::{
-    Algorithm, Digits, OtpauthUri, ParameterError, Parameters, Period, Secret, SecretError, UriError, check_label,
+    Algorithm, Digits, OtpauthUri, ParameterError, Parameters, Period, Secret, SecretError, UriError, check_account,
+    check_label,
 };
 use proptest::prelude::*;
 
@@ -232,6 +233,19 @@ fn the_secret_is_read_as_base32() {
 /// Names as [`check_label`] has them. A leading space is dropped after a colon.
 fn label() -> impl Strategy<Value = String> {
     "[^:\\p{Cc} ][^:\\p{Cc}]{0,40}".prop_filter("rule", |label| check_label(label).is_ok())
+}
+
+#[test]
+fn an_account_begins_with_no_space() {
+    assert_eq!(check_account(" alice"), Err(UriError::LeadingSpace));
+    assert_eq!(check_account("alice b"), Ok(()));
+    assert_eq!(check_account(""), Err(UriError::EmptyLabel));
+}
+
+#[test]
+fn percent_encoding_is_checked_in_unknown_parameters_too() {
+    let uri = format!("otpauth://totp/a?secret={SECRET}&image=%2");
+    assert_eq!(read(&uri).err(), Some(UriError::Encoding));
 }
 
 proptest! {
