@@ -38,11 +38,11 @@ COMMENT ON FUNCTION totp_rotate_key() IS
   'New data key, every secret re-encrypted, old data keys destroyed, in one transaction';
 COMMENT ON PROCEDURE totp_rotate_key_online(integer) IS
   'The same in committed batches; goes on where a cancelled one stopped';
-COMMENT ON FUNCTION totp_rotation_begin() IS
+COMMENT ON FUNCTION totp.rotation_begin(integer) IS
   'First step of totp_rotate_key_online(): makes the new data key';
-COMMENT ON FUNCTION totp_rotation_step(text, integer) IS
+COMMENT ON FUNCTION totp.rotation_step(text, integer) IS
   'One batch of totp_rotate_key_online()';
-COMMENT ON FUNCTION totp_rotation_end(bigint) IS
+COMMENT ON FUNCTION totp.rotation_end() IS
   'Last step of totp_rotate_key_online(): destroys the old data keys';
 COMMENT ON FUNCTION totp_forget_unreadable(text) IS
   'Removes what is sealed under a lost master key, and says who must enrol again';
@@ -76,7 +76,8 @@ DECLARE
   verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_enabled', 'totp_status'];
   enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_recovery_codes', 'totp_qr_svg',
                                               'totp_qr_png', 'totp_qr_text'];
-  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export'];
+  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
+                                    'reseal', 'reseal_recovery_codes'];
   wanted   text[];
   routine  record;
 BEGIN
@@ -99,7 +100,7 @@ BEGIN
       FROM pg_proc p
       JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
       JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp'
-     WHERE CASE capability WHEN 'admin' THEN p.proname <> ALL (reserved) AND p.proname LIKE 'totp\_%'
+     WHERE CASE capability WHEN 'admin' THEN p.proname <> ALL (reserved)
                            ELSE p.proname = ANY (wanted) END
   LOOP
     EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', routine.signature, role);
@@ -107,8 +108,11 @@ BEGIN
   IF NOT has_schema_privilege(role, home::oid, 'USAGE') THEN
     EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', home, role);
   END IF;
-  IF capability = 'audit' THEN
+  -- For admin: totp_rotate_key_online() calls its steps there. It opens no table.
+  IF capability IN ('admin', 'audit') THEN
     EXECUTE format('GRANT USAGE ON SCHEMA totp TO %I', role);
+  END IF;
+  IF capability = 'audit' THEN
     EXECUTE format('GRANT SELECT ON totp.audit_log TO %I', role);
   END IF;
 END

@@ -27,23 +27,27 @@ DECLARE
   total     bigint;
   done      bigint := 0;
   moved     bigint;
-  last_user text;
-  started   timestamptz := pg_catalog.clock_timestamp();
+  last_user pg_catalog.text;
+  complete  boolean := false;
+  started   CONSTANT timestamp with time zone := pg_catalog.clock_timestamp();
 BEGIN
-  total := @extschema@.totp_rotation_begin();
+  total := totp.rotation_begin(batch_size);
   COMMIT;
-  LOOP
-    SELECT step.moved, step.last_user INTO moved, last_user
-      FROM @extschema@.totp_rotation_step(last_user, batch_size) AS step;
+  WHILE NOT complete LOOP
+    last_user := NULL;
+    LOOP
+      SELECT step.moved, step.last_user INTO moved, last_user
+        FROM totp.rotation_step(last_user, batch_size) AS step;
+      COMMIT;
+      EXIT WHEN last_user IS NULL;
+      done := done OPERATOR(pg_catalog.+) moved;
+      RAISE NOTICE 'pg_totp: % of % secrets moved, % per second', done, total,
+        pg_catalog.round(done::numeric OPERATOR(pg_catalog./) (0.001 OPERATOR(pg_catalog.+)
+          EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started)));
+    END LOOP;
+    complete := totp.rotation_end();
     COMMIT;
-    EXIT WHEN last_user IS NULL;
-    done := done OPERATOR(pg_catalog.+) moved;
-    RAISE NOTICE 'pg_totp: % of % secrets moved, % per second', done, total,
-      pg_catalog.round(done::numeric OPERATOR(pg_catalog./) (0.001 OPERATOR(pg_catalog.+)
-        EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started)));
   END LOOP;
-  moved := @extschema@.totp_rotation_end(done);
-  COMMIT;
-  RAISE NOTICE 'pg_totp: rotation complete, % secrets moved', done OPERATOR(pg_catalog.+) moved;
+  RAISE NOTICE 'pg_totp: rotation complete, % secrets moved', done;
 END
 $$;

@@ -2,7 +2,10 @@
 //!
 //! No code, secret, URI or key ever gets here: the events carry names and numbers only.
 
+use std::ffi::CStr;
+
 use otp::Counter;
+use pgrx::pg_sys;
 
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -136,24 +139,47 @@ pub fn key_rotated(key_id: i32, secrets: i64, at: Timestamp) -> Result<(), Error
     record_with(Event::KeyRotated, at, None, None, &detail)
 }
 
-/// A secret, or with no device a set of recovery codes, that can never be opened again and was removed.
-pub fn unreadable_forgotten(user_id: &str, device: Option<&str>, master_key: &str, at: Timestamp) -> Result<(), Error> {
-    record_with(Event::UnreadableForgotten, at, Some(user_id), device, &[("master_key", master_key)])
+/// A secret, with no device a set of recovery codes, with no user only a key, that can never be opened again and was removed.
+pub fn unreadable_forgotten(
+    user_id: Option<&str>,
+    device: Option<&str>,
+    master_key: &str,
+    at: Timestamp,
+) -> Result<(), Error> {
+    record_with(Event::UnreadableForgotten, at, user_id, device, &[("master_key", master_key)])
 }
 
 /// All secrets, shown to a superuser.
 pub fn exported(at: Timestamp) -> Result<(), Error> {
-    Line::new(Event::Exported.as_str()).write();
+    signed(Event::Exported.as_str()).write();
     record(Event::Exported, at, None, None)
 }
 
 /// Audit rows that were deleted. In the server log only: the row about it would be the next to go.
 pub fn pruned(rows: i64) {
-    Line::new("audit_pruned").number("rows", rows).write();
+    signed("audit_pruned").number("rows", rows).write();
 }
 
 /// The line in the server log, which a ROLLBACK does not reach.
 fn line(event: Event, user_id: &str, detail: &[(&str, &str)]) -> Line {
-    let line = Line::new(event.as_str()).text("user", user_id);
+    let line = signed(event.as_str()).text("user", user_id);
     detail.iter().fold(line, |line, (key, value)| line.text(key, value))
+}
+
+/// A line that says by whom it was done, since the audit row that does may be rolled back.
+fn signed(event: &str) -> Line {
+    let line = Line::new(event).text("db_user", &session_user());
+    match settings::actor() {
+        Some(actor) => line.text("actor", &actor),
+        None => line,
+    }
+}
+
+fn session_user() -> String {
+    // SAFETY: the session's role exists while the session does, or its OID is shown; the name is copied.
+    unsafe {
+        let role = pg_sys::GetSessionUserId();
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() { role.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
 }

@@ -12,7 +12,7 @@ use crate::store::attempts;
 use crate::store::secrets::{self, Existing, NewSecret, Slot};
 use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
-use crate::{floor, keyring, settings};
+use crate::{floor, inplace, keyring, settings};
 
 /// How a secret is stored.
 pub struct Plan {
@@ -46,16 +46,18 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
 
     let mut past = Past { created_at: now, used: None };
     for old in &of_device {
-        let known = known.as_ref().filter(|k| k.secret_id == old.secret_id);
-        if known.is_some() || old.slot == Slot::Pending || confirmed || !plan.keep_current {
-            let used = secrets::delete(user.as_str(), old.secret_id)?;
-            if let Some(known) = known {
-                let step = translate(used.step, known.parameters, uri.parameters);
-                past = Past { created_at: old.created_at, used: Some(UsedCode { step, ..used }) };
-            }
+        if let Some(known) = known.as_ref().filter(|k| k.secret_id == old.secret_id) {
+            let used = secrets::take(user.as_str(), old.secret_id)?;
+            let step = translate(used.step, known.parameters, uri.parameters);
+            past = Past { created_at: old.created_at, used: Some(UsedCode { step, ..used }) };
+        } else if old.slot == Slot::Pending || confirmed || !plan.keep_current {
+            secrets::delete(user.as_str(), old.secret_id)?;
         }
     }
     insert(user, device, uri, &of_device, confirmed, past, now)?;
+    if plan.event == Event::Imported {
+        inplace::note_import();
+    }
     audit::record(plan.event, now, Some(user.as_str()), Some(device.as_str()))
 }
 
@@ -106,6 +108,7 @@ fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Times
             break;
         }
         secrets::delete(user.as_str(), abandoned.secret_id)?;
+        audit::record(Event::Removed, now, Some(user.as_str()), Some(&abandoned.device))?;
         count -= 1;
     }
     if count < settings::max_devices() { Ok(()) } else { Err(Error::TooManyDevices) }

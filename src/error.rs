@@ -54,6 +54,8 @@ pub enum Error {
     PruneInterval,
     #[error("permission denied to export secrets")]
     ExportDenied,
+    #[error("cannot judge a code of a user who was renamed or imported in this transaction")]
+    OwnCopy,
     #[error("nothing to rotate")]
     NothingToRotate,
     #[error("master key is loaded, or no data key was ever wrapped by it")]
@@ -103,7 +105,7 @@ impl Error {
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::BatchSize | Self::NotForgettable | Self::PruneInterval => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::ExportDenied => ERRCODE_INSUFFICIENT_PRIVILEGE,
-            Self::NothingToRotate => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::NothingToRotate | Self::OwnCopy => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
             Self::DoesNotOpen => ERRCODE_DATA_CORRUPTED,
             Self::Random | Self::Internal(_) => ERRCODE_INTERNAL_ERROR,
@@ -165,6 +167,7 @@ impl Error {
             }
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
             Self::ExportDenied => Some("Only a superuser exports secrets."),
+            Self::OwnCopy => Some("Commit first: a rollback would forget what was judged."),
             Self::NothingToRotate => Some("The first enrolment makes the first data key."),
             Self::NotForgettable => Some("Name a fingerprint that totp_keys() shows as not loaded."),
             Self::Clock => Some("Set totp.clock to a timestamp, or reset it to use the real time."),

@@ -21,6 +21,9 @@ use crate::store::data_keys::{self, StoredKey};
 use crate::store::secrets::SealedSecret;
 use crate::store::spi::Snapshot;
 
+/// Data keys that a backend remembers; a rotation half way has two or three.
+const MAX_CACHED: usize = 16;
+
 /// What this backend remembers.
 struct Cache {
     /// `PgReloadTime` when the master keys were read: another value means that the configuration was read anew.
@@ -59,6 +62,15 @@ pub fn hold_current() -> Result<KeyId, Error> {
     }
 }
 
+/// The same for a function that seals nothing: where there is no data key there is nothing to change either, and none
+/// is made.
+pub fn hold_existing() -> Result<(), Error> {
+    match data_keys::current(&Snapshot::latest())? {
+        Some(_) => hold_current().map(drop),
+        None => Ok(()),
+    }
+}
+
 fn create_first() -> Result<(), Error> {
     data_keys::lock_set();
     if data_keys::current(&Snapshot::latest())?.is_none() {
@@ -82,7 +94,9 @@ pub fn replace_current() -> Result<KeyId, Error> {
 ///
 /// Errors: 55000 where one is wrapped by a master key that is not loaded.
 pub fn cache_all() -> Result<(), Error> {
-    for stored in data_keys::all(&Snapshot::latest())? {
+    let all = data_keys::all(&Snapshot::latest())?;
+    CACHE.with_borrow_mut(|c| c.data.retain(|k| all.iter().any(|stored| stored.id == k.id)));
+    for stored in all {
         unwrapped(&stored)?;
     }
     Ok(())
@@ -210,6 +224,10 @@ fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
     let key = Rc::new(key);
     CACHE.with_borrow_mut(|c| {
         c.data.retain(|k| k.id != stored.id);
+        // A backend that lives through many rotations keeps the newest few.
+        if c.data.len() >= MAX_CACHED {
+            c.data.remove(0);
+        }
         c.data.push(CachedKey { id: stored.id, wrapped: stored.wrapped.clone(), key: Rc::clone(&key) });
     });
     Ok(key)
@@ -220,9 +238,17 @@ fn with_master<R>(fingerprint: &Fingerprint, f: impl Fn(&MasterKey) -> R) -> Res
     if let Some(key) = masters()?.find(fingerprint) {
         return Ok(f(key));
     }
-    let fresh = Rc::new(source::read()?);
-    remember(&fresh);
-    fresh.find(fingerprint).map(f).ok_or(Error::MasterKeyNotLoaded(*fingerprint))
+    match source::read() {
+        Ok(fresh) => {
+            let fresh = Rc::new(fresh);
+            remember(&fresh);
+            fresh.find(fingerprint).map(f).ok_or(Error::MasterKeyNotLoaded(*fingerprint))
+        }
+        Err(error) => {
+            note_ignored(&error);
+            Err(Error::MasterKeyNotLoaded(*fingerprint))
+        }
+    }
 }
 
 /// The master keys: read at first use in a session and after every reload of the configuration.
@@ -253,10 +279,14 @@ fn reread_after_reload() -> Result<(), Error> {
         Ok(keys) => remember(&Rc::new(keys)),
         Err(error) => {
             CACHE.with_borrow_mut(|c| c.read_at = reloaded);
-            Line::new("key_file_ignored").text("reason", &error.to_string()).write();
+            note_ignored(&error);
         }
     }
     Ok(())
+}
+
+fn note_ignored(error: &Error) {
+    Line::new("key_file_ignored").text("reason", &error.to_string()).write();
 }
 
 fn remember(keys: &Rc<MasterKeys>) {

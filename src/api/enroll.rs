@@ -55,7 +55,7 @@ fn totp_reset(
     guard::writable("totp_reset")?;
     let user = UserId::new(user_id)?;
     let device = DeviceName::new(device)?;
-    keyring::hold_current()?;
+    keyring::hold_existing()?;
     if !attempts::lock(user.as_str())? {
         return Err(Error::NoSuchDevice.into());
     }

@@ -38,7 +38,7 @@ fn set_disabled(
 ) -> Result<i32, Error> {
     let user = UserId::new(user_id)?;
     let device = device.map(|d| DeviceName::new(Some(d))).transpose()?;
-    keyring::hold_current()?;
+    keyring::hold_existing()?;
     if !attempts::lock(user.as_str())? {
         return Ok(0);
     }
@@ -53,7 +53,7 @@ fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) ->
     guard::writable("totp_remove")?;
     let user = UserId::new(user_id)?;
     let device = device.map(|d| DeviceName::new(Some(d))).transpose()?;
-    keyring::hold_current()?;
+    keyring::hold_existing()?;
     let devices = match device {
         None => remove_user(user)?,
         Some(device) => remove_device(user, device)?,
@@ -61,9 +61,12 @@ fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) ->
     Ok(audit_each(Event::Removed, user, &devices)?)
 }
 
-/// The attempts row goes first: an enrolment that runs now holds it or waits for us, so it leaves nothing behind.
+/// The attempts row goes first: an enrolment that runs now holds it or waits for us, so it leaves nothing behind. It is
+/// audited even where there was no device any more: failures, locks and recovery codes go too.
 fn remove_user(user: UserId) -> Result<Vec<String>, Error> {
-    attempts::delete(user.as_str())?;
+    if attempts::delete(user.as_str())? {
+        audit::record(Event::Removed, clock::now()?, Some(user.as_str()), None)?;
+    }
     let mut devices: Vec<_> =
         secrets::of_user(&Snapshot::latest(), user.as_str())?.into_iter().map(|s| s.device).collect();
     devices.dedup();

@@ -28,10 +28,11 @@ fn totp_recovery_codes(
     let user = UserId::new(user_id)?;
     let count = count.ok_or(Error::Null("count"))?;
     let count = u8::try_from(count).ok().filter(|c| (1..=20).contains(c)).ok_or(Error::RecoveryCount)?;
-    let key = keyring::hold_current()?;
+    keyring::hold_existing()?;
     if !attempts::lock(user.as_str())? || secrets::of_user(&Snapshot::latest(), user.as_str())?.is_empty() {
         return Err(Error::NoSuchDevice.into());
     }
+    let key = keyring::hold_current()?;
     let codes =
         (0..count).map(|_| keyring::random().map(RecoveryCode::from_random)).collect::<Result<Vec<_>, Error>>()?;
     let hashes = RecoverySet::from_codes(&codes).map_err(|_| Error::RecoveryCount)?.to_bytes();

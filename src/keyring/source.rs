@@ -4,7 +4,7 @@ use std::ffi::{CStr, OsStr};
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use pgrx::pg_sys;
@@ -42,7 +42,12 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, Error> {
     if !path.metadata().map_err(|_| invalid(0, "the file cannot be read"))?.is_file() {
         return Err(invalid(0, "it is not a regular file"));
     }
-    let file = File::open(path).map_err(|_| invalid(0, "the file cannot be read"))?;
+    // O_NONBLOCK: should a FIFO have taken its place meanwhile, the open does not wait for a writer.
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|_| invalid(0, "the file cannot be read"))?;
     let opened = file.metadata().map_err(|_| invalid(0, "the file cannot be read"))?;
     check_permissions(&opened)?;
     if lies_in_data_directory(path) {

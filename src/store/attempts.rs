@@ -24,6 +24,8 @@ impl Attempts {
 
 impl InPlace for Attempts {
     const TABLE: &'static str = "attempts";
+    const COLUMNS: [&'static str; 5] =
+        ["locked_until", "recovery_locked_until", "last_failed_at", "failures", "recovery_failures"];
 
     fn from_words([locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures]: Words) -> Self {
         let counter = |failures: i64, locked_until| Counter {
@@ -73,8 +75,11 @@ pub fn lock(user_id: &str) -> Result<bool, Error> {
 }
 
 /// Removes the row. Comes before anything else of the user is removed, so that no secret is without its row.
-pub fn delete(user_id: &str) -> Result<(), Error> {
-    DELETE.with(|s| s.count(&[text(user_id)])).map(drop)
+/// False where there was none.
+pub fn delete(user_id: &str) -> Result<bool, Error> {
+    let deleted = DELETE.with(|s| s.count(&[text(user_id)]))? == 1;
+    inplace::note_delete();
+    Ok(deleted)
 }
 
 /// Where the user's row is, and the snapshot that keeps it there.
@@ -89,7 +94,7 @@ pub fn find(user_id: &str) -> Result<Option<(RowAddress, Snapshot)>, Error> {
 pub fn take(user_id: &str) -> Result<Option<Attempts>, Error> {
     let snapshot = Snapshot::latest();
     let taken = TAKE.with(|s| s.first(&snapshot, &[text(user_id)], |row| row.address(1)))?;
-    taken.map(|address| inplace::read_one(&address)).transpose()
+    taken.map(|address| inplace::take_for_copy(&address)).transpose()
 }
 
 /// Adds a row. False where the user has one already.

@@ -15,6 +15,7 @@ pub struct Floor {
 
 impl InPlace for Floor {
     const TABLE: &'static str = "floor";
+    const COLUMNS: [&'static str; 5] = ["floor_at", "system_identifier", "control_inode", "database", "timeline"];
 
     fn from_words([floor_at, identity @ ..]: Words) -> Self {
         Self { floor_at, identity }

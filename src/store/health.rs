@@ -22,7 +22,9 @@ WITH expected(name, words) AS (VALUES
 found AS (
   SELECT e.name, e.words, c.oid, c.relkind, c.relpersistence, m.amname
     FROM expected e
-    LEFT JOIN pg_catalog.pg_class c ON c.relname = e.name AND c.relnamespace = 'totp'::pg_catalog.regnamespace
+    LEFT JOIN pg_catalog.pg_class root ON root.relname = e.name AND root.relnamespace = 'totp'::pg_catalog.regnamespace
+    LEFT JOIN LATERAL (SELECT root.oid UNION SELECT relid FROM pg_catalog.pg_partition_tree(root.oid)) AS part(relid) ON true
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = part.relid
     LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam),
 faults AS (
   SELECT name, 'it is missing' AS fault FROM found WHERE oid IS NULL
@@ -51,7 +53,10 @@ faults AS (
     FROM found f JOIN pg_catalog.pg_trigger t ON t.tgrelid = f.oid AND NOT t.tgisinternal
   UNION ALL
   SELECT f.name, 'publication ' || pg_catalog.quote_ident(p.pubname) || ' would not see its changes: leave it out'
-    FROM found f JOIN pg_catalog.pg_publication_tables p ON p.schemaname = 'totp' AND p.tablename = f.name)
+    FROM found f
+    JOIN pg_catalog.pg_class c ON c.oid = f.oid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_catalog.pg_publication_tables p ON p.schemaname = n.nspname AND p.tablename = c.relname)
 SELECT 'table_' || e.name, CASE WHEN count(x.fault) = 0 THEN 'ok' ELSE 'fail' END,
        coalesce(pg_catalog.string_agg('table totp.' || e.name || ': ' || x.fault, '; ' ORDER BY x.fault),
                 'changes in place as it should; nothing to do')
@@ -87,7 +92,9 @@ SELECT 'key_rotation',
 statement!(reads SERVER(), c"
 SELECT 'wal_consistency_checking', CASE WHEN on_ THEN 'fail' ELSE 'ok' END,
        CASE WHEN on_ THEN 'it would stop a standby: leave generic and all out of it' ELSE 'off for generic WAL; nothing to do' END
-  FROM (SELECT pg_catalog.current_setting('wal_consistency_checking') ~ '(generic|all)' AS on_) AS x
+  FROM (SELECT pg_catalog.current_setting('wal_consistency_checking') ~ '(generic|all)'
+            OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS setting
+                        WHERE setting ~ '^wal_consistency_checking=.*(generic|all)') AS on_) AS x
 UNION ALL
 SELECT 'log_parameters', CASE WHEN logged THEN 'warn' ELSE 'ok' END,
        CASE WHEN logged THEN 'codes that are sent as parameters get into the server log: set log_parameter_max_length and log_parameter_max_length_on_error to 0'
@@ -98,7 +105,10 @@ SELECT 'log_parameters', CASE WHEN logged THEN 'warn' ELSE 'ok' END,
                      OR pg_catalog.current_setting('log_duration') = 'on'
                      OR pg_catalog.current_setting('log_min_duration_statement') <> '-1'
                      OR pg_catalog.current_setting('log_min_duration_sample') <> '-1'
-                     OR pg_catalog.current_setting('log_transaction_sample_rate') <> '0')) AS logged) AS x");
+                     OR pg_catalog.current_setting('log_transaction_sample_rate') <> '0'))
+            OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS setting
+                        WHERE setting ~ '^(log_statement=all|log_duration=on|log_min_duration_(statement|sample)=[0-9]|log_transaction_sample_rate=0?[.]?[1-9]|log_parameter_max_length_on_error=(-1|[1-9]))')
+               AS logged) AS x");
 
 statement!(reads RIGHTS(), c"
 SELECT 'rights', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
@@ -114,6 +124,11 @@ SELECT 'rights', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
         SELECT c.oid::pg_catalog.regclass::text, a.grantee
           FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
          WHERE c.relnamespace = 'totp'::pg_catalog.regnamespace
+         UNION ALL
+        SELECT c.oid::pg_catalog.regclass || ' (' || a.attname || ')', x.grantee
+          FROM pg_catalog.pg_attribute a
+          JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relnamespace = 'totp'::pg_catalog.regnamespace
+         CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x
          UNION ALL
         SELECT 'schema totp', a.grantee
           FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
@@ -142,12 +157,13 @@ SELECT 'locked_users', CASE WHEN forever > 0 THEN 'warn' ELSE 'ok' END,
                                   AND failures >= pg_catalog.current_setting('totp.max_attempts')::integer - 1) AS near
           FROM totp.attempts) AS x
 UNION ALL
-SELECT 'failures_over_many_users', CASE WHEN users >= 20 AND users * 2 > failures THEN 'warn' ELSE 'ok' END,
-       failures || ' wrong codes of ' || users || ' users in the last hour: '
-       || CASE WHEN users >= 20 AND users * 2 > failures THEN 'few tries on many users look like password spraying; look at client_addr in totp.audit_log'
+SELECT 'failures_over_many_users', CASE WHEN spraying THEN 'warn' ELSE 'ok' END,
+       failures || ' wrong codes in a row of ' || users || ' users who failed in the last hour: '
+       || CASE WHEN spraying THEN 'few tries on many users look like password spraying; look at client_addr in totp.audit_log'
                ELSE 'nothing to do' END
-  FROM (SELECT count(*) AS failures, count(DISTINCT user_id) AS users
-          FROM totp.audit_log WHERE event = 'failed' AND at > $1 - interval '1 hour') AS x
+  FROM (SELECT users, failures, users >= 20 AND users * 2 > failures AS spraying
+          FROM (SELECT count(*) AS users, coalesce(sum(failures + recovery_failures), 0) AS failures
+                  FROM totp.attempts WHERE last_failed_at > $1 - interval '1 hour') AS y) AS x
 UNION ALL
 SELECT 'replays', CASE WHEN n >= 10 THEN 'warn' ELSE 'ok' END,
        n || ' used codes were tried again in the last hour: '

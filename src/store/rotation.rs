@@ -1,8 +1,10 @@
 //! What a key rotation reads and writes, set by set.
 
+use pgrx::IntoDatum;
+
+use super::attempts;
 use super::spi::{Snapshot, int4, statement, text};
 use crate::error::Error;
-use pgrx::IntoDatum;
 
 /// The users of one batch, locked.
 pub struct Batch {
@@ -43,11 +45,20 @@ SELECT DISTINCT user_id
  LIMIT $2");
 statement!(writes LOCK_USERS(TEXTARRAYOID), c"
 SELECT user_id FROM totp.attempts WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED");
+statement!(reads ANYTHING_UNDER(INT4ARRAYOID), c"
+SELECT EXISTS (SELECT FROM totp.secrets WHERE key_id = ANY ($1))
+    OR EXISTS (SELECT FROM totp.recovery_codes WHERE key_id = ANY ($1))");
 statement!(reads SEALED_UNDER(INT4ARRAYOID), c"
 SELECT user_id, device, secret_id FROM totp.secrets WHERE key_id = ANY ($1)
 UNION ALL
 SELECT user_id, NULL, set_id FROM totp.recovery_codes WHERE key_id = ANY ($1)
 ORDER BY 1, 2");
+
+/// Whether anything is sealed under one of these keys.
+pub fn is_anything_under(snapshot: &Snapshot, keys: &[i32]) -> Result<bool, Error> {
+    let keys = [keys.to_vec().into_datum()];
+    ANYTHING_UNDER.with(|s| s.first(snapshot, &keys, |row| row.must(1)))?.ok_or(Error::RowsAltered)
+}
 
 /// Moves everything to a key. Returns the number of secrets, sets of recovery codes not counted.
 pub fn move_all(key_id: i32) -> Result<i64, Error> {
@@ -67,13 +78,23 @@ pub fn remaining(snapshot: &Snapshot) -> Result<i64, Error> {
     REMAINING.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
 }
 
-/// Locks the next users with something under an old key, leaving out those whom another session holds.
+/// Locks the next users with something under an old key, leaving out those whom another session holds; or waits for the
+/// first of them where all are held.
 pub fn lock_batch(after_user: &str, size: i32) -> Result<Batch, Error> {
     let next: Vec<String> =
         NEXT_USERS.with(|s| s.rows(&Snapshot::latest(), &[text(after_user), int4(size)], |row| row.must(1)))?;
     let last_user = next.last().cloned();
-    let users = LOCK_USERS.with(|s| s.rows(&Snapshot::latest(), &[next.into_datum()], |row| row.must(1)))?;
-    Ok(Batch { users, last_user })
+    let first = next.first().cloned();
+    let users: Vec<String> =
+        LOCK_USERS.with(|s| s.rows(&Snapshot::latest(), &[next.into_datum()], |row| row.must(1)))?;
+    match first {
+        Some(first) if users.is_empty() => {
+            // All are held, or have no row to hold: wait for one, while nothing else is held.
+            attempts::lock(&first)?;
+            Ok(Batch { users: vec![first.clone()], last_user: Some(first) })
+        }
+        _ => Ok(Batch { users, last_user }),
+    }
 }
 
 /// User, device and id of every secret under these keys; a NULL device stands for a set of recovery codes.

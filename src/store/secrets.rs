@@ -163,7 +163,7 @@ statement!(reads SEALED(TEXTOID), c"
 SELECT device, slot, secret_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
  ORDER BY slot, device");
 statement!(reads EXPORT(TIMESTAMPTZOID), c"
-SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' ELSE slot END, issuer, account_name,
+SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' ELSE slot END AS state, issuer, account_name,
        device, slot, secret_id, sealed, algorithm, digits, period
   FROM totp.secrets
  WHERE expires_at IS NULL OR expires_at > $1
@@ -241,9 +241,15 @@ pub fn insert(new: &NewSecret) -> Result<(), Error> {
     })
 }
 
-/// Removes a secret and the row of its used codes; returns what that held.
-pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
-    let used = used_codes::delete(user_id, secret_id)?;
+/// Removes a secret and the row of its used codes.
+pub fn delete(user_id: &str, secret_id: i64) -> Result<(), Error> {
+    used_codes::delete(user_id, secret_id)?;
+    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))
+}
+
+/// The same, and returns what that row held when it went, to insert it again.
+pub fn take(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
+    let used = used_codes::take(user_id, secret_id)?;
     DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))?;
     Ok(used)
 }

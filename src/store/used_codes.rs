@@ -5,7 +5,7 @@ use otp::TimeStep;
 use super::spi::{Snapshot, int8, statement, text};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::inplace::{self, InPlace, Words};
+use crate::inplace::{self, InPlace, RowAddress, Words};
 
 /// The columns that change in place. Times are microseconds as in `timestamptz`; `-infinity` means never.
 #[derive(Clone, Copy)]
@@ -20,6 +20,7 @@ pub struct UsedCode {
 
 impl InPlace for UsedCode {
     const TABLE: &'static str = "used_codes";
+    const COLUMNS: [&'static str; 5] = ["time_step", "used_at", "uses", "recovery_mask", "secret_id"];
 
     fn from_words([step, used_at, uses, recovery_mask, secret_id]: Words) -> Self {
         Self { step: TimeStep::new(step), used_at, uses, recovery_mask, secret_id }
@@ -58,22 +59,31 @@ pub fn insert(user_id: &str, used: &UsedCode) -> Result<(), Error> {
     })
 }
 
-/// Removes the row of one secret and returns what it held when it went. What is read before that may be overtaken by a
-/// sign-in; after it, a sign-in waits for our transaction.
-pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
-    let snapshot = Snapshot::latest();
+/// Removes the row of one secret.
+pub fn delete(user_id: &str, secret_id: i64) -> Result<(), Error> {
+    take_address(user_id, secret_id)?;
+    inplace::note_delete();
+    Ok(())
+}
+
+/// Removes the row of one secret and returns what it held when it went, to insert it again.
+pub fn take(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
+    inplace::take_for_copy(&take_address(user_id, secret_id)?)
+}
+
+fn take_address(user_id: &str, secret_id: i64) -> Result<RowAddress, Error> {
     let args = [text(user_id), int8(secret_id)];
-    let address = DELETE.with(|s| s.first(&snapshot, &args, |row| row.address(1)))?.ok_or(Error::RowsAltered)?;
-    inplace::read_one(&address)
+    DELETE.with(|s| s.first(&Snapshot::latest(), &args, |row| row.address(1)))?.ok_or(Error::RowsAltered)
 }
 
 /// Gives the row of one secret to another user id.
 pub fn rename(user_id: &str, new_user_id: &str, secret_id: i64) -> Result<(), Error> {
-    let used = delete(user_id, secret_id)?;
-    insert(new_user_id, &used)
+    insert(new_user_id, &take(user_id, secret_id)?)
 }
 
 /// Removes every row of a user.
 pub fn delete_all(user_id: &str) -> Result<(), Error> {
-    DELETE_ALL.with(|s| s.count(&[text(user_id)])).map(drop)
+    DELETE_ALL.with(|s| s.count(&[text(user_id)]))?;
+    inplace::note_delete();
+    Ok(())
 }

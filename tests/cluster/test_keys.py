@@ -2,11 +2,12 @@
 
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from server import SERVER_USER, wait_until
+from server import PATIENCE_SECONDS, SERVER_USER, wait_until
 from totp import code_at, enroll, error_of, fix_clock, verify
 
 NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -179,7 +180,13 @@ def test_a_directory(server, db, alice, key_file, later):
 def test_a_fifo_is_refused_without_waiting_for_it(server, db, alice, key_file, later):
     key_file.unlink()
     server.run("mkfifo", "-m", "600", key_file)
-    refused(db, later, alice)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(refused, db, later, alice)
+        try:
+            call.result(timeout=PATIENCE_SECONDS)
+        finally:
+            if not call.done():  # it waits for a writer: be one, or the test never ends
+                os.close(os.open(key_file, os.O_WRONLY | os.O_NONBLOCK))
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "/dev/zero", "/dev/urandom", "/nowhere/at/all", "/", "master.key"])

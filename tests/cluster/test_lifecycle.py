@@ -4,7 +4,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from rotation import Background
+from rotation import Background, secret_of
 from totp import code_at, enroll, error_of, fix_clock, verify, wrong_code
 
 NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -236,7 +236,7 @@ def reset_while_pending(conn, device):
 
 
 def imported_as_confirmed(conn, device):
-    conn.execute("SELECT totp_import('alice', encode(decode(md5(%s), 'hex'), 'hex'), device => %s, confirmed => true)", [device, device])
+    conn.execute("SELECT totp_import('alice', %s, device => %s, confirmed => true)", [secret_of(device), device])
 
 
 def disabled(conn, device):
@@ -285,7 +285,7 @@ def removed_and_pending(conn, device):
     enroll(conn, "alice", device=device)
 
 
-ON = [active, staged, after_reset, after_reset_expired, old_one_killed, reset_twice, disabled_and_enabled, reset_disabled_and_enabled]
+ON = [active, staged, after_reset, after_reset_expired, old_one_killed, reset_twice, imported_as_confirmed, disabled_and_enabled, reset_disabled_and_enabled]
 OFF = [nothing, pending, pending_expired, reset_while_pending, disabled, staged_and_disabled, reset_and_disabled, pending_disabled_and_enabled, removed,
        reset_and_removed, removed_and_pending]
 

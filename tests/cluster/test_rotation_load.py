@@ -1,13 +1,16 @@
 """Rotation of 100,000 secrets while sessions sign in, enrol, confirm, rename and remove; and the memory that it takes."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from rotation import NOON, import_users, keys, open_everything, secret_of, session, sign_in_all
-from totp import code_at, enroll, fix_clock, parallel, verify
+from server import PATIENCE_SECONDS, wait_until
+from totp import code_at, enroll, parallel, verify
 
 SECRETS = 100_000
 SESSIONS = 8
@@ -115,6 +118,32 @@ def test_nobody_is_refused_while_100000_secrets_are_rotated(crowd, rotate, reque
         assert open_everything(rotating)[0] >= SECRETS
         some = users[::17]
         assert sign_in_all(rotating, some, when + timedelta(minutes=5)) == len(some)
+
+
+@both_kinds
+def test_a_rotation_that_is_cancelled_in_the_middle(crowd, rotate):
+    """At once: nothing has changed. Online: what was committed stays, and the rest is still under the old key."""
+    db, _ = crowd
+    with session(db) as conn, session(db) as rotating, ThreadPoolExecutor(1) as pool:
+        before = keys(conn)
+        all_secrets = open_everything(conn)[0]
+        written = "SELECT pg_current_wal_insert_lsn() - %s::pg_lsn > 4 * 1024 * 1024"
+        start = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+        future = pool.submit(rotating.execute, rotate)
+        wait_until(lambda: conn.execute(written, start).fetchone()[0], "the rotation to be well under way")
+        rotating.cancel()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            future.result(PATIENCE_SECONDS)
+        moved = conn.execute("SELECT done FROM totp.rotation_progress").fetchall()
+        if rotate == KINDS["online"]:
+            assert [state for _, state in keys(conn)] == ["retiring", "current"]
+            assert 0 < moved[0][0] < all_secrets
+        else:
+            assert (keys(conn), moved) == (before, [])
+        assert open_everything(conn)[0] == all_secrets
+        conn.execute(KINDS["at once"])
+        assert [state for _, state in keys(conn)] == ["current"]
+        assert open_everything(conn)[0] == all_secrets
 
 
 def anonymous_memory(pid: int) -> int:

@@ -7,7 +7,7 @@ other paths in back quotes that begin with a folder of the project must exist to
 import re
 from pathlib import Path
 
-_LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _PATH = re.compile(r"^(?:tests|crates|src|sql|docs|tools)/[\w./-]+\.\w+(?:::(\w+))?$")
 

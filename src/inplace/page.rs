@@ -1,0 +1,278 @@
+//! One row on one page: where its columns lie, and whether they may be changed now.
+//!
+//! Owns every look at a page. Nothing here decides anything about codes.
+
+use pgrx::pg_sys;
+
+use super::{InPlace, RowAddress, Words};
+use crate::error::Error;
+
+const WORDS_LEN: usize = size_of::<Words>();
+
+/// A table opened and a page pinned, for one row.
+pub struct Target {
+    pub relation: pg_sys::Relation,
+    pub buffer: pg_sys::Buffer,
+    row: RowAddress,
+    /// An xmax whose delete was rolled back, so that only row locks are left of it.
+    rolled_back: pg_sys::TransactionId,
+}
+
+impl Target {
+    /// Opens the table in ROW EXCLUSIVE mode, refuses one that must not be changed in place, and pins the page.
+    pub fn open<T: InPlace>(row: &RowAddress) -> Result<Self, Error> {
+        // SAFETY: the table was found by a look-up of this call, whose locks on it are still held, so it exists and
+        // the block is within it.
+        unsafe {
+            let relation = pg_sys::table_open(row.table, pg_sys::RowExclusiveLock as i32);
+            if !can_change_in_place::<T>(relation) {
+                pg_sys::table_close(relation, pg_sys::NoLock as i32);
+                return Err(Error::TableAltered(T::TABLE));
+            }
+            let (block, _) = pgrx::itemptr::item_pointer_get_both(row.tid);
+            Ok(Self {
+                relation,
+                buffer: pg_sys::ReadBuffer(relation, block),
+                row: *row,
+                rolled_back: pg_sys::InvalidTransactionId,
+            })
+        }
+    }
+
+    /// Unpins the page and closes the table, whose lock stays until the end of the transaction.
+    pub fn close(self) -> RowAddress {
+        // SAFETY: opened in `open`, closed once. After an error PostgreSQL does this itself, hence no Drop.
+        unsafe {
+            pg_sys::ReleaseBuffer(self.buffer);
+            pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
+        }
+        self.row
+    }
+
+    /// The columns as they are now, whether the row is still visible or not.
+    pub fn read_locked(&self) -> Option<Words> {
+        // SAFETY: the buffer is pinned, and locked while it is read.
+        unsafe {
+            pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+            let words = match self.place() {
+                Found::At(place) => Some(read_words(place.data(pg_sys::BufferGetPage(self.buffer)))),
+                Found::Moved | Found::Altered => None,
+            };
+            pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+            words
+        }
+    }
+
+    /// Whether a row in that state can be tried again: it is ours, or its delete was rolled back, which is remembered.
+    pub fn is_good_after(&mut self, state: &State) -> bool {
+        match state {
+            State::Ours(_) => true,
+            State::BeingDeleted(header) => {
+                // SAFETY: look-ups in the transaction logs, in the order that PostgreSQL's visibility rules ask for.
+                unsafe {
+                    let deleter = deleter(header);
+                    if pg_sys::TransactionIdIsInProgress(deleter) || pg_sys::TransactionIdDidCommit(deleter) {
+                        return false;
+                    }
+                    self.rolled_back = header.t_choice.t_heap.t_xmax;
+                    true
+                }
+            }
+            State::Moved | State::Altered => false,
+        }
+    }
+
+    /// Where the row's columns lie.
+    ///
+    /// # Safety
+    /// The buffer is locked.
+    unsafe fn place(&self) -> Found {
+        // SAFETY: the page is locked, so its line pointers do not move; each offset is checked before it is used.
+        unsafe {
+            let page = pg_sys::BufferGetPage(self.buffer);
+            let (_, offset) = pgrx::itemptr::item_pointer_get_both(self.row.tid);
+            if offset == 0 || offset > pg_sys::PageGetMaxOffsetNumber(page) {
+                return Found::Moved;
+            }
+            let item = &*pg_sys::PageGetItemId(page, offset);
+            let (start, len) = (item.lp_off() as usize, item.lp_len() as usize);
+            if item.lp_flags() != pg_sys::LP_NORMAL
+                || len < size_of::<pg_sys::HeapTupleHeaderData>()
+                || start + len > pg_sys::BLCKSZ as usize
+            {
+                return Found::Moved;
+            }
+            let header = page.add(start).cast::<pg_sys::HeapTupleHeaderData>();
+            if (*header).t_choice.t_heap.t_xmin != self.row.xmin {
+                return Found::Moved;
+            }
+            let hoff = usize::from((*header).t_hoff);
+            let columns = u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK;
+            // A column that was added later is not in the tuple.
+            if columns < 5 || hoff + WORDS_LEN > len {
+                return Found::Altered;
+            }
+            Found::At(Place { start, len, hoff })
+        }
+    }
+
+    /// Whether the row may be changed now.
+    ///
+    /// # Safety
+    /// The buffer is locked exclusively.
+    pub unsafe fn state(&self) -> State {
+        // SAFETY: `place` checked the offsets. HeapTupleSatisfiesUpdate is called as the heap's own code calls it: on
+        // a tuple of the buffer's own page. It sets hint bits, hence before the page is copied.
+        unsafe {
+            let place = match self.place() {
+                Found::At(place) => place,
+                Found::Moved => return State::Moved,
+                Found::Altered => return State::Altered,
+            };
+            let header = pg_sys::BufferGetPage(self.buffer).add(place.start).cast::<pg_sys::HeapTupleHeaderData>();
+            let mut tuple = pg_sys::HeapTupleData {
+                t_len: place.len as u32,
+                t_self: self.row.tid,
+                t_tableOid: self.row.table,
+                t_data: header,
+            };
+            let command = pg_sys::GetCurrentCommandId(false);
+            match pg_sys::HeapTupleSatisfiesUpdate(&mut tuple, command, self.buffer) {
+                pg_sys::TM_Result::TM_Ok => State::Ours(place),
+                pg_sys::TM_Result::TM_BeingModified if is_only_locked((*header).t_infomask) => State::Ours(place),
+                pg_sys::TM_Result::TM_BeingModified if (*header).t_choice.t_heap.t_xmax == self.rolled_back => {
+                    State::Ours(place)
+                }
+                pg_sys::TM_Result::TM_BeingModified => State::BeingDeleted(std::ptr::read(header)),
+                // Deleted by the statement that is just calling us.
+                pg_sys::TM_Result::TM_SelfModified => State::Altered,
+                _ => State::Moved,
+            }
+        }
+    }
+}
+
+/// What stands where the look-up found a row.
+enum Found {
+    /// The row, by its inserting transaction.
+    At(Place),
+    /// Nothing, or another row.
+    Moved,
+    /// The row, but without the columns that change.
+    Altered,
+}
+
+/// Offsets of a tuple within its page, checked against the page and the tuple's own length.
+#[derive(Clone, Copy)]
+pub struct Place {
+    start: usize,
+    len: usize,
+    hoff: usize,
+}
+
+impl Place {
+    pub const NOWHERE: Self = Self { start: 0, len: 0, hoff: 0 };
+
+    /// Where the columns begin on that page, or on a copy of it.
+    ///
+    /// # Safety
+    /// `page` is the page on which the place was found, or a copy.
+    pub unsafe fn data(&self, page: pg_sys::Page) -> *mut u8 {
+        // SAFETY: `start + hoff + WORDS_LEN` lies within the page, as checked in `Target::place`.
+        unsafe { page.cast::<u8>().add(self.start + self.hoff) }
+    }
+}
+
+/// What a row is, seen under the page lock.
+pub enum State {
+    /// It is the row of the look-up, and no transaction has deleted it. Row locks of others do not matter.
+    Ours(Place),
+    /// An open transaction is deleting it. Its header, copied, tells which.
+    BeingDeleted(pg_sys::HeapTupleHeaderData),
+    /// It is gone, or something else stands in its place.
+    Moved,
+    /// It does not have the columns that change.
+    Altered,
+}
+
+/// The transaction that deletes a row, from a copy of its header.
+///
+/// # Safety
+/// No page is locked: a multixact is looked up.
+unsafe fn deleter(header: &pg_sys::HeapTupleHeaderData) -> pg_sys::TransactionId {
+    // SAFETY: HeapTupleGetUpdateXid reads no more of the header than xmax and info mask.
+    unsafe {
+        if u32::from(header.t_infomask) & pg_sys::HEAP_XMAX_IS_MULTI != 0 {
+            pg_sys::HeapTupleGetUpdateXid(std::ptr::from_ref(header).cast_mut())
+        } else {
+            header.t_choice.t_heap.t_xmax
+        }
+    }
+}
+
+/// Waits, with no page locked or pinned, until the transaction that deletes a row has ended.
+pub fn wait_for_deleter(header: &pg_sys::HeapTupleHeaderData, row: &RowAddress) {
+    // SAFETY: the table is open during the wait, which names it if it is cancelled.
+    unsafe {
+        let mut tid = row.tid;
+        let relation = pg_sys::table_open(row.table, pg_sys::NoLock as i32);
+        pg_sys::XactLockTableWait(deleter(header), relation, &mut tid, pg_sys::XLTW_Oper::XLTW_Update);
+        pg_sys::table_close(relation, pg_sys::NoLock as i32);
+    }
+}
+
+/// HEAP_XMAX_IS_LOCKED_ONLY of PostgreSQL's htup_details.h.
+fn is_only_locked(infomask: u16) -> bool {
+    let mask = u32::from(infomask);
+    mask & pg_sys::HEAP_XMAX_LOCK_ONLY != 0
+        || mask & (pg_sys::HEAP_XMAX_IS_MULTI | pg_sys::HEAP_LOCK_MASK) == pg_sys::HEAP_XMAX_EXCL_LOCK
+}
+
+/// A heap table that is logged, whose first five columns are the expected ones, 8 bytes wide and NOT NULL.
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn can_change_in_place<T: InPlace>(relation: pg_sys::Relation) -> bool {
+    // SAFETY: an open relation has its pg_class row and tuple descriptor.
+    unsafe {
+        let class = &*(*relation).rd_rel;
+        let columns = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att);
+        class.relam == pg_sys::HEAP_TABLE_AM_OID
+            && class.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT
+            && is_logged(relation)
+            && T::COLUMNS.iter().enumerate().all(|(i, name)| {
+                columns.get(i).is_some_and(|c| {
+                    c.attnotnull
+                        && !c.attisdropped
+                        && c.name() == *name
+                        && matches!(c.atttypid, pg_sys::INT8OID | pg_sys::TIMESTAMPTZOID)
+                })
+            })
+    }
+}
+
+/// Not so under `wal_level = minimal` in the transaction that has just rewritten the table: it skips the WAL.
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
+    // SAFETY: a setting, and a look at our own locks.
+    unsafe {
+        pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32
+            || !pg_sys::CheckRelationLockedByMe(relation, pg_sys::AccessExclusiveLock as i32, true)
+    }
+}
+
+/// # Safety
+/// `data` points at `WORDS_LEN` readable bytes.
+pub unsafe fn read_words(data: *const u8) -> Words {
+    // SAFETY: promised by the caller; a tuple's data is MAXALIGNed, and an unaligned read asks for nothing.
+    unsafe { std::ptr::read_unaligned(data.cast::<Words>()) }
+}
+
+/// # Safety
+/// `data` points at `WORDS_LEN` writable bytes.
+pub unsafe fn write_words(data: *mut u8, words: Words) {
+    // SAFETY: promised by the caller.
+    unsafe { std::ptr::write_unaligned(data.cast::<Words>(), words) }
+}

@@ -1,0 +1,615 @@
+"""The audit log and the server log: every event, by whom, no secret, no forgery, and nothing taken back or away."""
+
+import os
+import re
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from rotation import secret_of
+from totp import code_at, enroll, error_of, fix_clock, parallel, verify, wrong_code
+
+NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+EARLIER, LATER = NOON - timedelta(seconds=30), NOON + timedelta(seconds=30)
+DAY = timedelta(days=1)
+MAX_ATTEMPTS = 5
+NO_CODE = "AAAAAA-AAAAAA-AAAAAA-AAAAAA"  # a recovery code of nobody's
+
+
+@pytest.fixture
+def conn(quick_db):
+    with closing(quick_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        yield conn
+
+
+@pytest.fixture
+def log(cluster):
+    """A function that returns the lines of pg_totp in the server log since the test began, without their prefix.
+
+    Without that of the floor, which is new in each test.
+    """
+    begin = len(cluster.log_text())
+    return lambda: re.findall(r"LOG:  totp: (event=(?!floor).*)", cluster.log_text()[begin:])
+
+
+def active_user(conn, user_id="alice", **parameters) -> str:
+    secret = enroll(conn, user_id, **parameters)
+    assert verify(conn, user_id, code_at(secret, EARLIER)) is True
+    return secret
+
+
+def recovery_codes(conn, user_id="alice") -> list[str]:
+    return [code for [code] in conn.execute("SELECT totp_recovery_codes(%s)", [user_id])]
+
+
+def audit(conn, columns="event, user_id, device"):
+    return conn.execute(f"SELECT {columns} FROM totp.audit_log ORDER BY id").fetchall()
+
+
+# --- Who, whom, when, from where ------------------------------------------------------------------------
+
+
+def test_every_event_of_the_design_is_written(db):
+    """One walk through all functions that change anything or judge a code."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        walk(conn)
+        assert {event for [event] in audit(conn, "event")} == {
+            "enrolled", "imported", "confirmed", "verified", "failed", "replayed", "locked", "unlocked", "reset", "disabled", "enabled", "removed", "renamed",
+            "recovery_codes_created", "recovery_code_used", "key_rotated", "exported"}  # "unreadable_forgotten": test_rotation_master_keys.py
+
+
+def walk(conn) -> set[str]:
+    """Call every function, successfully and not; all secrets, codes and URIs that were shown or given."""
+    shown = set()
+
+    def call(query, *parameters):
+        rows = conn.execute(query, parameters).fetchall()
+        shown.update(str(value) for row in rows for value in row if isinstance(value, str))
+        shown.update(str(value) for value in parameters)
+        return rows
+
+    conn.execute("SET totp.audit_success = on")
+    [[secret, uri]] = call("SELECT * FROM totp_enroll('alice')")
+    for image in ("totp_qr_svg", "totp_qr_text", "totp_qr_png"):
+        conn.execute(f"SELECT {image}(%s)", [uri])
+    codes = [code_at(secret, when) for when in (EARLIER, NOON, LATER)]
+    call("SELECT totp_confirm('alice', %s)", codes[0])
+    call("SELECT totp_verify('alice', %s)", codes[1])
+    call("SELECT accepted FROM totp_check('alice', %s)", codes[1])
+    call("SELECT totp_code_at(%s, '2030-01-01 12:00Z')", secret)
+    used, *_ = [code for [code] in call("SELECT totp_recovery_codes('alice')")]
+    for code in (used, used, NO_CODE):
+        call("SELECT totp_recover('alice', %s)", code)
+    for _ in range(MAX_ATTEMPTS + 1):
+        call("SELECT totp_verify('alice', %s)", wrong_code(codes[2]))
+        call("SELECT totp_recover('alice', %s)", NO_CODE)
+    conn.execute("SELECT totp_unlock('alice')")
+    [[staged, _]] = call("SELECT * FROM totp_enroll('alice', 'alice@example.com', 'Example')")
+    call("SELECT totp_verify('alice', %s)", code_at(staged, NOON))
+    [[after_reset, _]] = call("SELECT * FROM totp_reset('alice')")
+    call("SELECT totp_verify('alice', %s)", code_at(after_reset, NOON))
+    call("SELECT totp_import('alice', %s, device => 'tablet')", secret_of("tablet"))
+    call("SELECT totp_import('bob', %s, confirmed => true)", f"otpauth://totp/Old:bob?secret={secret_of('bob')}&issuer=Old")
+    conn.execute("SELECT totp_disable('alice')")
+    conn.execute("SELECT totp_enable('alice')")
+    conn.execute("SELECT totp_rename_user('alice', 'alicia')")
+    conn.execute("SELECT totp_rotate_key()")
+    conn.execute("CALL totp_rotate_key_online()")
+    call("SELECT otpauth_uri FROM totp_export()")
+    for query in ("totp_health()", "totp_stats()", "totp_keys()", "totp_status('alicia')", "totp_enabled('alicia')"):
+        conn.execute(f"SELECT * FROM {query}")
+    # What is refused with an error, with secrets and codes in its arguments.
+    for query, *parameters in [("SELECT totp_import('bob', %s, device => 'other')", secret_of("bob")), ("SELECT totp_import('x', %s)", "otpauth://totp/a?secret=NOT!BASE32"),
+                               ("SELECT totp_import(%s, %s, digits => 5)", "x", secret_of("tablet")), ("SELECT totp_qr_text(%s)", f"otpauth://totp/{'a' * 5000}?secret={secret}")]:
+        shown.update(parameters)
+        error_of(conn, query, parameters)
+    conn.execute("SELECT totp_remove('alicia')")
+    conn.execute("SELECT totp_prune_audit('1 year')")
+    return {text for text in shown if len(text) >= 6}
+
+
+def test_no_secret_code_uri_or_key_is_in_any_audit_row_or_log_line(fresh_cluster):
+    """Not the text, not its bytes in hexadecimal or base64, and no key of any kind."""
+    db = fresh_cluster.create_database()
+    begin = len(fresh_cluster.log_text())
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        conn.execute("SET totp.actor = 'support'")
+        shown = walk(conn)
+        shown.discard("alice@example.com")
+        assert len(shown) > 25
+        shown |= {part for text in shown for part in text.split("-")} | {text.replace("-", "") for text in shown}
+        sealed = conn.execute("SELECT encode(sealed, 'hex') FROM totp.secrets UNION SELECT encode(wrapped, 'hex') FROM totp.data_keys").fetchall()
+        shown |= {text for [text] in sealed} | {fresh_cluster.key_file.read_text().strip() if os.getuid() == 0 else "(no key)"}
+        # Without id and time, whose digits are nobody's code.
+        rows = "\n".join(row for [row] in audit(conn, "concat_ws('|', event, user_id, device, actor, db_user, client_addr, application_name, detail)"))
+        lines = "\n".join(re.findall(r"LOG:  totp: (.*)", fresh_cluster.log_text()[begin:]))
+        for text in shown:
+            if len(text) >= 6:
+                assert text.lower() not in rows.lower()
+                assert text.lower() not in lines.lower()
+        whole_log = fresh_cluster.log_text()[begin:]
+        for text in shown:
+            if len(text) >= 16:  # a six-digit code may be part of a time or a process id there
+                assert text not in whole_log
+
+
+def test_where_a_call_came_from(make_cluster):
+    """Over TCP, by a role of its own, through SET ROLE, with and without an actor."""
+    address = f"127.{os.getpid() % 250 + 1}.{os.getpid() // 250 % 250 + 1}.5"
+    cluster = make_cluster()
+    cluster.configure(listen_addresses=address)
+    cluster.restart()
+    db = cluster.create_database()
+    role = db.create_role("enroll")
+    db.execute(f"GRANT {role} TO postgres")
+    with closing(psycopg.connect(host=address, port=5432, dbname=db.name, user=role, application_name="web", autocommit=True)) as web:
+        [[seen_from]] = web.execute("SELECT host(inet_client_addr())").fetchall()
+        enroll(web, "alice")
+        with web.transaction():
+            web.execute("SET LOCAL totp.actor = 'support:42'")
+            enroll(web, "bob")
+        enroll(web, "carol")
+    with closing(db.connect(application_name="psql")) as conn:
+        conn.execute(f"SET ROLE {role}")
+        enroll(conn, "dave")
+        conn.execute("RESET ROLE")
+        columns = "user_id, actor, db_user, host(client_addr), application_name"
+        assert audit(conn, columns) == [("alice", role, role, seen_from, "web"), ("bob", "support:42", role, seen_from, "web"), ("carol", role, role, seen_from, "web"),
+                                        ("dave", "postgres", "postgres", None, "psql")]
+
+
+def test_an_actor_set_before_the_library_is_loaded_counts(db):
+    """An application sets it when it takes a connection from its pool, before any call."""
+    role = db.create_role("enroll")
+    with closing(db.connect(user=role)) as web:
+        web.execute("SET totp.actor = 'support:42'")
+        enroll(web, "alice")
+    with closing(db.connect(user=role, options="-c totp.actor=support:43")) as web:
+        enroll(web, "bob")
+    with closing(db.connect()) as conn:
+        assert audit(conn, "user_id, actor") == [("alice", "support:42"), ("bob", "support:43")]
+
+
+def test_the_time_of_a_row_is_that_of_the_call_and_not_of_the_transaction(quick_db):
+    with closing(quick_db.connect()) as conn:  # no fixed clock
+        conn.execute("BEGIN")
+        enroll(conn, "alice")
+        enroll(conn, "bob")
+        [[first], [second]] = audit(conn, "at")
+        begun, now = conn.execute("SELECT now(), clock_timestamp()").fetchone()
+        assert begun < first < second < now
+        conn.execute("ROLLBACK")
+
+
+def test_accepted_codes_are_audited_only_where_the_setting_says_so(conn):
+    secret = active_user(conn)
+    conn.execute("DELETE FROM totp.audit_log")
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    assert audit(conn) == []
+    conn.execute("SET totp.audit_success = on")
+    assert verify(conn, "alice", code_at(secret, LATER)) is True
+    assert audit(conn) == [("verified", "alice", "default")]
+
+
+def test_what_is_refused_in_a_lock_is_not_written(conn, log):
+    secret = active_user(conn)
+    recovery_codes(conn)
+    for _ in range(3 * MAX_ATTEMPTS):
+        verify(conn, "alice", wrong_code(code_at(secret, NOON)))
+        conn.execute("SELECT totp_recover('alice', %s)", [NO_CODE])
+    events = [event for [event] in audit(conn, "event")]
+    assert (events.count("failed"), events.count("locked")) == (2 * MAX_ATTEMPTS, 2)
+    assert len(log()) == 2 * MAX_ATTEMPTS + 2
+
+
+# --- The server log outlives a ROLLBACK -------------------------------------------------------------------
+
+PREPARE = {  # what happens before, outside of the transaction
+    "failed": lambda conn, secret, codes: None,
+    "locked": lambda conn, secret, codes: [verify(conn, "alice", wrong_code(code_at(secret, NOON))) for _ in range(MAX_ATTEMPTS - 1)],
+    "replayed": lambda conn, secret, codes: None,
+    "unlocked": lambda conn, secret, codes: verify(conn, "alice", wrong_code(code_at(secret, NOON))),
+    "recovery_code_used": lambda conn, secret, codes: None,
+    "recovery code replayed": lambda conn, secret, codes: conn.execute("SELECT totp_recover('alice', %s)", [codes[0]]),
+    "recovery code failed": lambda conn, secret, codes: None,
+}
+CALL = {  # query, and the line that it writes
+    "failed": ("SELECT totp_verify('alice', %(wrong)s)", ['event=failed user="alice" failures=1']),
+    "locked": ("SELECT totp_verify('alice', %(wrong)s)", ['event=failed user="alice" failures=5', 'event=locked user="alice" failures=5']),
+    "replayed": ("SELECT totp_verify('alice', %(used)s)", ['event=replayed user="alice" device="default"']),
+    "unlocked": ("SELECT totp_unlock('alice')", ['event=unlocked user="alice"']),
+    "recovery_code_used": ("SELECT totp_recover('alice', %(recovery)s)", ['event=recovery_code_used user="alice"']),
+    "recovery code replayed": ("SELECT totp_recover('alice', %(recovery)s)", ['event=replayed user="alice" of="recovery_codes"']),
+    "recovery code failed": ("SELECT totp_recover('alice', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')", ['event=failed user="alice" of="recovery_codes" failures=1']),
+}
+
+
+@pytest.mark.parametrize("end", ["ROLLBACK", "COMMIT", "close"])
+@pytest.mark.parametrize("event", CALL)
+def test_the_line_stays_where_the_row_goes(quick_db, conn, log, event, end):
+    query, lines = CALL[event]
+    secret = active_user(conn)
+    codes = recovery_codes(conn)
+    PREPARE[event](conn, secret, codes)
+    before, logged = audit(conn), len(log())
+    with closing(quick_db.connect()) as other:
+        fix_clock(other, NOON)
+        other.execute("BEGIN")
+        other.execute(query, {"wrong": wrong_code(code_at(secret, NOON)), "used": code_at(secret, EARLIER), "recovery": codes[0]})
+        if end != "close":
+            other.execute(end)
+    assert log()[logged:] == lines
+    written = [(re.search(r"event=(\w+)", line)[1], "alice") for line in lines]
+    assert [row[:2] for row in audit(conn)[len(before):]] == (written if end == "COMMIT" else [])
+
+
+def test_the_line_is_for_the_server_log_only(quick_db, conn, log):
+    """Whatever a session asks to be sent or logged: not to the client, not with the statement, and not to be left out."""
+    role = quick_db.create_role("verify")
+    secret = active_user(conn)
+    wrong = wrong_code(code_at(secret, NOON))
+    with closing(quick_db.connect(user=role)) as web:
+        told = []
+        web.add_notice_handler(told.append)
+        web.execute("SET client_min_messages = debug5")
+        web.execute(f"SELECT totp_verify('alice', '{wrong}') /* marker */")
+        assert [d for d in told if "totp" in (d.message_primary or "")] == []
+    assert log() == ['event=failed user="alice" failures=1']
+    assert "marker" not in quick_db.cluster.log_text()
+
+
+# --- Forgery --------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "newline": 'x"\nLOG:  totp: event=unlocked user="admin',
+    "carriage return": "x\rLOG:  totp: event=unlocked user=admin",
+    "quote": 'alice" failures=0 event="unlocked',
+    "backslash": 'alice\\" failures=0',
+    "escape sequence": "\x1b[2K\x1b[1Aalice\x07\x9b",
+    "line separators": "a\u2028b\u2029c\x85d\x0be",
+    "right to left": "\u202eecila",
+    "tab and delete": "a\tb\x7f",
+    "percent": "%s%n%m%%",
+    "other scripts": "Zoë 愛子 🔑",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_name_forges_no_line_and_no_row(quick_db, conn, cluster, name):
+    begin = len(cluster.log_text())
+    with closing(quick_db.connect(application_name=name)) as other:
+        fix_clock(other, NOON)
+        other.execute("SELECT set_config('totp.actor', %s, false)", [name])
+        secret = enroll(other, name, device=name, account_name="account")
+        assert verify(other, name, code_at(secret, EARLIER)) is True
+        verify(other, name, code_at(secret, EARLIER))
+        for _ in range(MAX_ATTEMPTS):
+            verify(other, name, wrong_code(code_at(secret, NOON)))
+        other.execute("SELECT totp_unlock(%s)", [name])
+    lines = [line for line in cluster.log_text()[begin:].split("\n") if line and "event=floor" not in line]
+    assert len(lines) == 1 + MAX_ATTEMPTS + 2
+    value = r'"((?:[^"\\]|\\.)*)"'
+    for line in lines:
+        event, user, rest = re.fullmatch(rf"\S+ \S+ \S+ \[\d+\] LOG:  totp: event=(\w+) user={value}(.*)", line).groups()
+        assert event in ("replayed", "failed", "locked", "unlocked")
+        assert re.fullmatch(rf'(?: device={value}| failures=\d+)?', rest)
+        assert all(" " <= c <= "~" for c in line)
+        unescaped = re.sub(r"\\(?:u\{([0-9a-f]+)\}|(.))", lambda m: chr(int(m[1], 16)) if m[1] else m[2], user)
+        assert unescaped == name
+    rows = audit(conn, "event, user_id, actor")
+    assert rows == [(event, name, name) for event in ["enrolled", "confirmed", "replayed", *["failed"] * MAX_ATTEMPTS, "locked", "unlocked"]]
+    assert {device for [device] in audit(conn, "device")} == {name, None}
+
+
+def test_names_in_detail_are_text_and_no_json(conn):
+    name = '", "actor": "admin", "x": "'
+    active_user(conn)
+    conn.execute("SELECT totp_rename_user('alice', %s)", [name])
+    assert audit(conn, "event, user_id, detail")[-2:] == [("renamed", "alice", {"new_user_id": name}), ("renamed", name, {"old_user_id": "alice"})]
+
+
+# --- Nothing is taken away ----------------------------------------------------------------------------------------
+
+CAPABILITIES = [(), ("verify",), ("enroll",), ("admin",), ("audit",), ("verify", "enroll", "admin", "audit")]
+
+
+@pytest.mark.parametrize("capabilities", CAPABILITIES, ids=lambda c: "+".join(c) or "none")
+def test_nobody_but_the_owner_changes_audit_rows(db, capabilities):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        active_user(conn)
+        before = audit(conn, "*")
+    role = db.create_role(*capabilities)
+    with closing(db.connect(user=role)) as other:
+        for query in ("UPDATE totp.audit_log SET actor = 'x'", "DELETE FROM totp.audit_log", "TRUNCATE totp.audit_log", "DROP TABLE totp.audit_log",
+                      "INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES (now(), 'verified', 'x', 'x', 'x')",
+                      "ALTER TABLE totp.audit_log DISABLE TRIGGER ALL", "ALTER TABLE totp.audit_log RENAME TO x", "SELECT nextval('totp.audit_ids')",
+                      "CREATE RULE r AS ON INSERT TO totp.audit_log DO INSTEAD NOTHING", "COPY totp.audit_log FROM STDIN",
+                      "SELECT totp_prune_audit('1 second')", "CREATE TRIGGER t BEFORE INSERT ON totp.audit_log EXECUTE FUNCTION suppress_redundant_updates_trigger()"):
+            assert error_of(other, query).sqlstate == "42501", query
+    with closing(db.connect()) as conn:
+        assert audit(conn, "*") == before
+
+
+def test_no_function_that_may_be_granted_changes_an_audit_row(db):
+    """All of them, called by a role with every capability: what was written stays as it was."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        active_user(conn)
+        written = audit(conn, "*")
+    role = db.create_role("verify", "enroll", "admin", "audit")
+    with closing(db.connect()) as conn:
+        conn.execute(f"SET ROLE {role}")
+        callable_now = {name for [name] in conn.execute("""
+            SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+              JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_totp' WHERE has_function_privilege(p.oid, 'EXECUTE')""")}
+        calls = [
+            "totp_verify('alice', '123456')", "totp_check('alice', '123456')", "totp_confirm('alice', '123456')", "totp_recover('alice', 'x')",
+            "totp_enabled('alice')", "totp_status('alice')", "totp_enroll('alice')", "totp_import('bob', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",
+            "totp_recovery_codes('alice')", "totp_reset('alice')", "totp_disable('alice')", "totp_enable('alice')", "totp_unlock('alice')",
+            "totp_rename_user('alice', 'alicia')", "totp_rotate_key()", "totp_rotation_begin()", "totp_rotation_step(NULL, 10)", "totp_rotation_end(0)",
+            "totp_keys()", "totp_stats()", "totp_health()", "totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', now())",
+            *[f"totp_qr_{kind}('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')" for kind in ("svg", "png", "text")], "totp_remove('alicia')"]
+        assert callable_now == {call.split("(")[0] for call in calls} | {"totp_rotate_key_online"}
+        conn.execute("CALL totp_rotate_key_online()")
+        for call in calls:
+            conn.execute(f"SELECT * FROM {call}")
+        conn.execute("RESET ROLE")
+        rows = audit(conn, "*")
+        assert rows[:len(written)] == written
+        assert len(rows) > len(written) + 10
+
+
+# --- totp_stats ---------------------------------------------------------------------------------------------------
+
+
+def test_stats_count_by_event(conn):
+    for when, event, user in [(NOON - 2 * DAY, "failed", "alice"), (NOON - DAY, "failed", "alice"), (NOON - timedelta(hours=23), "failed", "alice"), (EARLIER, "failed", "alice"),
+                              (NOON, "failed", "bob"), (EARLIER, "locked", "alice"), (NOON, "key_rotated", None)]:
+        conn.execute("INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name) VALUES (%s, %s, %s, '', '', '')", [when, event, user])
+    day = [("failed", 3, 2, NOON), ("key_rotated", 1, 0, NOON), ("locked", 1, 1, EARLIER)]
+    assert conn.execute("SELECT * FROM totp_stats()").fetchall() == day
+    assert conn.execute("SELECT * FROM totp_stats('1 minute')").fetchall() == [("failed", 2, 2, NOON), *day[1:]]
+    assert conn.execute("SELECT * FROM totp_stats(since => '1 week')").fetchall() == [("failed", 5, 2, NOON), *day[1:]]
+    assert conn.execute("SELECT * FROM totp_stats('0')").fetchall() == []
+    assert error_of(conn, "SELECT * FROM totp_stats(NULL)").sqlstate == "22023"
+
+
+def test_stats_at_every_level_see_what_is_committed(quick_db, conn):
+    for level in ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"):
+        with closing(quick_db.connect()) as other:
+            fix_clock(other, LATER)
+            other.execute(f"BEGIN ISOLATION LEVEL {level}")
+            [[before]] = other.execute("SELECT coalesce(sum(count), 0) FROM totp_stats()").fetchall()
+            enroll(conn, "alice")
+            assert other.execute("SELECT sum(count) FROM totp_stats()").fetchone() == (before + 1,)
+
+
+def test_what_auditors_ask_uses_an_index(db):
+    """200,000 rows over 200 days: the history of one user, of one day, of one event; and totp_stats()."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        conn.execute("""
+            INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name)
+            SELECT %s::timestamptz - n * interval '86.4 seconds', (ARRAY['failed', 'confirmed', 'enrolled', 'replayed'])[n %% 4 + 1], 'user-' || n %% 20000, 'app', 'app', 'web'
+              FROM generate_series(1, 200000) AS n""", [NOON])
+        conn.execute("ANALYZE totp.audit_log")
+        for query, index in [("WHERE user_id = 'user-77' ORDER BY at DESC", "audit_log_user_at"),
+                             ("WHERE user_id = 'user-77' AND at > '2029-12-01' ORDER BY at", "audit_log_user_at"),
+                             ("WHERE at > timestamptz '2030-01-01 12:00Z' - interval '1 day'", "audit_log_at"),
+                             ("WHERE event = 'failed' AND at > timestamptz '2030-01-01 12:00Z' - interval '1 hour'", "audit_log_"),
+                             ("WHERE event = 'locked' ORDER BY at DESC LIMIT 100", "audit_log_event_at")]:
+            plan = "\n".join(line for [line] in conn.execute(f"EXPLAIN SELECT * FROM totp.audit_log {query}"))
+            assert index in plan and "Seq Scan" not in plan, plan
+        for call, rows in [("SELECT sum(count) FROM totp_stats()", 999), ("SELECT totp_prune_audit('199 days')", 1000)]:
+            with conn.transaction():
+                assert conn.execute(call).fetchone() == (rows,)
+                scans = conn.execute("SELECT seq_scan, idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'audit_log'").fetchone()
+                assert scans[0] == 0 and scans[1] > 0
+        # Every plan that the backend keeps, also the generic one it may settle for.
+        with conn.transaction():
+            for _ in range(10):
+                conn.execute("SELECT totp_stats()")
+            assert conn.execute("SELECT seq_scan FROM pg_stat_xact_user_tables WHERE relname = 'audit_log'").fetchone() == (0,)
+
+
+# --- totp_prune_audit -----------------------------------------------------------------------------------------------
+
+
+def test_prune_deletes_what_is_older_and_says_so(conn, log):
+    for days in (400, 366, 365, 364, 1):
+        conn.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES (%s, 'failed', '', '', '')", [NOON - days * DAY])
+    assert conn.execute("SELECT totp_prune_audit('365 days')").fetchone() == (2,)
+    assert [at for [at] in audit(conn, "at")] == [NOON - 365 * DAY, NOON - 364 * DAY, NOON - DAY]
+    assert conn.execute("SELECT totp_prune_audit('365 days')").fetchone() == (0,)
+    assert log() == ["event=audit_pruned rows=2", "event=audit_pruned rows=0"]
+
+
+@pytest.mark.parametrize("interval", ["0", "-1 day", "1 day -25 hours", "-1 month", None])
+def test_prune_refuses_what_would_delete_everything(conn, interval):
+    active_user(conn)
+    before = audit(conn)
+    assert error_of(conn, "SELECT totp_prune_audit(%s::interval)", [interval]).sqlstate == "22023"
+    assert audit(conn) == before
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_prune_reaches_rows_that_came_since(quick_db, conn, level):
+    with closing(quick_db.connect()) as other:
+        fix_clock(other, NOON + 10 * DAY)
+        other.execute(f"BEGIN ISOLATION LEVEL {level}")
+        other.execute("SELECT count(*) FROM totp.audit_log")
+        active_user(conn)
+        assert other.execute("SELECT totp_prune_audit('1 day')").fetchone() == (2,)
+        other.execute("COMMIT")
+    assert audit(conn) == []
+
+
+def test_a_rolled_back_prune_deletes_nothing_and_is_in_the_log(conn, log):
+    active_user(conn)
+    fix_clock(conn, NOON + 2 * DAY)
+    conn.execute("BEGIN")
+    assert conn.execute("SELECT totp_prune_audit('1 day')").fetchone() == (2,)
+    conn.execute("ROLLBACK")
+    assert len(audit(conn)) == 2
+    assert "event=audit_pruned rows=2" in log()
+
+
+# --- Signals for a security team, in totp_health() --------------------------------------------------------------------
+
+
+def health(conn) -> dict[str, tuple[str, str]]:
+    rows = conn.execute("SELECT check_name, status, detail FROM totp_health()").fetchall()
+    assert all(status in ("ok", "warn", "fail") and detail for _, status, detail in rows)
+    return {name: (status, detail) for name, status, detail in rows}
+
+
+def test_a_healthy_database(quick_db, conn):
+    conn.execute("RESET totp.clock")
+    secret = enroll(conn, "alice")
+    assert verify(conn, "alice", conn.execute("SELECT totp_code_at(%s, clock_timestamp())", [secret]).fetchone()[0]) is True
+    recovery_codes(conn)
+    conn.execute("SET log_parameter_max_length_on_error = 0")
+    assert {name: status for name, (status, _) in health(conn).items() if status != "ok"} == {}
+
+
+def test_a_set_clock_is_a_failure(conn):
+    assert health(conn)["test_clock"][0] == "fail"
+
+
+def test_users_near_or_in_a_lock(conn):
+    secrets = {user: active_user(conn, user) for user in ("alice", "bob", "carol", "dave")}
+    assert health(conn)["locked_users"][1].startswith("0 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away")
+    for user, failures in [("alice", MAX_ATTEMPTS - 1), ("bob", MAX_ATTEMPTS)]:
+        for _ in range(failures):
+            verify(conn, user, wrong_code(code_at(secrets[user], NOON)))
+    recovery_codes(conn, "carol")
+    for _ in range(MAX_ATTEMPTS):
+        conn.execute("SELECT totp_recover('carol', %s)", [NO_CODE])
+    status, detail = health(conn)["locked_users"]
+    assert (status, detail.split(":")[0]) == ("ok", "2 users are locked, 0 of them until totp_unlock(), and 1 are one wrong code away")
+    now = NOON
+    for _ in range(100):
+        fix_clock(conn, now)
+        verify(conn, "dave", "000000")
+        now += timedelta(hours=2)
+    status, detail = health(conn)["locked_users"]
+    assert status == "warn" and "1 of them until totp_unlock()" in detail
+
+
+def test_recovery_failures_near_a_lock_are_counted_too(conn):
+    active_user(conn)
+    recovery_codes(conn)
+    for _ in range(MAX_ATTEMPTS - 1):
+        conn.execute("SELECT totp_recover('alice', %s)", [NO_CODE])
+    assert "and 1 are one wrong code away" in health(conn)["locked_users"][1]
+
+
+def test_password_spraying(conn):
+    """One try on many accounts: no user is anywhere near a lock."""
+    users = [f"user-{number}" for number in range(25)]
+    for user in users:
+        active_user(conn, user)
+    for user in users[:19]:
+        verify(conn, user, "000000")
+    assert health(conn)["failures_over_many_users"][0] == "ok"
+    for user in users[19:]:
+        verify(conn, user, "000000")
+    status, detail = health(conn)["failures_over_many_users"]
+    assert status == "warn" and detail.startswith("25 wrong codes of 25 users in the last hour")
+    fix_clock(conn, NOON + timedelta(hours=2))
+    assert health(conn)["failures_over_many_users"][0] == "ok"
+
+
+def test_many_replays(conn):
+    secret = active_user(conn)
+    for number in range(10):
+        assert health(conn)["replays"] == ("ok", f"{number} used codes were tried again in the last hour: nothing to do")
+        verify(conn, "alice", code_at(secret, EARLIER))
+    assert health(conn)["replays"][0] == "warn"
+
+
+def test_devices_never_confirmed(conn):
+    enroll(conn, "alice")
+    active_user(conn, "bob")
+    conn.execute("SELECT totp_reset('bob')")
+    assert health(conn)["unconfirmed_devices"][1].startswith("0 devices")
+    fix_clock(conn, NOON + timedelta(hours=2))
+    assert health(conn)["unconfirmed_devices"][1].startswith("1 devices")  # bob's was confirmed once
+
+
+def test_recovery_codes_nearly_used_up(conn):
+    active_user(conn)
+    codes = recovery_codes(conn)
+    for code in codes[:7]:
+        conn.execute("SELECT totp_recover('alice', %s)", [code])
+    assert health(conn)["recovery_codes_low"][1].startswith("0 users")
+    conn.execute("SELECT totp_recover('alice', %s)", [codes[7]])
+    assert health(conn)["recovery_codes_low"][1].startswith("1 users")
+
+
+def test_the_age_of_the_data_key(conn):
+    conn.execute("DELETE FROM totp.data_keys")
+    active_user(conn)
+    assert health(conn)["key_rotation"][0] == "ok"
+    fix_clock(conn, NOON + 364 * DAY)
+    assert health(conn)["key_rotation"][0] == "ok"
+    fix_clock(conn, NOON + 367 * DAY)
+    assert health(conn)["key_rotation"] == ("warn", "the data key is more than a year old: SELECT totp_rotate_key()")
+    conn.execute("SELECT totp_rotation_begin()")
+    assert health(conn)["key_rotation"] == ("warn", "a rotation is half way: CALL totp_rotate_key_online()")
+    conn.execute("CALL totp_rotate_key_online()")
+    assert health(conn)["key_rotation"][0] == "ok"
+
+
+FAULTS = {  # a change, the check that tells of it, and how it is taken back
+    "no row of attempts": ("DELETE FROM totp.attempts", "rows", "DELETE FROM totp.secrets; DELETE FROM totp.recovery_codes"),
+    "no row of used codes": ("DELETE FROM totp.used_codes", "rows", "DELETE FROM totp.secrets; DELETE FROM totp.recovery_codes"),
+    "no data key": ("UPDATE totp.secrets SET key_id = -1", "data_keys", "DELETE FROM totp.secrets"),
+    "index on attempts": ("CREATE INDEX slow ON totp.attempts (failures)", "table_attempts", "DROP INDEX totp.slow"),
+    "index on used_codes": ("CREATE INDEX slow ON totp.used_codes (used_at)", "table_used_codes", "DROP INDEX totp.slow"),
+    "trigger": ("CREATE TRIGGER t BEFORE INSERT ON totp.attempts FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()", "table_attempts",
+                "DROP TRIGGER t ON totp.attempts"),
+    "unlogged": ("ALTER TABLE totp.used_codes SET UNLOGGED", "table_used_codes", "ALTER TABLE totp.used_codes SET LOGGED"),
+    "publication": ("CREATE PUBLICATION p FOR TABLE totp.attempts", "table_attempts", "DROP PUBLICATION p"),
+    "publication of all tables": ("CREATE PUBLICATION p FOR ALL TABLES", "table_used_codes", "DROP PUBLICATION p"),
+    "a function for PUBLIC": ("GRANT EXECUTE ON FUNCTION totp_keys() TO PUBLIC", "rights", "REVOKE EXECUTE ON FUNCTION totp_keys() FROM PUBLIC"),
+    "a table for PUBLIC": ("GRANT SELECT ON totp.secrets TO PUBLIC", "rights", "REVOKE SELECT ON totp.secrets FROM PUBLIC"),
+    "a column for PUBLIC": ("GRANT SELECT (sealed) ON totp.secrets TO PUBLIC", "rights", "REVOKE SELECT (sealed) ON totp.secrets FROM PUBLIC"),
+    "the schema for PUBLIC": ("GRANT USAGE ON SCHEMA totp TO PUBLIC", "rights", "REVOKE USAGE ON SCHEMA totp FROM PUBLIC"),
+    "parameters in the log": ("SET log_parameter_max_length_on_error = -1", "log_parameters", "RESET log_parameter_max_length_on_error"),
+    "statements in the log": ("SET log_min_duration_statement = 0", "log_parameters", "RESET log_min_duration_statement"),
+    "consistency checking": ("SET wal_consistency_checking = 'generic'", "wal_consistency_checking", "RESET wal_consistency_checking"),
+    "recovery codes from before a restore": ("UPDATE totp.floor SET floor_at = '2030-01-01 11:59Z'; UPDATE totp.recovery_codes SET created_at = '2030-01-01 11:00Z'",
+                                             "recovery_after_restore", "SELECT 1"),
+    "a clock that went back": ("UPDATE totp.floor SET floor_at = '2030-01-01 12:01Z'", "clock", "SELECT 1"),
+}
+
+
+@pytest.mark.parametrize("change, check, undo", FAULTS.values(), ids=FAULTS)
+def test_health_tells_of_each_fault(conn, change, check, undo):
+    active_user(conn)
+    recovery_codes(conn)
+    conn.execute("SET log_parameter_max_length_on_error = 0")
+    assert health(conn)[check][0] == "ok"
+    conn.execute(change)
+    try:
+        assert health(conn)[check][0] in ("warn", "fail")
+    finally:
+        conn.execute(undo)
+    assert "nothing to do" in health(conn)[check][1] or undo == "SELECT 1"
+
+
+def test_parallel_calls_write_a_row_each(quick_db, conn):
+    """Audit rows of 20 sessions at once: none is lost, each has a number of its own."""
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(closing(quick_db.connect(application_name=f"session {number}"))) for number in range(20)]
+        for session in sessions:
+            fix_clock(session, NOON)
+        answers = parallel(20, lambda i: [enroll(sessions[i], f"user-{i}-{n}") for n in range(10)])
+        assert [a for a in answers if isinstance(a, Exception)] == []
+    assert conn.execute("SELECT count(*), count(DISTINCT id), count(DISTINCT user_id), count(DISTINCT application_name) FROM totp.audit_log").fetchone() == (200, 200, 200, 20)
