@@ -56,6 +56,8 @@ pub enum Error {
     ExportDenied,
     #[error("cannot judge a code of a user who was renamed or imported in this transaction")]
     OwnCopy,
+    #[error("settings of pg_totp cannot be given as startup options")]
+    StartupOption,
     #[error("nothing to rotate")]
     NothingToRotate,
     #[error("master key is loaded, or no data key was ever wrapped by it")]
@@ -104,7 +106,7 @@ impl Error {
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::BatchSize | Self::NotForgettable | Self::PruneInterval => ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::ExportDenied => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::ExportDenied | Self::StartupOption => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NothingToRotate | Self::OwnCopy => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
             Self::DoesNotOpen => ERRCODE_DATA_CORRUPTED,
@@ -167,6 +169,7 @@ impl Error {
             }
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
             Self::ExportDenied => Some("Only a superuser exports secrets."),
+            Self::StartupOption => Some("Connect without them; only totp.actor may be among them."),
             Self::OwnCopy => Some("Commit first: a rollback would forget what was judged."),
             Self::NothingToRotate => Some("The first enrolment makes the first data key."),
             Self::NotForgettable => Some("Name a fingerprint that totp_keys() shows as not loaded."),

@@ -23,6 +23,9 @@ mod store;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
+
 pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
@@ -35,6 +38,9 @@ pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", finalize);
 extern "C-unwind" fn _PG_init() {
     // SAFETY: a backend has one thread. pgrx would add a backtrace, with paths of the build, to the DETAIL of errors.
     unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    if let Err(error) = settings::refuse_startup_options() {
+        ErrorReport::from(error).report(PgLogLevel::ERROR);
+    }
     settings::register();
 }
 

@@ -2,7 +2,9 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+
+use crate::error::Error;
 
 const SECOND: i64 = 1_000_000;
 
@@ -74,6 +76,46 @@ fn non_empty(setting: &GucSetting<Option<CString>>) -> Option<CString> {
     unsafe {
         let value = *setting.as_ptr();
         if value.is_null() || *value == 0 { None } else { Some(CStr::from_ptr(value).to_owned()) }
+    }
+}
+
+/// Refuses a session whose client named one of our settings when it connected, but for `totp.actor`.
+///
+/// PostgreSQL drops such a value when the library is loaded, and with it what the administrator had configured: the
+/// session would run with the built-in defaults.
+pub fn refuse_startup_options() -> Result<(), Error> {
+    // SAFETY: reads of backend state, before any of our settings is defined: what is there of the prefix is a
+    // placeholder.
+    unsafe {
+        if pg_sys::superuser_arg(pg_sys::GetSessionUserId()) {
+            return Ok(());
+        }
+        for setting in all_settings() {
+            let (name, source) = (CStr::from_ptr((**setting).name).to_bytes(), (**setting).reset_source);
+            let ours = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"totp."));
+            if ours && source == pg_sys::GucSource::PGC_S_CLIENT && !name.eq_ignore_ascii_case(b"totp.actor") {
+                return Err(Error::StartupOption);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All settings of the server and of its extensions.
+///
+/// # Safety
+/// The slice is valid until a setting is defined.
+unsafe fn all_settings<'a>() -> &'a [*mut pg_sys::config_generic] {
+    // SAFETY: PostgreSQL's array and its length.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let (array, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
+        #[cfg(not(feature = "pg15"))]
+        let (array, count) = {
+            let mut count = 0;
+            (pg_sys::get_guc_variables(&mut count), count)
+        };
+        std::slice::from_raw_parts(array, usize::try_from(count).unwrap_or(0))
     }
 }
 
@@ -153,7 +195,7 @@ pub fn register() {
     string(c"totp.actor", c"Who acts, for the audit log.", &ACTOR, GucContext::Userset, GucFlags::empty());
     string(c"totp.clock", c"A fixed time, for tests only.", &CLOCK, GucContext::Suset, GucFlags::empty());
     // SAFETY: the prefix is a NUL-terminated literal.
-    unsafe { pgrx::pg_sys::MarkGUCPrefixReserved(c"totp".as_ptr()) }
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"totp".as_ptr()) }
 }
 
 fn string(

@@ -64,9 +64,14 @@ fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) ->
 /// The attempts row goes first: an enrolment that runs now holds it or waits for us, so it leaves nothing behind. It is
 /// audited even where there was no device any more: failures, locks and recovery codes go too.
 fn remove_user(user: UserId) -> Result<Vec<String>, Error> {
-    if attempts::delete(user.as_str())? {
-        audit::record(Event::Removed, clock::now()?, Some(user.as_str()), None)?;
+    while !attempts::delete(user.as_str())? {
+        // An enrolment may have committed since the delete looked: then there is a row to delete now.
+        if !attempts::exists(user.as_str())? {
+            return Ok(Vec::new());
+        }
+        pgrx::check_for_interrupts!();
     }
+    audit::record(Event::Removed, clock::now()?, Some(user.as_str()), None)?;
     let mut devices: Vec<_> =
         secrets::of_user(&Snapshot::latest(), user.as_str())?.into_iter().map(|s| s.device).collect();
     devices.dedup();
