@@ -153,12 +153,13 @@ SELECT 'locked_users', CASE WHEN forever > 0 THEN 'warn' ELSE 'ok' END,
        || CASE WHEN forever > 0 THEN 'look at totp.attempts and unlock whom you know' ELSE 'nothing to do' END
   FROM (SELECT count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) > $1) AS locked,
                count(*) FILTER (WHERE 'infinity' IN (locked_until, recovery_locked_until)) AS forever,
-               count(*) FILTER (WHERE locked_until <= $1
-                                  AND failures >= pg_catalog.current_setting('totp.max_attempts')::integer - 1) AS near
+               count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) <= $1
+                                  AND greatest(failures, recovery_failures)
+                                      >= pg_catalog.current_setting('totp.max_attempts')::integer - 1) AS near
           FROM totp.attempts) AS x
 UNION ALL
 SELECT 'failures_over_many_users', CASE WHEN spraying THEN 'warn' ELSE 'ok' END,
-       failures || ' wrong codes in a row of ' || users || ' users who failed in the last hour: '
+       failures || ' wrong codes of ' || users || ' users in the last hour: '
        || CASE WHEN spraying THEN 'few tries on many users look like password spraying; look at client_addr in totp.audit_log'
                ELSE 'nothing to do' END
   FROM (SELECT users, failures, users >= 20 AND users * 2 > failures AS spraying

@@ -28,10 +28,15 @@ def conn(quick_db):
 def log(cluster):
     """A function that returns the lines of pg_totp in the server log since the test began, without their prefix.
 
-    Without that of the floor, which is new in each test.
+    Without who did it, the superuser, and without the line of the floor, which is new in each test.
     """
     begin = len(cluster.log_text())
-    return lambda: re.findall(r"LOG:  totp: (event=(?!floor).*)", cluster.log_text()[begin:])
+
+    def lines():
+        found = re.findall(r"LOG:  totp: (event=(?!floor).*)", cluster.log_text()[begin:])
+        return [line.replace(' db_user="postgres"', "", 1) for line in found]
+
+    return lines
 
 
 def active_user(conn, user_id="alice", **parameters) -> str:
@@ -258,7 +263,7 @@ def test_the_line_is_for_the_server_log_only(quick_db, conn, log):
         web.execute("SET client_min_messages = debug5")
         web.execute(f"SELECT totp_verify('alice', '{wrong}') /* marker */")
         assert [d for d in told if "totp" in (d.message_primary or "")] == []
-    assert log() == ['event=failed user="alice" failures=1']
+    assert log() == [f'event=failed db_user="{role}" user="alice" failures=1']
     assert "marker" not in quick_db.cluster.log_text()
 
 
@@ -294,12 +299,12 @@ def test_a_hostile_name_forges_no_line_and_no_row(quick_db, conn, cluster, name)
     assert len(lines) == 1 + MAX_ATTEMPTS + 2
     value = r'"((?:[^"\\]|\\.)*)"'
     for line in lines:
-        event, user, rest = re.fullmatch(rf"\S+ \S+ \S+ \[\d+\] LOG:  totp: event=(\w+) user={value}(.*)", line).groups()
+        event, actor, user, rest = re.fullmatch(rf'\S+ \S+ \S+ \[\d+\] LOG:  totp: event=(\w+) db_user="postgres" actor={value} user={value}(.*)', line).groups()
         assert event in ("replayed", "failed", "locked", "unlocked")
         assert re.fullmatch(rf'(?: device={value}| failures=\d+)?', rest)
         assert all(" " <= c <= "~" for c in line)
-        unescaped = re.sub(r"\\(?:u\{([0-9a-f]+)\}|(.))", lambda m: chr(int(m[1], 16)) if m[1] else m[2], user)
-        assert unescaped == name
+        for quoted in (user, actor):
+            assert re.sub(r"\\(?:u\{([0-9a-f]+)\}|(.))", lambda m: chr(int(m[1], 16)) if m[1] else m[2], quoted) == name
     rows = audit(conn, "event, user_id, actor")
     assert rows == [(event, name, name) for event in ["enrolled", "confirmed", "replayed", *["failed"] * MAX_ATTEMPTS, "locked", "unlocked"]]
     assert {device for [device] in audit(conn, "device")} == {name, None}
@@ -351,10 +356,10 @@ def test_no_function_that_may_be_granted_changes_an_audit_row(db):
             "totp_verify('alice', '123456')", "totp_check('alice', '123456')", "totp_confirm('alice', '123456')", "totp_recover('alice', 'x')",
             "totp_enabled('alice')", "totp_status('alice')", "totp_enroll('alice')", "totp_import('bob', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",
             "totp_recovery_codes('alice')", "totp_reset('alice')", "totp_disable('alice')", "totp_enable('alice')", "totp_unlock('alice')",
-            "totp_rename_user('alice', 'alicia')", "totp_rotate_key()", "totp_rotation_begin()", "totp_rotation_step(NULL, 10)", "totp_rotation_end(0)",
+            "totp_rename_user('alice', 'alicia')", "totp_rotate_key()", "totp.rotation_begin(1000)", "totp.rotation_step(NULL, 10)", "totp.rotation_end()",
             "totp_keys()", "totp_stats()", "totp_health()", "totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', now())",
             *[f"totp_qr_{kind}('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')" for kind in ("svg", "png", "text")], "totp_remove('alicia')"]
-        assert callable_now == {call.split("(")[0] for call in calls} | {"totp_rotate_key_online"}
+        assert callable_now == {call.split("(")[0].removeprefix("totp.") for call in calls} | {"totp_rotate_key_online"}
         conn.execute("CALL totp_rotate_key_online()")
         for call in calls:
             conn.execute(f"SELECT * FROM {call}")
@@ -560,7 +565,7 @@ def test_the_age_of_the_data_key(conn):
     assert health(conn)["key_rotation"][0] == "ok"
     fix_clock(conn, NOON + 367 * DAY)
     assert health(conn)["key_rotation"] == ("warn", "the data key is more than a year old: SELECT totp_rotate_key()")
-    conn.execute("SELECT totp_rotation_begin()")
+    conn.execute("SELECT totp.rotation_begin(1000)")
     assert health(conn)["key_rotation"] == ("warn", "a rotation is half way: CALL totp_rotate_key_online()")
     conn.execute("CALL totp_rotate_key_online()")
     assert health(conn)["key_rotation"][0] == "ok"

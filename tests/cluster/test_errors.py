@@ -265,7 +265,7 @@ def test_a_wrong_code_writes_no_statement_to_the_log(cluster, conn):
     conn.execute("SELECT totp_verify('alice', '918273')")
     conn.execute("ROLLBACK")
     written = cluster.log_text()[before:]
-    assert 'totp: event=failed user="alice"' in written
+    assert 'totp: event=failed db_user="postgres" user="alice"' in written
     assert "918273" not in written
     assert not any("event=failed" in notice for notice in notices)  # the server's log alone, not the client
 

@@ -186,6 +186,30 @@ def test_a_rolled_back_transaction_around_a_rotation(quick_db, conn, rotate, lev
     open_everything(conn)
 
 
+@both_kinds
+def test_applications_that_lock_rows_of_their_own(quick_db, conn, rotate):
+    """Two sessions lock rows of the application around their calls; neither fails on the rotation that waits between them."""
+    conn.execute("DROP TABLE IF EXISTS app_users; CREATE TABLE app_users (id text PRIMARY KEY); INSERT INTO app_users VALUES ('bob')")
+    active(conn, "alice")
+    lock = "SELECT FROM app_users WHERE id = 'bob' FOR UPDATE"
+    with session(quick_db) as first:
+        for setting in (GUARD, "SET deadlock_timeout = '20ms'", "BEGIN"):
+            first.execute(setting)
+        alice = enroll(first, "alice")
+        with Background(quick_db, rotate) as rotating:
+            rotating.wait_until_blocked(conn)
+            with Background(quick_db, f"{lock}; SELECT totp_enroll('bob')") as second:
+                if rotate == AT_ONCE:
+                    second.wait_until_blocked(conn)  # behind the rotation, with the row locked
+                first.execute(lock)
+                first.execute("COMMIT")
+    assert [state for _, state in keys(conn)] == ["current"]
+    assert verify(conn, "alice", code_at(alice, NOON)) is True
+    assert states(conn, "bob") == [("default", "pending", 1)]
+    open_everything(conn)
+    conn.execute("DROP TABLE app_users")
+
+
 # --- Sign-ins do not wait -----------------------------------------------------------------------
 
 
@@ -206,7 +230,7 @@ def signs_in_without_waiting(db, level, secret, recovery_code, when):
         assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("active",)
 
 
-STEPS = [AT_ONCE, "SELECT totp_rotation_begin()", "SELECT * FROM totp_rotation_step(NULL, 1000)", "SELECT totp_rotation_end(0)"]
+STEPS = [AT_ONCE, "SELECT totp.rotation_begin(1000)", "SELECT * FROM totp.rotation_step(NULL, 1000)", "SELECT totp.rotation_end()"]
 
 
 @pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
@@ -216,8 +240,8 @@ def test_a_sign_in_does_not_wait_for_an_open_rotation(quick_db, conn, step, end,
     secret = active(conn, "alice")
     codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
     with session(quick_db) as rotating:
-        if step in STEPS[2:]:
-            rotating.execute(STEPS[1])
+        for earlier in STEPS[1:STEPS.index(step)]:
+            rotating.execute(earlier)
         rotating.execute("BEGIN")
         rotating.execute(step)
         signs_in_without_waiting(quick_db, level, secret, codes[0], NOON)
@@ -244,11 +268,11 @@ def test_a_sign_in_does_not_wait_for_a_rotation_that_waits(quick_db, conn, rotat
 def test_a_batch_holds_up_nobody_but_its_own_users(quick_db, conn):
     for user in ("a", "b", "c", "d"):
         active(conn, user)
-    conn.execute("SELECT totp_rotation_begin()")
+    conn.execute("SELECT totp.rotation_begin(1000)")
     with session(quick_db) as rotating, session(quick_db) as other:
         other.execute(GUARD)
         rotating.execute("BEGIN")
-        assert rotating.execute("SELECT * FROM totp_rotation_step(NULL, 2)").fetchone() == (2, "b")
+        assert rotating.execute("SELECT * FROM totp.rotation_step(NULL, 2)").fetchone() == (2, "b")
         for user in ("c", "d", "new"):
             enroll(other, user)
         other.execute("SELECT totp_remove('d')")
@@ -270,7 +294,7 @@ def test_a_transaction_on_two_devices_while_the_rotation_ends(quick_db, conn, le
     for device in ("phone", "tablet"):
         secret = enroll(conn, "alice", device=device)
         assert verify(conn, "alice", code_at(secret, EARLIER), device) is True
-    conn.execute("SELECT totp_rotation_begin()")
+    conn.execute("SELECT totp.rotation_begin(1000)")
     with session(quick_db) as writing:
         writing.execute(GUARD)
         writing.execute(f"BEGIN ISOLATION LEVEL {level}")
@@ -289,17 +313,16 @@ def test_a_transaction_on_two_devices_while_the_rotation_ends(quick_db, conn, le
 def test_a_transaction_on_two_users_while_the_rotation_ends(quick_db, conn, act, first, second):
     for user in ("alice", "bob"):
         active(conn, user)
-    conn.execute("SELECT totp_rotation_begin()")
     with session(quick_db) as writing, session(quick_db) as another:
+        conn.execute("SELECT totp.rotation_begin(1000)")
         for one in (writing, another):
             one.execute(GUARD)
             one.execute("BEGIN")
         writing.execute(f"SELECT {act}(%s)", [first])
         another.execute("SELECT totp_disable(%s)", [second])
-        assert conn.execute("SELECT moved FROM totp_rotation_step(NULL, 1000)").fetchone() == (0,)  # both are left out
-        another.execute("ROLLBACK")
-        with Background(quick_db, "SELECT totp_rotation_end(0)") as rotating:
-            rotating.wait_until_blocked(conn)
+        with Background(quick_db, "CALL totp_rotate_key_online()") as rotating:
+            rotating.wait_until_blocked(conn)  # neither user is free
+            another.execute("ROLLBACK")
             writing.execute(f"SELECT {act}(%s)", [second])
             writing.execute("COMMIT")
     assert [state for _, state in keys(conn)] == ["current"]
@@ -337,16 +360,16 @@ def test_a_rotation_waits_for_one_in_an_open_transaction(quick_db, conn, rotate,
 
 def test_a_rotation_at_once_takes_over_one_that_is_half_way(quick_db, conn):
     users = import_users(conn, 20)
-    conn.execute("SELECT totp_rotation_begin()")
-    assert conn.execute("SELECT * FROM totp_rotation_step(NULL, 5)").fetchone() == (5, users[4])
+    conn.execute("SELECT totp.rotation_begin(1000)")
+    assert conn.execute("SELECT * FROM totp.rotation_step(NULL, 5)").fetchone() == (5, users[4])
     old_keys = {key for key, _ in keys(conn)}
     assert len(old_keys) == 2
     [[key, moved]] = conn.execute(AT_ONCE).fetchall()
     assert key not in old_keys and moved == 20
     assert keys(conn) == [(key, "current")]
     # The other session's next steps have nothing left to do.
-    assert conn.execute("SELECT * FROM totp_rotation_step(%s, 5)", [users[4]]).fetchone() == (0, None)
-    assert conn.execute("SELECT totp_rotation_end(5)").fetchone() == (0,)
+    assert conn.execute("SELECT * FROM totp.rotation_step(%s, 5)", [users[4]]).fetchone() == (0, None)
+    assert conn.execute("SELECT totp.rotation_end()").fetchone() == (True,)
     assert keys(conn) == [(key, "current")]
     assert sign_in_all(conn, users, NOON) == 20
 
@@ -354,15 +377,15 @@ def test_a_rotation_at_once_takes_over_one_that_is_half_way(quick_db, conn):
 def test_two_online_rotations_share_the_work(quick_db, conn):
     users = import_users(conn, 20)
     with session(quick_db) as other:
-        assert conn.execute("SELECT totp_rotation_begin()").fetchone() == (20,)
-        assert conn.execute("SELECT * FROM totp_rotation_step(NULL, 5)").fetchone() == (5, users[4])
+        assert conn.execute("SELECT totp.rotation_begin(1000)").fetchone() == (20,)
+        assert conn.execute("SELECT * FROM totp.rotation_step(NULL, 5)").fetchone() == (5, users[4])
         half_way = keys(conn)
-        assert other.execute("SELECT totp_rotation_begin()").fetchone() == (15,)
+        assert other.execute("SELECT totp.rotation_begin(1000)").fetchone() == (15,)
         assert keys(conn) == half_way  # it goes on with the same data key
-        assert other.execute("SELECT * FROM totp_rotation_step(NULL, 100)").fetchone() == (15, users[-1])
-        assert other.execute("SELECT totp_rotation_end(15)").fetchone() == (0,)
-        assert conn.execute("SELECT * FROM totp_rotation_step(%s, 5)", [users[4]]).fetchone() == (0, None)
-        assert conn.execute("SELECT totp_rotation_end(5)").fetchone() == (0,)
+        assert other.execute("SELECT * FROM totp.rotation_step(NULL, 100)").fetchone() == (15, users[-1])
+        assert other.execute("SELECT totp.rotation_end()").fetchone() == (True,)
+        assert conn.execute("SELECT * FROM totp.rotation_step(%s, 5)", [users[4]]).fetchone() == (0, None)
+        assert conn.execute("SELECT totp.rotation_end()").fetchone() == (True,)
     assert [state for _, state in keys(conn)] == ["current"]
     assert sign_in_all(conn, users, NOON) == 20
 

@@ -160,8 +160,8 @@ def test_a_key_taken_out_of_the_file_is_gone_from_every_session_after_a_reload(k
 
 def test_an_online_rotation_that_is_half_way_moves_on_to_a_new_master_key(key_cluster, db, people):
     with session(db) as conn:
-        conn.execute("SELECT totp_rotation_begin()")
-        assert conn.execute("SELECT * FROM totp_rotation_step(NULL, 2)").fetchone() == (2, people.users[1])
+        conn.execute("SELECT totp.rotation_begin(1000)")
+        assert conn.execute("SELECT * FROM totp.rotation_step(NULL, 2)").fetchone() == (2, people.users[1])
         replace_key_file(key_cluster, f"{NEW}\n{OLD}\n")
         conn.execute(ONLINE)
         [(state, new, loaded)] = master_keys(conn)
@@ -285,8 +285,8 @@ def test_a_dump_from_before_a_change_of_the_master_key(key_cluster, db, people, 
 
 def test_a_dump_of_a_rotation_that_is_half_way(key_cluster, db, people, restore):
     with session(db) as conn:
-        conn.execute("SELECT totp_rotation_begin()")
-        conn.execute("SELECT totp_rotation_step(NULL, 2)")
+        conn.execute("SELECT totp.rotation_begin(1000)")
+        conn.execute("SELECT totp.rotation_step(NULL, 2)")
     copy = restore(key_cluster.client("pg_dump", db.name))
     with session(copy) as conn:
         assert [state for _, state in keys(conn)] == ["retiring", "current"]
@@ -333,8 +333,8 @@ NEED_THE_KEY = [
     "SELECT totp_export()",
     AT_ONCE,
     ONLINE,
-    "SELECT totp_rotation_begin()",
-    "SELECT totp_rotation_step(NULL, 10)",
+    "SELECT totp.rotation_begin(1000)",
+    "SELECT totp.rotation_step(NULL, 10)",
 ]
 
 
@@ -390,14 +390,14 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
             conn.execute("SELECT totp_recovery_codes(%s)", [name])
         staged_before = enroll(conn, "staged")
         replace_key_file(key_cluster, f"{NEW}\n{OLD}\n")
-        conn.execute("SELECT totp_rotation_begin()")
+        conn.execute("SELECT totp.rotation_begin(1000)")
         [(old_key, _), (new_key, _)] = keys(conn)
         old = conn.execute("SELECT master_key FROM totp_keys() WHERE state = 'retiring'").fetchone()[0]
         # "moved" went over with all that it has.
         with session(db) as others:
             others.execute("BEGIN")
             others.execute("SELECT FROM totp.attempts WHERE user_id <> 'moved' FOR UPDATE")
-            assert conn.execute("SELECT moved FROM totp_rotation_step(NULL, 100)").fetchone() == (1,)
+            assert conn.execute("SELECT moved FROM totp.rotation_step(NULL, 100)").fetchone() == (1,)
             others.execute("ROLLBACK")
         # "both": the active secret is under the old key, the staged one under the new. "devices": one device each, and new recovery codes.
         staged_after = enroll(conn, "both")

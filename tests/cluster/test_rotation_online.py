@@ -105,8 +105,8 @@ def test_stopped_and_resumed(quick_db, conn, end, error):
 
 def test_a_half_way_rotation_is_resumed_by_one_at_once(quick_db, conn):
     users = import_users(conn, 10)
-    conn.execute("SELECT totp_rotation_begin()")
-    conn.execute("SELECT totp_rotation_step(NULL, 3)")
+    conn.execute("SELECT totp.rotation_begin(1000)")
+    conn.execute("SELECT totp.rotation_step(NULL, 3)")
     assert conn.execute("SELECT secrets FROM totp_rotate_key()").fetchone() == (10,)
     assert [state for _, state in keys(conn)] == ["current"]
     assert sign_in_all(conn, users, NOON) == 10
@@ -116,7 +116,7 @@ def test_what_is_written_meanwhile_lands_on_the_new_key(conn):
     import_users(conn, 3)
     secret = enroll(conn, "alice")
     assert verify(conn, "alice", code_at(secret, NOON)) is True
-    conn.execute("SELECT totp_rotation_begin()")
+    conn.execute("SELECT totp.rotation_begin(1000)")
     [(old_key, _), (new_key, _)] = keys(conn)
 
     def key_of(user, slot="pending"):
@@ -144,19 +144,21 @@ def test_what_is_written_meanwhile_lands_on_the_new_key(conn):
 
 def test_a_user_whom_a_transaction_holds_is_left_for_the_end(quick_db, conn):
     users = import_users(conn, 5)
-    conn.execute("SELECT totp_rotation_begin()")
+    conn.execute("SELECT totp.rotation_begin(1000)")
     with session(quick_db) as writing:
         writing.execute("BEGIN")
         staged = enroll(writing, users[2])
-        assert conn.execute("SELECT * FROM totp_rotation_step(NULL, 3)").fetchone() == (2, users[2])
-        assert conn.execute("SELECT * FROM totp_rotation_step(%s, 3)", [users[2]]).fetchone() == (2, users[4])
-        assert conn.execute("SELECT * FROM totp_rotation_step(%s, 3)", [users[4]]).fetchone() == (0, None)
+        assert conn.execute("SELECT * FROM totp.rotation_step(NULL, 3)").fetchone() == (2, users[2])
+        assert conn.execute("SELECT * FROM totp.rotation_step(%s, 3)", [users[2]]).fetchone() == (2, users[4])
+        assert conn.execute("SELECT * FROM totp.rotation_step(%s, 3)", [users[4]]).fetchone() == (0, None)
         writing.execute("COMMIT")
-    assert conn.execute("SELECT totp_rotation_end(4)").fetchone() == (1,)
+    assert conn.execute("SELECT totp.rotation_end()").fetchone() == (False,)  # another round
+    assert conn.execute("SELECT * FROM totp.rotation_step(NULL, 3)").fetchone() == (1, users[2])
+    assert conn.execute("SELECT totp.rotation_end()").fetchone() == (True,)
     assert open_everything(conn) == (6, 0)
     assert sign_in_all(conn, users, NOON) == 5
     assert verify(conn, users[2], code_at(staged, NOON)) is True
-    assert [secrets for _, secrets in rotations_in_audit_log(conn)] == ["5"]
+    assert [secrets for _, secrets in rotations_in_audit_log(conn)] == ["6"]  # under the new key, with the staged one
 
 
 def test_secrets_and_recovery_codes_of_every_kind_are_moved(conn):
@@ -240,8 +242,8 @@ def test_admin_runs_both_rotations_and_no_lesser_role_does(db):
         assert [state for _, state in keys(conn)] == ["current"] and keys(conn)[0][0] > key
     for capability in ("verify", "enroll", "audit"):
         with closing(db.connect(user=db.create_role(capability))) as conn:
-            for query in ("SELECT totp_rotate_key()", "CALL totp_rotate_key_online()", "SELECT totp_rotation_begin()",
-                          "SELECT totp_rotation_step(NULL, 1)", "SELECT totp_rotation_end(0)", "SELECT totp_keys()"):
+            for query in ("SELECT totp_rotate_key()", "CALL totp_rotate_key_online()", "SELECT totp.rotation_begin(1000)",
+                          "SELECT totp.rotation_step(NULL, 1)", "SELECT totp.rotation_end()", "SELECT totp_keys()"):
                 assert error_of(conn, query).sqlstate == "42501"
     with session(db) as conn:
         assert open_everything(conn) == (30, 1)
@@ -258,8 +260,8 @@ def test_a_hostile_search_path_does_not_reach_the_procedure(db):
         conn.execute(f"CREATE SCHEMA evil; GRANT ALL ON SCHEMA evil TO {admin}")
     with closing(db.connect(user=admin)) as conn:
         conn.execute("SET search_path = evil, pg_catalog, public")
-        for name, arguments, result in [("clock_timestamp", "", "timestamptz"), ("totp_rotation_begin", "", "bigint"),
-                                        ("totp_rotation_end", "bigint", "bigint"), ("round", "numeric", "numeric")]:
+        for name, arguments, result in [("clock_timestamp", "", "timestamptz"), ("rotation_begin", "integer", "bigint"),
+                                        ("rotation_end", "", "boolean"), ("round", "numeric", "numeric")]:
             conn.execute(f"CREATE FUNCTION evil.{name}({arguments}) RETURNS {result} LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'reached'; END$$")
         conn.execute("CALL public.totp_rotate_key_online(2)")
     with session(db) as conn:
