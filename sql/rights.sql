@@ -120,6 +120,8 @@ $$;
 COMMENT ON FUNCTION totp_grant(name, text) IS
   'Grants a role one capability: verify, enroll, admin or audit';
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- Nothing for PUBLIC, and nothing for anyone whom ALTER DEFAULT PRIVILEGES would give something. A loop, so that a new
 -- function or table cannot be forgotten.
 DO $$
@@ -134,7 +136,7 @@ BEGIN
       CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
      WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND a.grantee <> p.proowner
     UNION ALL
-    SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::pg_catalog.regclass::text, a.grantee
+    SELECT CASE WHEN c.relkind = 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::pg_catalog.regclass::text, a.grantee
       FROM pg_catalog.pg_class c
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'totp'
       CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
@@ -146,7 +148,7 @@ BEGIN
      WHERE n.nspname = 'totp' AND a.grantee <> n.nspowner
   LOOP
     EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s', grant_.kind, grant_.name,
-      CASE grant_.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grant_.grantee)) END);
+      CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grant_.grantee)) END);
   END LOOP;
 END
 $$;

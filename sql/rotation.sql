@@ -1,5 +1,7 @@
 -- Online rotation: the procedure, and the view that another session can watch.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 -- How far a rotation is. No row where none is under way.
 CREATE VIEW totp.rotation_progress AS
 SELECT current.key_id AS to_key,
@@ -17,6 +19,8 @@ COMMENT ON COLUMN totp.rotation_progress.from_keys IS 'The data keys that will b
 COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was made';
 COMMENT ON COLUMN totp.rotation_progress.done IS 'Secrets under the new data key';
 COMMENT ON COLUMN totp.rotation_progress.remaining IS 'Secrets under an old one';
+
+SET LOCAL search_path = @extschema@, pg_temp;
 
 -- A procedure that commits must be SECURITY INVOKER without SET, so every name and operator in it is qualified. What
 -- it calls is SECURITY DEFINER.

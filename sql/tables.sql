@@ -1,5 +1,8 @@
 -- The tables of pg_totp. Read docs/design/tables.md for why they look as they do.
 
+-- So that no operator or function of another schema is taken, here and in what is stored from here.
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 BEGIN
   IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN
@@ -123,3 +126,6 @@ SELECT pg_catalog.pg_extension_config_dump('totp.recovery_codes', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.audit_log', '');
 -- The identity of a cluster belongs to that cluster: a restored database must find none.
 SELECT pg_catalog.pg_extension_config_dump('totp.floor', 'WHERE false');
+
+-- The functions that follow go where CREATE EXTENSION wants them.
+SET LOCAL search_path = @extschema@, pg_temp;

@@ -525,7 +525,7 @@ def test_password_spraying(conn):
     for user in users[19:]:
         verify(conn, user, "000000")
     status, detail = health(conn)["failures_over_many_users"]
-    assert status == "warn" and detail.startswith("25 wrong codes of 25 users in the last hour")
+    assert status == "warn" and re.match(r"25 wrong codes .*of 25 users", detail)
     fix_clock(conn, NOON + timedelta(hours=2))
     assert health(conn)["failures_over_many_users"][0] == "ok"
 

@@ -503,7 +503,7 @@ def test_two_users_renamed_to_one_id_at_once(quick_db, conn):
 
 @pytest.mark.parametrize("act, event, device", [
     ("SELECT totp_reset('alice')", "reset", "default"), ("SELECT totp_disable('alice')", "disabled", "default"),
-    ("SELECT totp_remove('alice')", "removed", "default"), ("SELECT totp_remove('alice', 'default')", "removed", "default"),
+    ("SELECT totp_remove('alice', 'default')", "removed", "default"),
     ("SELECT totp_unlock('alice')", "unlocked", None), ("SELECT totp_enroll('alice')", "enrolled", "default"),
     ("SELECT totp_recovery_codes('alice')", "recovery_codes_created", None),
     ("SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "imported", "default"),
@@ -531,6 +531,15 @@ def test_enabling_and_renaming_are_audited(conn):
     assert conn.execute("SELECT event, user_id, device, detail FROM totp.audit_log ORDER BY id").fetchall() == [
         ("enabled", "alice", "phone", None), ("enabled", "alice", "tablet", None),
         ("renamed", "alice", None, {"new_user_id": "alicia"}), ("renamed", "alicia", None, {"old_user_id": "alice"})]
+
+
+def test_the_removal_of_a_user_is_audited_for_the_user_and_each_device(conn):
+    active_user(conn, device="phone")
+    active_user(conn, device="tablet")
+    conn.execute("DELETE FROM totp.audit_log")
+    conn.execute("SELECT totp_remove('alice')")
+    assert conn.execute("SELECT event, user_id, device FROM totp.audit_log ORDER BY id").fetchall() == [
+        ("removed", "alice", None), ("removed", "alice", "phone"), ("removed", "alice", "tablet")]
 
 
 def test_an_act_that_changes_nothing_is_not_audited(conn):
