@@ -15,7 +15,9 @@ def server(**settings):
     """A server of its own, removed afterwards."""
     cluster = Cluster()
     try:
-        yield cluster.init(shared_buffers="512MB", max_wal_size="8GB", checkpoint_timeout="1h", autovacuum="off", **settings).start()
+        cluster.init()  # with fsync = off; what is configured last counts
+        cluster.configure(shared_buffers="512MB", max_wal_size="8GB", checkpoint_timeout="1h", autovacuum="off", **settings)
+        yield cluster.start()
     finally:
         cluster.remove()
 

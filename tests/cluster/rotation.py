@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 
 import psycopg
@@ -67,21 +67,20 @@ def session(db: Database, when: datetime = NOON, **options) -> closing:
 
 
 class Background:
-    """A statement that runs in a session of its own. At the end of the block it must have succeeded."""
+    """A statement that runs in a session of its own. At the end of the block it must have succeeded: see `answer`."""
 
-    def __init__(self, db, query: str):
+    def __init__(self, db: Database, query: str) -> None:
         self.db, self.query = db, query
 
-    def __enter__(self):
-        self._session = session(self.db)
-        self.conn = self._session.thing
+    def __enter__(self) -> "Background":
+        self._stack = ExitStack()
+        self.conn = self._stack.enter_context(session(self.db))
         self.conn.execute(GUARD)
-        self._pool = ThreadPoolExecutor(1)
-        self.future = self._pool.submit(self.conn.execute, self.query)
+        self.future = self._stack.enter_context(ThreadPoolExecutor(1)).submit(self.conn.execute, self.query)
         return self
 
-    def __exit__(self, *_):
-        with self._session, self._pool:
+    def __exit__(self, *_) -> None:
+        with self._stack:
             cursor = self.future.result(PATIENCE_SECONDS)
             self.answer = cursor.fetchall() if cursor.description else []
 

@@ -150,7 +150,6 @@ def test_where_a_call_came_from(make_cluster):
     cluster.restart()
     db = cluster.create_database()
     role = db.create_role("enroll")
-    db.execute(f"GRANT {role} TO postgres")
     with closing(psycopg.connect(host=address, port=5432, dbname=db.name, user=role, application_name="web", autocommit=True)) as web:
         [[seen_from]] = web.execute("SELECT host(inet_client_addr())").fetchall()
         enroll(web, "alice")

@@ -464,16 +464,21 @@ def test_a_removal_that_meets_an_enrolment_says_what_it_removed(quick_db, conn):
 
         def remove():
             wait_until(lambda: conn.execute(waiting, [blocking.info.backend_pid]).fetchone() == (1,), "the table lock to queue")
-            return removing.execute("SELECT totp_remove('alice')").fetchone()[0]
+            answers.append(removing.execute("SELECT totp_remove('alice')").fetchone()[0])
 
         def commit():
             with closing(quick_db.connect()) as watcher:
-                wait_until(lambda: watcher.execute(waiting, [removing.info.backend_pid]).fetchone() == (1,), "the removal to wait")
+                wait_until(lambda: answers or watcher.execute(waiting, [removing.info.backend_pid]).fetchone() == (1,),
+                           "the removal to answer, or to wait")
                 enrolling.execute("COMMIT")
                 wait_until(lambda: watcher.execute(waiting, [blocking.info.backend_pid]).fetchone() == (0,), "the table lock")
                 blocking.execute("COMMIT")
 
-        _, removed, _ = parallel(3, lambda i: [block, remove, commit][i]())
+        answers = []
+        for ended in parallel(3, lambda i: [block, remove, commit][i]()):
+            if isinstance(ended, Exception):
+                raise ended
+        [removed] = answers
         audited = conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'removed' AND user_id = 'alice'").fetchone()[0]
         assert (removed, audited, len(status(conn))) in ((0, 0, 1), (1, 1, 0))
         assert works(conn, secret) is (removed == 0)

@@ -34,13 +34,15 @@ def wal_position(conn) -> int:
 
 
 def wal_of(db, rotate) -> int:
-    """How much WAL a whole rotation writes that is not the first, right after a checkpoint, as after a restart."""
+    """How much WAL a whole rotation writes right after a checkpoint, as after a restart. The first ones write more."""
     with session(db) as conn:
-        conn.execute(rotate)
-        conn.execute("CHECKPOINT")
-        before = wal_position(conn)
-        conn.execute(rotate)
-        return int(wal_position(conn) - before)
+        written = []
+        for _ in range(4):
+            conn.execute("CHECKPOINT")
+            before = wal_position(conn)
+            conn.execute(rotate)
+            written.append(int(wal_position(conn) - before))
+        return min(written)
 
 
 def kill_in_rotation(cluster, db, rotate, wal: float) -> bool:
@@ -72,7 +74,8 @@ def test_every_secret_opens_after_a_crash_at_any_moment(populated, rotate, capsy
     cluster, db, users = populated
     whole = wal_of(db, rotate)
     seed = random.randrange(2**32)
-    moments = [random.Random(seed).uniform(0, whole) for _ in range(KILLS)]
+    numbers = random.Random(seed)
+    moments = [numbers.uniform(0, whole) for _ in range(KILLS)]
     print(f"seed {seed}, {whole} bytes of WAL")
     ended = half_way = 0
     for number, moment in enumerate(moments, start=1):
