@@ -119,7 +119,8 @@ impl Error {
         Self::OfUser(quoted(user_id), Box::new(self))
     }
 
-    fn detail(&self) -> Option<String> {
+    /// More about it, for the DETAIL of a message.
+    pub fn detail(&self) -> Option<String> {
         match self {
             Self::OfUser(user, error) => Some(match error.detail() {
                 Some(detail) => format!("user {user}: {detail}"),

@@ -286,7 +286,8 @@ fn reread_after_reload() -> Result<(), Error> {
 }
 
 fn note_ignored(error: &Error) {
-    Line::new("key_file_ignored").text("reason", &error.to_string()).write();
+    let reason = error.detail().unwrap_or_else(|| error.to_string());
+    Line::new("key_file_ignored").text("reason", &reason).write();
 }
 
 fn remember(keys: &Rc<MasterKeys>) {

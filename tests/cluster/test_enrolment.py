@@ -361,10 +361,10 @@ def test_max_devices_holds_for_sessions_at_once(quick_db, conn, level):
             def one_more(i, _):
                 try:
                     enroll(sessions[i], f"user {round}", device=f"device {i}")
+                    sessions[i].execute("COMMIT")
                 except psycopg.Error as error:
                     sessions[i].execute("ROLLBACK")
                     return error.sqlstate
-                sessions[i].execute("COMMIT")
                 return "enrolled"
 
             answers = parallel(30, one_more, prepare=begin)

@@ -41,7 +41,7 @@ FUNCTIONS = {
 }
 # Helpers of other functions: whoever may call those may call these, and they do nothing else.
 HELPERS = {
-    "totp_rotation_begin": "admin", "totp_rotation_step": "admin", "totp_rotation_end": "admin",
+    "rotation_begin": "admin", "rotation_step": "admin", "rotation_end": "admin",
     "reseal": "owner", "reseal_recovery_codes": "owner",
 }
 # Whose functions a role with one capability may call.
