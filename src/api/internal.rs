@@ -56,7 +56,7 @@ mod totp {
         data_keys::lock_set();
         let key = keyring::hold_current()?;
         keyring::cache_all()?;
-        let Batch { users, last_user } = rotation::lock_batch(after_user.unwrap_or(""), batch_size)?;
+        let Batch { users, last_user } = rotation::lock_batch(key.get(), after_user.unwrap_or(""), batch_size)?;
         let moved = rotation::move_users(key.get(), &users)?;
         Ok(TableIterator::once((moved, last_user)))
     }

@@ -34,15 +34,11 @@ UPDATE totp.recovery_codes
 statement!(reads REMAINING(), c"
 SELECT pg_catalog.count(*)
   FROM totp.secrets s JOIN totp.data_keys k ON k.key_id = s.key_id AND k.state = 'retiring'");
-statement!(reads NEXT_USERS(TEXTOID, INT4OID), c"
-SELECT DISTINCT user_id
-  FROM (SELECT user_id FROM totp.secrets
-         WHERE user_id > $1 AND key_id IN (SELECT key_id FROM totp.data_keys WHERE state = 'retiring')
-         UNION ALL
-        SELECT user_id FROM totp.recovery_codes
-         WHERE user_id > $1 AND key_id IN (SELECT key_id FROM totp.data_keys WHERE state = 'retiring')) AS old
- ORDER BY user_id
- LIMIT $2");
+// Two statements, each an index scan in the order of its primary key that ends after a batch.
+statement!(reads NEXT_WITH_SECRETS(TEXTOID, INT4OID, INT4OID), c"
+SELECT user_id FROM totp.secrets WHERE user_id > $1 AND key_id <> $2 ORDER BY user_id LIMIT $3");
+statement!(reads NEXT_WITH_RECOVERY_CODES(TEXTOID, INT4OID, INT4OID), c"
+SELECT user_id FROM totp.recovery_codes WHERE user_id > $1 AND key_id <> $2 ORDER BY user_id LIMIT $3");
 statement!(writes LOCK_USERS(TEXTARRAYOID), c"
 SELECT user_id FROM totp.attempts WHERE user_id = ANY ($1) ORDER BY user_id FOR NO KEY UPDATE SKIP LOCKED");
 statement!(reads ANYTHING_UNDER(INT4ARRAYOID), c"
@@ -80,9 +76,8 @@ pub fn remaining(snapshot: &Snapshot) -> Result<i64, Error> {
 
 /// Locks the next users with something under an old key, leaving out those whom another session holds; or waits for the
 /// first of them where all are held.
-pub fn lock_batch(after_user: &str, size: i32) -> Result<Batch, Error> {
-    let next: Vec<String> =
-        NEXT_USERS.with(|s| s.rows(&Snapshot::latest(), &[text(after_user), int4(size)], |row| row.must(1)))?;
+pub fn lock_batch(key_id: i32, after_user: &str, size: i32) -> Result<Batch, Error> {
+    let next = next_users(key_id, after_user, size)?;
     let last_user = next.last().cloned();
     let first = next.first().cloned();
     let users: Vec<String> =
@@ -95,6 +90,22 @@ pub fn lock_batch(after_user: &str, size: i32) -> Result<Batch, Error> {
         }
         _ => Ok(Batch { users, last_user }),
     }
+}
+
+/// Up to that many users after one who have something under another key, in order.
+fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, Error> {
+    let snapshot = Snapshot::latest();
+    let args = || [text(after_user), int4(key_id), int4(size)];
+    let mut users: Vec<String> = NEXT_WITH_SECRETS.with(|s| s.rows(&snapshot, &args(), |row| row.must(1)))?;
+    let others: Vec<String> = NEXT_WITH_RECOVERY_CODES.with(|s| s.rows(&snapshot, &args(), |row| row.must(1)))?;
+    // A list that was cut knows nothing of the users behind its last one.
+    let is_cut = |list: &Vec<String>| list.len() == size as usize;
+    let end = [&users, &others].into_iter().filter(|l| is_cut(l)).filter_map(|l| l.last()).min().cloned();
+    users.extend(others);
+    users.sort_unstable();
+    users.dedup();
+    users.retain(|user| end.as_ref().is_none_or(|end| user <= end));
+    Ok(users)
 }
 
 /// User, device and id of every secret under these keys; a NULL device stands for a set of recovery codes.

@@ -1,8 +1,11 @@
 """What the cluster tests know about TOTP: an implementation that is not ours, a fixed clock, sessions in parallel."""
 
 import hashlib
+import math
 import threading
+from collections.abc import Iterator
 from datetime import datetime
+from typing import NamedTuple
 
 import psycopg
 import pyotp
@@ -21,6 +24,12 @@ def wrong_code(right: str) -> str:
     return str((int(right) + 1) % 10 ** len(right)).zfill(len(right))
 
 
+def wrong_codes(secret: str, when: datetime, digits: int = 6) -> Iterator[str]:
+    """All codes that no step near that time has, in order."""
+    near = {code_at(secret, when.timestamp() + 30 * step, digits=digits) for step in range(-3, 4)}
+    return (code for code in (f"{number:0{digits}}" for number in range(10 ** digits)) if code not in near)
+
+
 def fix_clock(conn: psycopg.Connection, when: datetime) -> None:
     """Let the extension take this time for now, in this superuser's session."""
     conn.execute("SELECT set_config('totp.clock', %s, false)", [when.isoformat()])
@@ -36,6 +45,31 @@ def enroll(conn: psycopg.Connection, user_id: str, **parameters) -> str:
 def verify(conn: psycopg.Connection, user_id: str, code: str, device: str | None = None) -> bool:
     """totp_verify."""
     return conn.execute("SELECT totp_verify(%s, %s, %s)", [user_id, code, device]).fetchone()[0]
+
+
+class Answer(NamedTuple):
+    """What totp_check says; retry_at is math.inf for `infinity`."""
+
+    accepted: bool
+    reason: str
+    matched_device: str | None
+    attempts_left: int | None
+    retry_at: datetime | float | None
+
+
+def check(conn: psycopg.Connection, user_id: str, code: str, device: str | None = None) -> Answer:
+    """totp_check."""
+    *answer, forever, retry_at = conn.execute(
+        "SELECT accepted, reason, matched_device, attempts_left, retry_at = 'infinity', nullif(retry_at, 'infinity')"
+        "  FROM totp_check(%s, %s, %s)", [user_id, code, device]).fetchone()
+    return Answer(*answer, math.inf if forever else retry_at)
+
+
+def import_secret(conn: psycopg.Connection, user_id: str, secret: str, confirmed: bool = True, **parameters) -> None:
+    """totp_import of a base32 secret, active at once, with these named parameters."""
+    names = "".join(f", {name} => %({name})s" for name in parameters)
+    conn.execute(f"SELECT totp_import(%(user_id)s, %(secret)s, confirmed => %(confirmed)s{names})",
+                 {"user_id": user_id, "secret": secret, "confirmed": confirmed, **parameters})
 
 
 def parallel(n: int, work, prepare=None) -> list:
