@@ -132,6 +132,7 @@ def test_of_fifty_wrong_codes_at_once_as_many_are_judged_as_of_one_session(quick
     assert sorted(a.reason for a in answers) == ["locked"] * 45 + ["wrong"] * MAX_ATTEMPTS
     assert sorted(a.attempts_left for a in answers if a.reason == "wrong") == [0, 1, 2, 3, 4]
     assert {a.retry_at for a in answers if a.attempts_left == 0} == {NOON + timedelta(seconds=30)}
+    assert {a.attempts_left for a in answers if a.reason == "locked"} == {0}
     assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (MAX_ATTEMPTS,)
 
 

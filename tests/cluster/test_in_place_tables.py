@@ -470,3 +470,6 @@ def test_wal_consistency_checking_of_generic_records_ends_recovery(make_cluster)
     cluster.kill9()
     with pytest.raises(RuntimeError, match="inconsistent page found"):
         cluster.start()
+    cluster.configure(wal_consistency_checking="")  # too late: what to check stands in the records
+    with pytest.raises(RuntimeError, match="inconsistent page found"):
+        cluster.start()
