@@ -251,7 +251,8 @@ def test_accepted_sign_ins_leave_nothing_behind_and_readers_see_whole_values(mak
 
         def leftovers():
             return conn.execute("""
-                SELECT pg_snapshot_xmax(pg_current_snapshot())::text, c.relname, pg_total_relation_size(c.oid), t.tuple_count, t.dead_tuple_count, t.free_space
+                SELECT pg_snapshot_xmax(pg_current_snapshot())::text, c.relname, pg_total_relation_size(c.oid),
+                       t.tuple_count, t.dead_tuple_count, t.free_space
                   FROM pg_class c, pgstattuple(c.oid) t
                  WHERE c.relnamespace = 'totp'::regnamespace AND c.relkind = 'r' ORDER BY relname""").fetchall()
 

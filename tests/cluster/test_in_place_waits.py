@@ -4,8 +4,7 @@ A wait that should not be ends in an error: no statement here may take longer th
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
 
 import psycopg
@@ -264,7 +263,8 @@ def test_a_sign_in_waits_for_the_removal_of_its_secret(conn, open_session, chang
 @pytest.mark.parametrize("table", IN_PLACE)
 def test_a_sign_in_waits_for_a_removal_in_a_subtransaction(conn, open_session, table, end, how):
     change = {"attempts": "totp_remove('alice')", "used_codes": "totp_reset('alice')"}[table]
-    waits_for_the_removal(conn, open_session, change, end, "READ COMMITTED", [s.format(change=change, table=table) for s in HOW[how]])
+    statements = [statement.format(change=change, table=table) for statement in HOW[how]]
+    waits_for_the_removal(conn, open_session, change, end, "READ COMMITTED", statements)
 
 
 def waits_for_the_removal(conn, open_session, change, end, isolation, statements):
@@ -323,8 +323,8 @@ def test_a_wait_can_be_cancelled_and_charges_nothing(conn, open_session):
 
 # --- a removal that was taken back ---------------------------------------------------------
 
-BEFORE = {"nothing": "SELECT", "an enrolment": "SELECT totp_enroll('alice', device => 'phone')", "FOR KEY SHARE": "SELECT FROM totp.{table} FOR KEY SHARE",
-          "FOR UPDATE": "SELECT FROM totp.{table} FOR UPDATE"}
+BEFORE = {"nothing": "SELECT", "an enrolment": "SELECT totp_enroll('alice', device => 'phone')",
+          "FOR KEY SHARE": "SELECT FROM totp.{table} FOR KEY SHARE", "FOR UPDATE": "SELECT FROM totp.{table} FOR UPDATE"}
 
 
 @pytest.mark.parametrize("who", ["the same session", "another session"])
