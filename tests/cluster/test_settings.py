@@ -135,6 +135,8 @@ def test_placeholders_change_no_answer(db, role, way):
         reason, left, retry_at, at = session.execute("SELECT reason, attempts_left, retry_at, clock_timestamp() FROM totp_check('alice', '000000')").fetchone()
         assert (reason, left) == ("locked", 0)
         assert (retry_at - at).total_seconds() <= 30
+    [(length,)] = db.execute("SELECT extract(epoch FROM locked_until - last_failed_at)::float FROM totp.attempts WHERE user_id = 'alice'")
+    assert length == 30
 
 
 @pytest.mark.parametrize("way", WAYS[:1] + WAYS[3:4], ids=lambda way: way.__name__)
