@@ -1,19 +1,21 @@
 //! Rows that change in place: find, lock, decide, log, flush. The only file that writes to a page.
 //!
 //! A row of `totp.attempts`, `totp.used_codes` or `totp.floor` changes as a sequence does: under the page lock,
-//! outside of the transaction, logged to the WAL through PostgreSQL's generic WAL interface. So a ROLLBACK gives
-//! nothing back. docs/design/in-place.md has the argument for every step.
+//! outside of the transaction, logged to the WAL in a generic record. So a ROLLBACK gives nothing back.
+//! docs/design/in-place.md has the argument for every step.
 //!
 //! Under a page lock nothing here allocates, waits, reads a file or can panic: what runs is
-//! `HeapTupleSatisfiesUpdate`, the caller's arithmetic on five integers, and the generic WAL calls.
+//! `HeapTupleSatisfiesUpdate`, the caller's arithmetic on five integers, and the making of the WAL record.
 
 mod page;
+mod record;
 
 use std::cell::Cell;
 
 use pgrx::pg_sys;
 
 use self::page::{Place, State, Target};
+use self::record::Change;
 use crate::error::Error;
 
 /// The columns that change: the first five of the table, each 8 bytes wide and NOT NULL, so their offset is constant.
@@ -192,10 +194,9 @@ fn try_change<const N: usize, R, F: FnOnce(&mut [Words; N]) -> R>(
 ) -> Result<(R, Option<Lsn>), [State; N]> {
     let mut states = [const { State::Moved }; N];
     let mut decided = None;
-    // SAFETY: every buffer is pinned by its target. GenericXLogStart allocates and so comes before the locks. The
-    // locks are taken in the order of `targets` and released below; PostgreSQL releases them if a call here raises.
+    // SAFETY: every buffer is pinned by its target. The locks are taken in the order of `targets` and released below;
+    // PostgreSQL releases them if a call here raises.
     unsafe {
-        let wal = pg_sys::GenericXLogStart(targets[0].relation);
         for target in targets {
             pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
         }
@@ -205,9 +206,7 @@ fn try_change<const N: usize, R, F: FnOnce(&mut [Words; N]) -> R>(
         if let Some(places) = all_ours(&states)
             && let Some(decide) = decide.take()
         {
-            decided = Some(decide_and_log(wal, targets, &places, decide));
-        } else {
-            pg_sys::GenericXLogAbort(wal);
+            decided = Some(decide_and_log(targets, &places, decide));
         }
         for target in targets {
             pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
@@ -216,36 +215,28 @@ fn try_change<const N: usize, R, F: FnOnce(&mut [Words; N]) -> R>(
     decided.ok_or(states)
 }
 
-/// Runs `decide` on the rows and logs the pages of those that it changed, in one record.
+/// Runs `decide` on the rows, and writes and logs those that it changed, in one record.
 ///
 /// # Safety
 /// The targets' buffers are pinned and locked exclusively; the places were found under these locks.
 unsafe fn decide_and_log<const N: usize, R>(
-    wal: *mut pg_sys::GenericXLogState,
     targets: &[Target; N],
     places: &[Place; N],
     decide: impl FnOnce(&mut [Words; N]) -> R,
 ) -> (R, Option<Lsn>) {
-    // SAFETY: as promised by the caller. GenericXLogRegisterBuffer returns a copy of the page, which
-    // GenericXLogFinish logs and copies back.
+    // SAFETY: as promised by the caller.
     unsafe {
-        let mut before = [[0; 5]; N];
-        for ((words, target), place) in before.iter_mut().zip(targets).zip(places) {
-            *words = page::read_words(place.data(pg_sys::BufferGetPage(target.buffer)));
-        }
+        let before: [Words; N] =
+            std::array::from_fn(|i| page::read_words(places[i].data(pg_sys::BufferGetPage(targets[i].buffer))));
         let mut after = before;
         let result = decide(&mut after);
-        if after == before {
-            pg_sys::GenericXLogAbort(wal);
-            return (result, None);
-        }
-        for i in 0..N {
-            if after[i] != before[i] {
-                let copy = pg_sys::GenericXLogRegisterBuffer(wal, targets[i].buffer, 0);
-                page::write_words(places[i].data(copy), after[i]);
-            }
-        }
-        (result, Some(Lsn(pg_sys::GenericXLogFinish(wal))))
+        let lsn = record::write_and_log(&std::array::from_fn::<_, N, _>(|i| Change {
+            buffer: targets[i].buffer,
+            start: places[i].start_of_data(),
+            before: before[i],
+            after: after[i],
+        }));
+        (result, lsn)
     }
 }
 

@@ -22,6 +22,7 @@ mod settings;
 mod store;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod versions;
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;

@@ -26,30 +26,36 @@ pub fn quoted(value: &str) -> String {
     out
 }
 
-/// A log line being built.
-pub struct Line(String);
+/// A log line being built; nothing is, where `log_min_messages` leaves such lines out.
+pub struct Line(Option<String>);
 
 impl Line {
     /// Begins the line of an event.
     pub fn new(event: &str) -> Self {
-        Self(format!("totp: event={event}"))
+        // SAFETY: a look at settings.
+        let is_wanted = unsafe { pg_sys::message_level_is_interesting(pg_sys::LOG_SERVER_ONLY as c_int) };
+        Self(is_wanted.then(|| format!("totp: event={event}")))
     }
 
     /// Adds a quoted value.
-    pub fn text(mut self, key: &str, value: &str) -> Self {
-        let _ = write!(self.0, " {key}={}", quoted(value));
-        self
+    pub fn text(self, key: &str, value: &str) -> Self {
+        self.add(|line| write!(line, " {key}={}", quoted(value)))
     }
 
     /// Adds a number.
-    pub fn number(mut self, key: &str, value: i64) -> Self {
-        let _ = write!(self.0, " {key}={value}");
+    pub fn number(self, key: &str, value: i64) -> Self {
+        self.add(|line| write!(line, " {key}={value}"))
+    }
+
+    fn add(mut self, write: impl FnOnce(&mut String) -> std::fmt::Result) -> Self {
+        // Writing to a String cannot fail.
+        let _ = self.0.as_mut().map(write);
         self
     }
 
     /// Writes the line to the server log, and only there.
     pub fn write(self) {
-        if let Ok(text) = CString::new(self.0) {
+        if let Some(text) = self.0.and_then(|line| CString::new(line).ok()) {
             write_server_only(&text);
         }
     }

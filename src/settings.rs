@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 use crate::error::Error;
+use crate::versions;
 
 const SECOND: i64 = 1_000_000;
 
@@ -90,7 +91,7 @@ pub fn refuse_startup_options() -> Result<(), Error> {
         if pg_sys::superuser_arg(pg_sys::GetSessionUserId()) {
             return Ok(());
         }
-        for setting in all_settings() {
+        for setting in versions::all_settings() {
             let (name, source) = (CStr::from_ptr((**setting).name).to_bytes(), (**setting).reset_source);
             let ours = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"totp."));
             if ours && source == pg_sys::GucSource::PGC_S_CLIENT && !name.eq_ignore_ascii_case(b"totp.actor") {
@@ -99,24 +100,6 @@ pub fn refuse_startup_options() -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// All settings of the server and of its extensions.
-///
-/// # Safety
-/// The slice is valid until a setting is defined.
-unsafe fn all_settings<'a>() -> &'a [*mut pg_sys::config_generic] {
-    // SAFETY: PostgreSQL's array and its length.
-    unsafe {
-        #[cfg(feature = "pg15")]
-        let (array, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
-        #[cfg(not(feature = "pg15"))]
-        let (array, count) = {
-            let mut count = 0;
-            (pg_sys::get_guc_variables(&mut count), count)
-        };
-        std::slice::from_raw_parts(array, usize::try_from(count).unwrap_or(0))
-    }
 }
 
 /// Defines every setting and reserves the prefix. Called once, when the library is loaded.

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::inplace::{self, Lsn, Outcome};
 use crate::store::attempts::{self, Attempts};
 use crate::store::secrets::{self, SealedSecret, Slot};
-use crate::store::sign_in::{Candidate, LookUp, look_up};
+use crate::store::sign_in::{Candidate, LookUp, User, look_up};
 use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
 use crate::{floor, guard, keyring, settings};
@@ -150,7 +150,11 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
     let code = code.unwrap_or_default();
     let mut user_locked = false;
     loop {
-        let Some(found) = look_up(user_id)? else { return Ok(Answer::not_enrolled()) };
+        let found = match look_up(user_id, |attempts| Ok(attempts.codes.is_locked(clock::now()?.0)))? {
+            LookUp::Nobody => return Ok(Answer::not_enrolled()),
+            LookUp::Locked(attempts) => return Ok(Answer::new(Reason::Locked, attempts.codes, clock::now()?)),
+            LookUp::User(user) => user,
+        };
         let now = clock::now()?;
         let counter = found.seen.codes;
         let candidates = match usable(&found, scope, now) {
@@ -158,9 +162,6 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
             Err(Reason::NotEnrolled) => return Ok(Answer::not_enrolled()),
             Err(reason) => return Ok(Answer::new(reason, counter, now)),
         };
-        if counter.is_locked(now.0) {
-            return Ok(Answer::new(Reason::Locked, counter, now));
-        }
         let code = Code::parse(code).ok().filter(|c| candidates.iter().any(|s| c.has(s.secret.parameters.digits)));
         let Some(code) = code else { return Ok(Answer::new(Reason::Malformed, counter, now)) };
 
@@ -184,7 +185,7 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
 }
 
 /// The secrets that a code may match, or why there are none.
-fn usable<'a>(found: &'a LookUp, scope: Scope, now: Timestamp) -> Result<Vec<&'a Candidate>, Reason> {
+fn usable<'a>(found: &'a User, scope: Scope, now: Timestamp) -> Result<Vec<&'a Candidate>, Reason> {
     let mut secrets: Vec<_> = found.secrets.iter().filter(|c| scope.covers(&c.secret)).collect();
     if secrets.is_empty() {
         return Err(Reason::NotEnrolled);
@@ -224,7 +225,7 @@ fn match_code<'a>(
 
 /// Decides under the page locks, on the rows as they are now, and changes them.
 fn judge_in_place(
-    found: &LookUp,
+    found: &User,
     candidate: &Candidate,
     step: Option<TimeStep>,
     floor: Option<TimeStep>,

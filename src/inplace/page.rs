@@ -109,7 +109,7 @@ impl Target {
             let hoff = usize::from((*header).t_hoff);
             let columns = u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK;
             // A column that was added later is not in the tuple.
-            if columns < 5 || hoff + WORDS_LEN > len {
+            if columns < 5 || hoff + WORDS_LEN > len || (start + hoff) % align_of::<Words>() != 0 {
                 return Found::Altered;
             }
             Found::At(Place { start, len, hoff })
@@ -173,13 +173,18 @@ pub struct Place {
 impl Place {
     pub const NOWHERE: Self = Self { start: 0, len: 0, hoff: 0 };
 
-    /// Where the columns begin on that page, or on a copy of it.
+    /// Where the columns begin on the page.
+    pub fn start_of_data(&self) -> usize {
+        self.start + self.hoff
+    }
+
+    /// The same, as a pointer.
     ///
     /// # Safety
-    /// `page` is the page on which the place was found, or a copy.
-    pub unsafe fn data(&self, page: pg_sys::Page) -> *mut u8 {
+    /// `page` is the page on which the place was found.
+    pub unsafe fn data(&self, page: pg_sys::Page) -> *const u8 {
         // SAFETY: `start + hoff + WORDS_LEN` lies within the page, as checked in `Target::place`.
-        unsafe { page.cast::<u8>().add(self.start + self.hoff) }
+        unsafe { page.cast::<u8>().add(self.start_of_data()) }
     }
 }
 
@@ -268,11 +273,4 @@ unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
 pub unsafe fn read_words(data: *const u8) -> Words {
     // SAFETY: promised by the caller; a tuple's data is MAXALIGNed, and an unaligned read asks for nothing.
     unsafe { std::ptr::read_unaligned(data.cast::<Words>()) }
-}
-
-/// # Safety
-/// `data` points at `WORDS_LEN` writable bytes.
-pub unsafe fn write_words(data: *mut u8, words: Words) {
-    // SAFETY: promised by the caller.
-    unsafe { std::ptr::write_unaligned(data.cast::<Words>(), words) }
 }

@@ -4,8 +4,10 @@
 //! after the other. Sign-ins do not lock it: a row lock does not keep a row from being changed in place.
 
 use otp::Counter;
+use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID};
 
-use super::lock_table;
+use super::row::Row;
+use super::scan::{Open, UserTable};
 use super::spi::{Snapshot, int8, statement, text};
 use crate::error::Error;
 use crate::inplace::{self, InPlace, RowAddress, Words};
@@ -50,11 +52,27 @@ impl InPlace for Attempts {
     }
 }
 
+static TABLE: UserTable = UserTable {
+    name: c"attempts",
+    columns: &[
+        (c"locked_until", TIMESTAMPTZOID),
+        (c"recovery_locked_until", TIMESTAMPTZOID),
+        (c"last_failed_at", TIMESTAMPTZOID),
+        (c"failures", INT8OID),
+        (c"recovery_failures", INT8OID),
+        (c"user_id", TEXTOID),
+    ],
+    select: &SELECT,
+};
+
 statement!(writes INSERT(TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID), c"
 INSERT INTO totp.attempts (user_id, locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING");
-statement!(reads FIND(TEXTOID), c"SELECT tableoid, ctid, xmin FROM totp.attempts WHERE user_id = $1");
+statement!(reads SELECT(TEXTOID), c"
+SELECT locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures, user_id, tableoid, ctid, xmin
+  FROM totp.attempts
+ WHERE user_id = $1");
 statement!(writes TAKE(TEXTOID), c"DELETE FROM totp.attempts WHERE user_id = $1 RETURNING tableoid, ctid, xmin");
 statement!(writes LOCK(TEXTOID), c"SELECT FROM totp.attempts WHERE user_id = $1 FOR NO KEY UPDATE");
 statement!(writes DELETE(TEXTOID), c"DELETE FROM totp.attempts WHERE user_id = $1");
@@ -82,11 +100,21 @@ pub fn delete(user_id: &str) -> Result<bool, Error> {
     Ok(deleted)
 }
 
+/// Opens the table to change rows in place. Errors: 55000 where it is not as it was made.
+pub fn open() -> Result<Open, Error> {
+    TABLE.open(pg_sys::RowExclusiveLock)
+}
+
+/// Reads a row of the table.
+pub fn read(address: RowAddress, row: &Row) -> Result<(RowAddress, Attempts), Error> {
+    Ok((address, Attempts::from_words(row.words()?)))
+}
+
 /// Where the user's row is, and the snapshot that keeps it there.
 pub fn find(user_id: &str) -> Result<Option<(RowAddress, Snapshot)>, Error> {
-    lock_table(c"attempts");
+    let table = open()?;
     let snapshot = Snapshot::latest();
-    let found = FIND.with(|s| s.first(&snapshot, &[text(user_id)], |row| row.address(1)))?;
+    let found = table.rows_of(user_id, &snapshot, |address, _| Ok(address))?.pop();
     Ok(found.map(|address| (address, snapshot)))
 }
 

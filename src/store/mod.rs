@@ -1,6 +1,6 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else speaks SPI.
 //!
-//! One file a table; `sign_in` holds the look-up of the hot path, which joins three.
+//! One file a table; `sign_in` holds the look-up of the hot path, which reads three.
 
 pub mod attempts;
 pub mod audit;
@@ -9,6 +9,8 @@ pub mod floor;
 pub mod health;
 pub mod recovery_codes;
 pub mod rotation;
+mod row;
+mod scan;
 pub mod secrets;
 pub mod sign_in;
 pub mod spi;

@@ -1,12 +1,12 @@
 //! `totp.recovery_codes`: the current set of recovery codes of a user, as sealed hashes.
 
-use super::attempts::Attempts;
-use super::lock_table;
+use super::attempts::{self, Attempts};
+use super::row::Row;
 use super::spi::{Snapshot, bytes, int4, int8, statement, text};
 use super::used_codes::{self, UsedCode};
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::inplace::{InPlace, RowAddress};
+use crate::inplace::RowAddress;
 
 /// A set of recovery codes, for one attempt.
 pub struct LookUp {
@@ -23,15 +23,10 @@ pub struct LookUp {
 }
 
 statement!(reads LOOK_UP(TEXTOID), c"
-SELECT a.tableoid, a.ctid, a.xmin, a.locked_until, a.recovery_locked_until, a.last_failed_at, a.failures,
-       a.recovery_failures,
-       u.tableoid, u.ctid, u.xmin,
-       r.set_id, r.count, r.sealed,
+SELECT r.set_id, r.count, r.sealed,
        (SELECT pg_catalog.count(*) > 0 AND pg_catalog.count(*) = pg_catalog.count(s.disabled_at)
           FROM totp.secrets s WHERE s.user_id = r.user_id)
   FROM totp.recovery_codes r
-  LEFT JOIN totp.attempts a ON a.user_id = r.user_id
-  LEFT JOIN totp.used_codes u ON u.user_id = r.user_id AND u.secret_id = r.set_id
  WHERE r.user_id = $1");
 statement!(reads SET_ID(TEXTOID), c"SELECT set_id FROM totp.recovery_codes WHERE user_id = $1");
 statement!(writes INSERT(TEXTOID, INT8OID, INT4OID, INT4OID, BYTEAOID, TIMESTAMPTZOID), c"
@@ -42,35 +37,23 @@ statement!(writes RENAME(TEXTOID, TEXTOID, INT4OID, BYTEAOID), c"
 UPDATE totp.recovery_codes SET user_id = $2, key_id = $3, sealed = $4 WHERE user_id = $1");
 
 /// Looks up a user's set. `None` where there is none.
+///
+/// Errors: 55000 where the set is without its row in `totp.attempts` or `totp.used_codes`.
 pub fn look_up(user_id: &str) -> Result<Option<LookUp>, Error> {
-    lock_table(c"attempts");
-    lock_table(c"used_codes");
+    let (attempts, used_codes) = (attempts::open()?, used_codes::open()?);
     let snapshot = Snapshot::latest();
-    let found = LOOK_UP.with(|s| {
-        s.first(&snapshot, &[text(user_id)], |row| {
-            let words = [row.word(4)?, row.word(5)?, row.word(6)?, row.word(7)?, row.word(8)?];
-            let count = u8::try_from(row.must::<i16>(13)?).map_err(|_| Error::RowsAltered)?;
-            Ok((
-                row.address(1)?,
-                Attempts::from_words(words),
-                row.address(9)?,
-                row.must(12)?,
-                count,
-                row.must(14)?,
-                row.must(15)?,
-            ))
-        })
+    let set = LOOK_UP.with(|s| {
+        s.first(&snapshot, &[text(user_id)], |row| Ok((row.must(1)?, read_count(row, 2)?, row.must(3)?, row.must(4)?)))
     })?;
-    Ok(found.map(|(attempts, seen, used, set_id, count, sealed, disabled)| LookUp {
-        attempts,
-        seen,
-        used,
-        set_id,
-        count,
-        sealed,
-        disabled,
-        snapshot,
-    }))
+    let Some((set_id, count, sealed, disabled)) = set else { return Ok(None) };
+    let (attempts, seen) = attempts.rows_of(user_id, &snapshot, attempts::read)?.pop().ok_or(Error::RowsAltered)?;
+    let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
+    let (used, _) = *used.iter().find(|(_, used)| used.secret_id == set_id).ok_or(Error::RowsAltered)?;
+    Ok(Some(LookUp { attempts, seen, used, set_id, count, sealed, disabled, snapshot }))
+}
+
+fn read_count(row: &Row, column: i32) -> Result<u8, Error> {
+    u8::try_from(row.must::<i16>(column)?).map_err(|_| Error::RowsAltered)
 }
 
 /// Replaces the user's set. The old one dies with its row of used codes.
@@ -95,10 +78,7 @@ pub fn delete(user_id: &str) -> Result<(), Error> {
 /// Set id, count and sealed hashes of a user.
 pub fn sealed(user_id: &str) -> Result<Option<(i64, u8, Vec<u8>)>, Error> {
     SEALED.with(|s| {
-        s.first(&Snapshot::latest(), &[text(user_id)], |row| {
-            let count = u8::try_from(row.must::<i16>(2)?).map_err(|_| Error::RowsAltered)?;
-            Ok((row.must(1)?, count, row.must(3)?))
-        })
+        s.first(&Snapshot::latest(), &[text(user_id)], |row| Ok((row.must(1)?, read_count(row, 2)?, row.must(3)?)))
     })
 }
 

@@ -3,7 +3,9 @@
 //! The writers here are called with the user's row in `totp.attempts` locked and the current data key held.
 
 use otp::{Algorithm, Digits, Parameters, Period};
+use pgrx::pg_sys::{self, BYTEAOID, INT2OID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID};
 
+use super::scan::{Open, UserTable};
 use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
 use super::used_codes::{self, UsedCode};
 use crate::clock::Timestamp;
@@ -52,14 +54,14 @@ impl SealedSecret {
         (self.slot == Slot::Pending, &self.device)
     }
 
-    /// Reads the columns device, slot, secret_id, sealed, algorithm, digits, period, from `column` on.
+    /// Reads the columns device, slot, secret_id, version, key_id, sealed, algorithm, digits, period, from `column` on.
     pub fn read(row: &Row, column: i32) -> Result<Self, Error> {
         Ok(Self {
             device: row.must(column)?,
             slot: Slot::from_stored(&row.must::<String>(column + 1)?)?,
             secret_id: row.must(column + 2)?,
-            sealed: row.must(column + 3)?,
-            parameters: read_parameters(row, column + 4)?,
+            sealed: row.must(column + 5)?,
+            parameters: read_parameters(row, column + 6)?,
         })
     }
 }
@@ -140,6 +142,35 @@ pub struct Listed {
     pub recovery_codes_left: i32,
 }
 
+static TABLE: UserTable = UserTable {
+    name: c"secrets",
+    columns: &[
+        (c"user_id", TEXTOID),
+        (c"device", TEXTOID),
+        (c"slot", TEXTOID),
+        (c"secret_id", INT8OID),
+        (c"version", INT4OID),
+        (c"key_id", INT4OID),
+        (c"sealed", BYTEAOID),
+        (c"algorithm", TEXTOID),
+        (c"digits", INT2OID),
+        (c"period", INT2OID),
+        (c"issuer", TEXTOID),
+        (c"account_name", TEXTOID),
+        (c"created_at", TIMESTAMPTZOID),
+        (c"confirmed_at", TIMESTAMPTZOID),
+        (c"enforced_since", TIMESTAMPTZOID),
+        (c"expires_at", TIMESTAMPTZOID),
+        (c"disabled_at", TIMESTAMPTZOID),
+    ],
+    select: &SELECT,
+};
+
+statement!(reads SELECT(TEXTOID), c"
+SELECT user_id, device, slot, secret_id, version, key_id, sealed, algorithm, digits, period, issuer, account_name,
+       created_at, confirmed_at, enforced_since, expires_at, disabled_at, tableoid, ctid, xmin
+  FROM totp.secrets
+ WHERE user_id = $1");
 statement!(reads OF_USER(TEXTOID), c"
 SELECT device, slot, secret_id, version, enforced_since, created_at, expires_at, disabled_at IS NOT NULL
   FROM totp.secrets
@@ -160,11 +191,11 @@ UPDATE totp.secrets
    SET slot = 'active', confirmed_at = $3, enforced_since = coalesce(enforced_since, $3), expires_at = NULL
  WHERE user_id = $1 AND secret_id = $2 AND slot = 'pending'");
 statement!(reads SEALED(TEXTOID), c"
-SELECT device, slot, secret_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
+SELECT device, slot, secret_id, version, key_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
  ORDER BY slot, device");
 statement!(reads EXPORT(TIMESTAMPTZOID), c"
 SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' ELSE slot END AS state, issuer, account_name,
-       device, slot, secret_id, sealed, algorithm, digits, period
+       device, slot, secret_id, version, key_id, sealed, algorithm, digits, period
   FROM totp.secrets
  WHERE expires_at IS NULL OR expires_at > $1
  ORDER BY user_id, device, slot");
@@ -191,6 +222,17 @@ SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' ELSE s.slot
   LEFT JOIN totp.used_codes c ON c.user_id = r.user_id AND c.secret_id = r.set_id
  WHERE s.user_id = $1
  ORDER BY s.device, s.slot");
+
+/// The first column of a [`SealedSecret`] in the table, and some that come after it.
+pub const SEALED_COLUMNS: i32 = 2;
+pub const CREATED_AT: i32 = 13;
+pub const EXPIRES_AT: i32 = 16;
+pub const DISABLED_AT: i32 = 17;
+
+/// Opens the table for reading. Errors: 55000 where it is not as it was made.
+pub fn open() -> Result<Open, Error> {
+    TABLE.open(pg_sys::AccessShareLock)
+}
 
 /// The secrets of a user, by device, active before pending.
 pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Error> {
@@ -267,7 +309,7 @@ pub fn activate(user_id: &str, device: &str, secret_id: i64, at: Timestamp) -> R
         delete(user_id, old)?;
     }
     // SAFETY: sets a flag of the backend: the commit of this transaction is flushed, whatever synchronous_commit says.
-    unsafe { pgrx::pg_sys::ForceSyncCommit() }
+    unsafe { pg_sys::ForceSyncCommit() }
     ACTIVATE.with(|s| s.change_one(&[text(user_id), int8(secret_id), int8(at.0)]))
 }
 

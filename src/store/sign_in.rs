@@ -1,17 +1,26 @@
-//! The look-up of the hot path: everything that a sign-in decides on, in one statement.
+//! The look-up of the hot path: everything that a sign-in decides on, seen by one snapshot.
 
 use otp::TimeStep;
 
-use super::attempts::Attempts;
-use super::lock_table;
-use super::secrets::SealedSecret;
-use super::spi::{Row, Snapshot, statement, text};
+use super::attempts::{self, Attempts};
+use super::secrets::{self, SealedSecret};
+use super::spi::Snapshot;
+use super::used_codes;
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::inplace::{InPlace, RowAddress};
+use crate::inplace::RowAddress;
+
+/// What a look at a user tells.
+pub enum LookUp {
+    /// The user has no secret.
+    Nobody,
+    /// The user is locked: nothing else was looked at.
+    Locked(Attempts),
+    User(User),
+}
 
 /// A user's secrets as they are now.
-pub struct LookUp {
+pub struct User {
     /// Where the user's attempts are counted, and what they were at the look-up: the page decides, not this.
     pub attempts: RowAddress,
     pub seen: Attempts,
@@ -32,46 +41,36 @@ pub struct Candidate {
     pub seen_step: TimeStep,
 }
 
-statement!(reads LOOK_UP(TEXTOID), c"
-SELECT a.tableoid, a.ctid, a.xmin, a.locked_until, a.recovery_locked_until, a.last_failed_at, a.failures,
-       a.recovery_failures,
-       u.tableoid, u.ctid, u.xmin, u.time_step,
-       s.device, s.slot, s.secret_id, s.sealed, s.algorithm, s.digits, s.period, s.created_at, s.expires_at,
-       s.disabled_at IS NOT NULL
-  FROM totp.secrets s
-  LEFT JOIN totp.attempts a ON a.user_id = s.user_id
-  LEFT JOIN totp.used_codes u ON u.user_id = s.user_id AND u.secret_id = s.secret_id
- WHERE s.user_id = $1");
-
-/// Looks up a user. `None` where the user has no secret.
+/// Looks up a user.
 ///
 /// Errors: 55000 where a secret is without its row in `totp.attempts` or `totp.used_codes`: never a free guess.
-pub fn look_up(user_id: &str) -> Result<Option<LookUp>, Error> {
-    lock_table(c"attempts");
-    lock_table(c"used_codes");
+pub fn look_up(user_id: &str, is_locked: impl FnOnce(&Attempts) -> Result<bool, Error>) -> Result<LookUp, Error> {
+    let (attempts, used_codes, secrets) = (attempts::open()?, used_codes::open()?, secrets::open()?);
     let snapshot = Snapshot::latest();
-    let mut attempts = None;
-    let mut secrets = LOOK_UP.with(|s| {
-        s.rows(&snapshot, &[text(user_id)], |row| {
-            if attempts.is_none() {
-                let words = [row.word(4)?, row.word(5)?, row.word(6)?, row.word(7)?, row.word(8)?];
-                attempts = Some((row.address(1)?, Attempts::from_words(words)));
-            }
-            candidate(row)
+    let attempts = attempts.rows_of(user_id, &snapshot, attempts::read)?.pop();
+    if let Some((_, seen)) = attempts
+        && is_locked(&seen)?
+    {
+        return Ok(LookUp::Locked(seen));
+    }
+    let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
+    let mut secrets = secrets.rows_of(user_id, &snapshot, |_, row| {
+        let secret = SealedSecret::read(row, secrets::SEALED_COLUMNS)?;
+        let (used, seen) =
+            used.iter().find(|(_, used)| used.secret_id == secret.secret_id).ok_or(Error::RowsAltered)?;
+        Ok(Candidate {
+            created_at: row.time(secrets::CREATED_AT)?,
+            expires_at: row.time_or_null(secrets::EXPIRES_AT),
+            disabled: row.time_or_null(secrets::DISABLED_AT).is_some(),
+            used: *used,
+            seen_step: seen.step,
+            secret,
         })
     })?;
-    // Here, since a Sort node costs more than the rest of the plan.
+    if secrets.is_empty() {
+        return Ok(LookUp::Nobody);
+    }
+    let (attempts, seen) = attempts.ok_or(Error::RowsAltered)?;
     secrets.sort_by(|a, b| a.secret.order().cmp(&b.secret.order()));
-    Ok(attempts.map(|(attempts, seen)| LookUp { attempts, seen, secrets, snapshot }))
-}
-
-fn candidate(row: &Row) -> Result<Candidate, Error> {
-    Ok(Candidate {
-        used: row.address(9)?,
-        seen_step: TimeStep::new(row.word(12)?),
-        secret: SealedSecret::read(row, 13)?,
-        created_at: row.time(20)?,
-        expires_at: row.time_or_null(21),
-        disabled: row.must(22)?,
-    })
+    Ok(LookUp::User(User { attempts, seen, secrets, snapshot }))
 }

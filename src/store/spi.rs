@@ -7,15 +7,14 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 
+use pgrx::IntoDatum;
 use pgrx::pg_sys;
-use pgrx::{FromDatum, IntoDatum};
 
-use crate::clock::Timestamp;
+pub use super::row::Row;
 use crate::error::Error;
-use crate::inplace::RowAddress;
 
 /// A registered snapshot. Rows it can see are not vacuumed away while it lives.
-pub struct Snapshot(pg_sys::Snapshot);
+pub struct Snapshot(pub(super) pg_sys::Snapshot);
 
 impl Snapshot {
     /// All that is committed now, and what the own transaction did.
@@ -95,8 +94,8 @@ impl Statement {
         mut read: impl FnMut(&Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         self.run(snapshot, args, |count| {
-            let mut row = Row::new();
-            (0..count).map(|index| read(row.load(index))).collect()
+            let mut row = Row::default();
+            (0..count).map(|index| read(load(&mut row, index))).collect()
         })
     }
 
@@ -107,7 +106,7 @@ impl Statement {
         args: &[Arg],
         read: impl FnOnce(&Row) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
-        self.run(snapshot, args, |count| (count > 0).then(|| read(Row::new().load(0))).transpose())
+        self.run(snapshot, args, |count| (count > 0).then(|| read(load(&mut Row::default(), 0))).transpose())
     }
 
     /// Runs it under the latest snapshot and says how many rows it changed or found.
@@ -172,75 +171,11 @@ impl Statement {
     }
 }
 
-/// A row of the running statement's result. Columns count from 1.
-pub struct Row {
-    values: Vec<pg_sys::Datum>,
-    nulls: Vec<bool>,
-}
-
-impl Row {
-    /// Room for a row of the result. Made only inside `Statement::run`, between execution and SPI_finish.
-    fn new() -> Self {
-        // SAFETY: SPI_tuptable is set after a statement that returned rows; where it is NULL no row is loaded.
-        let columns = unsafe {
-            let table = pg_sys::SPI_tuptable;
-            if table.is_null() { 0 } else { (*(*table).tupdesc).natts as usize }
-        };
-        Self { values: vec![pg_sys::Datum::null(); columns], nulls: vec![true; columns] }
-    }
-
-    fn load(&mut self, index: u64) -> &Self {
-        // SAFETY: index < SPI_processed, and both arrays are as long as the row is wide. The values point into SPI's
-        // memory, and are copied out of it before SPI_finish.
-        unsafe {
-            let table = pg_sys::SPI_tuptable;
-            let tuple = *(*table).vals.add(index as usize);
-            pg_sys::heap_deform_tuple(tuple, (*table).tupdesc, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
-        }
-        self
-    }
-
-    /// The column's value, or `None` for NULL. `T` must be the column's type: SPI does not check it.
-    pub fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
-        // SAFETY: a datum of the column's type, copied out of SPI's memory by `T`, an owned type at every call.
-        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
-    }
-
-    /// The value of a column that is never NULL.
-    pub fn must<T: FromDatum>(&self, column: i32) -> Result<T, Error> {
-        self.get(column).ok_or(Error::RowsAltered)
-    }
-
-    /// A `bigint` or `timestamptz` that is never NULL, as its 8 bytes.
-    pub fn word(&self, column: i32) -> Result<i64, Error> {
-        self.time_or_null(column).ok_or(Error::RowsAltered)
-    }
-
-    /// A `timestamptz` that is never NULL.
-    pub fn time(&self, column: i32) -> Result<Timestamp, Error> {
-        self.word(column).map(Timestamp)
-    }
-
-    /// A `timestamptz` in microseconds, or `None` for NULL.
-    pub fn time_or_null(&self, column: i32) -> Option<i64> {
-        self.datum(column).map(|d| d.value() as i64)
-    }
-
-    /// The columns `tableoid`, `ctid` and `xmin`, from `column` on. NULL means that the row is missing.
-    pub fn address(&self, column: i32) -> Result<RowAddress, Error> {
-        match (self.datum(column), self.datum(column + 1), self.datum(column + 2)) {
-            (Some(table), Some(tid), Some(xmin)) => Ok(RowAddress {
-                table: pg_sys::Oid::from(table.value() as u32),
-                // SAFETY: a datum of type tid points at an ItemPointerData in SPI's memory.
-                tid: unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() },
-                xmin: pg_sys::TransactionId::from(xmin.value() as u32),
-            }),
-            _ => Err(Error::RowsAltered),
-        }
-    }
-
-    fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
-        let index = usize::try_from(column - 1).ok()?;
-        if *self.nulls.get(index)? { None } else { self.values.get(index).copied() }
+/// A row of the running statement's result. Called only inside `Statement::run`, between execution and SPI_finish.
+fn load(row: &mut Row, index: u64) -> &Row {
+    // SAFETY: index < SPI_processed, so SPI_tuptable is there and has that row.
+    unsafe {
+        let table = &*pg_sys::SPI_tuptable;
+        row.load(*table.vals.add(index as usize), table.tupdesc)
     }
 }

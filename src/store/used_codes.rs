@@ -1,7 +1,10 @@
 //! `totp.used_codes`: the last used step of each secret and the used codes of each recovery set, changed in place.
 
 use otp::TimeStep;
+use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID};
 
+use super::row::Row;
+use super::scan::{Open, UserTable};
 use super::spi::{Snapshot, int8, statement, text};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -38,12 +41,39 @@ impl UsedCode {
     }
 }
 
+static TABLE: UserTable = UserTable {
+    name: c"used_codes",
+    columns: &[
+        (c"time_step", INT8OID),
+        (c"used_at", TIMESTAMPTZOID),
+        (c"uses", INT8OID),
+        (c"recovery_mask", INT8OID),
+        (c"secret_id", INT8OID),
+        (c"user_id", TEXTOID),
+    ],
+    select: &SELECT,
+};
+
+statement!(reads SELECT(TEXTOID), c"
+SELECT time_step, used_at, uses, recovery_mask, secret_id, user_id, tableoid, ctid, xmin
+  FROM totp.used_codes
+ WHERE user_id = $1");
 statement!(writes INSERT(TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID), c"
 INSERT INTO totp.used_codes (user_id, secret_id, time_step, used_at, uses, recovery_mask)
 VALUES ($1, $2, $3, $4, $5, $6)");
 statement!(writes DELETE(TEXTOID, INT8OID), c"
 DELETE FROM totp.used_codes WHERE user_id = $1 AND secret_id = $2 RETURNING tableoid, ctid, xmin");
 statement!(writes DELETE_ALL(TEXTOID), c"DELETE FROM totp.used_codes WHERE user_id = $1");
+
+/// Opens the table to change rows in place. Errors: 55000 where it is not as it was made.
+pub fn open() -> Result<Open, Error> {
+    TABLE.open(pg_sys::RowExclusiveLock)
+}
+
+/// Reads a row of the table.
+pub fn read(address: RowAddress, row: &Row) -> Result<(RowAddress, UsedCode), Error> {
+    Ok((address, UsedCode::from_words(row.words()?)))
+}
 
 /// Adds the row of a secret or a recovery set.
 pub fn insert(user_id: &str, used: &UsedCode) -> Result<(), Error> {

@@ -1,0 +1,92 @@
+//! The WAL record of a change: the one that `GenericXLogFinish` would write, without its comparison of whole pages.
+//!
+//! PostgreSQL's generic WAL functions copy the page, let the caller change the copy, and find what changed by comparing
+//! both byte by byte. That takes longer than all else in a sign-in, and it happens under the page lock. Here it is known
+//! what changed. The record holds, for each page, pieces of offset, length and bytes (`generic_redo` in PostgreSQL's
+//! generic_xlog.c, the same from 9.6 to 18): crash recovery and standbys replay it without this library.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use pgrx::pg_sys;
+
+use super::{Lsn, Words};
+use crate::versions;
+
+/// Bytes of the two numbers before each piece.
+const HEAD: usize = 4;
+
+/// New values of the columns of one row.
+pub struct Change {
+    pub buffer: pg_sys::Buffer,
+    /// Where the columns begin on the page.
+    pub start: usize,
+    pub before: Words,
+    pub after: Words,
+}
+
+impl Change {
+    /// The bytes from the first to the last word that changes, behind their offset and their length.
+    fn piece(&self) -> ([u8; HEAD + size_of::<Words>()], usize) {
+        let differs = |i: &usize| self.before[*i] != self.after[*i];
+        let first = (0..self.after.len()).find(differs).unwrap_or(0);
+        let last = (0..self.after.len()).rfind(differs).unwrap_or(0);
+        let mut piece = [0; HEAD + size_of::<Words>()];
+        let (head, mut bytes) = piece.split_at_mut(HEAD);
+        for word in &self.after[first..=last] {
+            let (place, rest) = bytes.split_at_mut(size_of::<i64>());
+            place.copy_from_slice(&word.to_ne_bytes());
+            bytes = rest;
+        }
+        let len = (last + 1 - first) * size_of::<i64>();
+        // A page has 8 kB: both fit into 16 bits.
+        head[..2].copy_from_slice(&((self.start + first * size_of::<i64>()) as u16).to_ne_bytes());
+        head[2..].copy_from_slice(&(len as u16).to_ne_bytes());
+        (piece, HEAD + len)
+    }
+
+    /// Stores each word whole: a reader that has the page only pinned sees it old or new.
+    ///
+    /// # Safety
+    /// As [`write_and_log`].
+    unsafe fn write(&self) {
+        // SAFETY: within the page, and a multiple of 8 from its beginning, which is aligned.
+        let words = unsafe { pg_sys::BufferGetPage(self.buffer).cast::<u8>().add(self.start).cast::<i64>() };
+        for (i, word) in self.after.into_iter().enumerate() {
+            // SAFETY: as above; PostgreSQL reads it as a plain 8-byte value.
+            unsafe { AtomicI64::from_ptr(words.add(i)).store(word, Ordering::Relaxed) }
+        }
+    }
+}
+
+/// Writes what changes into the pages and logs it in one record. Between the two nothing can fail but the server.
+///
+/// # Safety
+/// The buffers are different ones, pinned and locked exclusively. `start` is a multiple of 8; the 40 bytes from it lie
+/// within a tuple of that page.
+pub unsafe fn write_and_log<const N: usize>(changes: &[Change; N]) -> Option<Lsn> {
+    if changes.iter().all(|change| change.before == change.after) {
+        return None;
+    }
+    let pieces: [_; N] = std::array::from_fn(|i| changes[i].piece());
+    let changed = || (0..N).filter(|i| changes[*i].before != changes[*i].after);
+    // SAFETY: as promised by the caller. The order is that of PostgreSQL's src/backend/access/transam/README: critical
+    // section, change, mark dirty, log, set the page's LSN. The pieces outlive the making of the record.
+    unsafe {
+        pg_sys::CritSectionCount += 1;
+        pg_sys::XLogBeginInsert();
+        for (block, i) in (0..).zip(changed()) {
+            changes[i].write();
+            pg_sys::MarkBufferDirty(changes[i].buffer);
+            pg_sys::XLogRegisterBuffer(block, changes[i].buffer, pg_sys::REGBUF_STANDARD as u8);
+            let (piece, len) = &pieces[i];
+            versions::register_buffer_data(block, &piece[..*len]);
+        }
+        let lsn = pg_sys::XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as u8, 0);
+        for i in changed() {
+            let header = pg_sys::BufferGetPage(changes[i].buffer).cast::<pg_sys::PageHeaderData>();
+            (*header).pd_lsn = pg_sys::PageXLogRecPtr { xlogid: (lsn >> 32) as u32, xrecoff: lsn as u32 };
+        }
+        pg_sys::CritSectionCount -= 1;
+        Some(Lsn(lsn))
+    }
+}

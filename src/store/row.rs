@@ -1,0 +1,80 @@
+//! A row as PostgreSQL hands it out, read column by column.
+
+use pgrx::{FromDatum, pg_sys};
+
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::inplace::{RowAddress, Words};
+
+/// A row of a statement's result or of a table. Columns count from 1.
+#[derive(Default)]
+pub struct Row {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Row {
+    /// Takes a tuple apart.
+    ///
+    /// # Safety
+    /// `columns` describes the tuple. What the values point at must stay until the last one is read.
+    pub unsafe fn load(&mut self, tuple: pg_sys::HeapTuple, columns: pg_sys::TupleDesc) -> &Self {
+        // SAFETY: both arrays are as long as the row is wide.
+        unsafe {
+            let count = (*columns).natts as usize;
+            self.values.resize(count, pg_sys::Datum::null());
+            self.nulls.resize(count, true);
+            pg_sys::heap_deform_tuple(tuple, columns, self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+        }
+        self
+    }
+
+    /// The column's value, or `None` for NULL. `T` must be the column's type: SPI does not check it.
+    pub fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
+        // SAFETY: a datum of the column's type, copied out of PostgreSQL's memory by `T`, an owned type at every call.
+        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    /// The value of a column that is never NULL.
+    pub fn must<T: FromDatum>(&self, column: i32) -> Result<T, Error> {
+        self.get(column).ok_or(Error::RowsAltered)
+    }
+
+    /// A `bigint` or `timestamptz` that is never NULL, as its 8 bytes.
+    pub fn word(&self, column: i32) -> Result<i64, Error> {
+        self.time_or_null(column).ok_or(Error::RowsAltered)
+    }
+
+    /// The columns that change in place, of a row that begins with them.
+    pub fn words(&self) -> Result<Words, Error> {
+        Ok([self.word(1)?, self.word(2)?, self.word(3)?, self.word(4)?, self.word(5)?])
+    }
+
+    /// A `timestamptz` that is never NULL.
+    pub fn time(&self, column: i32) -> Result<Timestamp, Error> {
+        self.word(column).map(Timestamp)
+    }
+
+    /// A `timestamptz` in microseconds, or `None` for NULL.
+    pub fn time_or_null(&self, column: i32) -> Option<i64> {
+        self.datum(column).map(|d| d.value() as i64)
+    }
+
+    /// The columns `tableoid`, `ctid` and `xmin`, from `column` on. NULL means that the row is missing.
+    pub fn address(&self, column: i32) -> Result<RowAddress, Error> {
+        match (self.datum(column), self.datum(column + 1), self.datum(column + 2)) {
+            (Some(table), Some(tid), Some(xmin)) => Ok(RowAddress {
+                table: pg_sys::Oid::from(table.value() as u32),
+                // SAFETY: a datum of type tid points at an ItemPointerData in PostgreSQL's memory.
+                tid: unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() },
+                xmin: pg_sys::TransactionId::from(xmin.value() as u32),
+            }),
+            _ => Err(Error::RowsAltered),
+        }
+    }
+
+    fn datum(&self, column: i32) -> Option<pg_sys::Datum> {
+        let index = usize::try_from(column - 1).ok()?;
+        if *self.nulls.get(index)? { None } else { self.values.get(index).copied() }
+    }
+}

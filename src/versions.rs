@@ -1,0 +1,45 @@
+//! What differs between the major versions of PostgreSQL. Nowhere else is there a condition on one.
+
+use pgrx::pg_sys;
+
+/// All settings of the server and of its extensions.
+///
+/// # Safety
+/// The slice is valid until a setting is defined.
+pub unsafe fn all_settings<'a>() -> &'a [*mut pg_sys::config_generic] {
+    // SAFETY: PostgreSQL's array and its length.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        let (array, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
+        #[cfg(not(feature = "pg15"))]
+        let (array, count) = {
+            let mut count = 0;
+            (pg_sys::get_guc_variables(&mut count), count)
+        };
+        std::slice::from_raw_parts(array, usize::try_from(count).unwrap_or(0))
+    }
+}
+
+/// The index of the table's primary key, or 0.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn primary_key(relation: pg_sys::Relation) -> pg_sys::Oid {
+    // SAFETY: promised by the caller.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::RelationGetPrimaryKeyIndex(relation);
+        // A deferrable key may have two rows for a moment.
+        #[cfg(feature = "pg18")]
+        return pg_sys::RelationGetPrimaryKeyIndex(relation, false);
+    }
+}
+
+/// Adds bytes to a page of the WAL record that is being made.
+///
+/// # Safety
+/// The page was registered; the bytes stay until the record is inserted.
+pub unsafe fn register_buffer_data(block: u8, bytes: &[u8]) {
+    // SAFETY: promised by the caller. PostgreSQL only reads them, whatever the type says.
+    unsafe { pg_sys::XLogRegisterBufData(block, bytes.as_ptr().cast_mut().cast(), bytes.len() as _) }
+}
