@@ -1,0 +1,209 @@
+-- Prints the functions of the router, made from the catalogue of a shard: same names, parameters and defaults.
+--
+-- psql -X -v ON_ERROR_STOP=1 -d SHARD -f routes.sql | psql -X -v ON_ERROR_STOP=1 -d ROUTER
+--
+-- Run it again after ALTER EXTENSION pg_totp UPDATE, when shard.sql has run on all shards. For each function there are
+-- two: one of PL/Proxy in schema totp_router, which says where the call goes; and around it one with the name that
+-- clients know, which refuses read-only transactions, passes totp.actor on, reads the answer to its end, and keeps PL/Proxy's
+-- notices (it drops a connection after an error) from the client.
+
+\set QUIET on
+\pset tuples_only on
+\pset format unaligned
+\pset pager off
+SET search_path = pg_catalog, pg_temp;
+SELECT extnamespace::regnamespace AS home FROM pg_extension WHERE extname = 'pg_totp' \gset
+
+SELECT $$BEGIN;
+SET LOCAL client_min_messages = warning;
+SET LOCAL search_path = pg_catalog, pg_temp;
+DELETE FROM totp_router.capabilities;
+CREATE SCHEMA IF NOT EXISTS $$ || :'home' || ';';
+
+-- The router must send users where the shards look for them.
+SELECT replace(pg_get_functiondef('totp_shard.partition(text)'::regprocedure), 'totp_shard.', 'totp_router.') || ';';
+
+-- --- Inside: PL/Proxy ------------------------------------------------------------------------------------------------
+
+SELECT format($$CREATE OR REPLACE FUNCTION totp_router.%I(%s) RETURNS %s LANGUAGE plproxy AS
+$plproxy$ CLUSTER 'totp_%s'; RUN ON totp_router.partition(user_id); TARGET totp_shard.%I; $plproxy$;$$,
+              name, remote_parameters, result, cluster, name)
+  FROM totp_shard.routines WHERE route = 'user' ORDER BY name;
+
+-- These get a partition of the shard that they are for.
+SELECT format($$CREATE OR REPLACE FUNCTION totp_router.%I(on_partition integer, %s) RETURNS %s LANGUAGE plproxy AS
+$plproxy$ CLUSTER 'totp_%s'; RUN ON on_partition; SELECT * FROM totp_shard.%I(%scaller::text); $plproxy$;$$,
+              name, remote_parameters, result, cluster, name, names)
+  FROM totp_shard.routines WHERE route IN ('all', 'any', 'step') ORDER BY name;
+
+-- --- Outside: what clients call --------------------------------------------------------------------------------------
+
+-- One user, one shard.
+SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql %s SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
+$plpgsql$
+BEGIN
+%s  %s totp_router.%I(%stotp_router.caller(%L));
+END
+$plpgsql$;$$, schema, name, arguments, result, volatility,
+              CASE WHEN has_second_user THEN E'  PERFORM totp_router.same_shard($1, new_user_id);\n' ELSE '' END,
+              CASE WHEN returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END,
+              name, numbers, CASE WHEN writes THEN name END)
+  FROM totp_shard.routines WHERE route = 'user' ORDER BY name;
+
+-- All shards, one after the other, with a column that says which.
+SELECT format($$CREATE OR REPLACE FUNCTION %1$I.%2$I(%4$s) RETURNS %5$s LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
+$plpgsql$
+#variable_conflict use_column
+DECLARE
+  me      CONSTANT text := totp_router.caller(%6$L);
+  s       totp_router.each_shard;
+  done    text[] := '{}';
+  code    text;
+  message text;
+  hint    text;
+BEGIN
+  FOR s IN SELECT * FROM totp_router.concerned(%2$L, %7$s, me) LOOP
+    BEGIN
+      RETURN QUERY SELECT a.*, s.name FROM totp_router.%2$I(s.partition, %8$sme) AS a;
+    EXCEPTION WHEN OTHERS THEN
+      GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+      %9$s;
+    END;
+    done := done || s.name;
+  END LOOP;%10$s
+END
+$plpgsql$;$$, schema, name, parameters, arguments,
+              CASE WHEN returns_set THEN regexp_replace(result, '\)$', ', shard text)')
+                   ELSE format('TABLE(%I %s, shard text)', name, result) END,
+              CASE WHEN writes THEN name END,
+              CASE WHEN name = 'totp_forget_unreadable' THEN '$1' ELSE 'NULL' END,
+              numbers,
+              -- A dead shard is what totp_health() is there to tell.
+              CASE WHEN name = 'totp_health' THEN
+                $$RETURN QUERY SELECT 'shard', 'fail', 'The shard does not answer, and its users cannot sign in: ' || message, s.name$$
+                   ELSE 'PERFORM totp_router.failed(s.name, done, code, message, hint)' END,
+              CASE WHEN name = 'totp_health' THEN E'\n  RETURN QUERY SELECT * FROM totp_router.map_health();' END)
+  FROM totp_shard.routines WHERE route = 'all' ORDER BY name;
+
+-- Any shard will do: the first that answers.
+SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
+$plpgsql$
+DECLARE
+  s       record;
+  message text;
+BEGIN
+  FOR s IN SELECT e.partition FROM totp_router.each_shard AS e ORDER BY random() LOOP
+    BEGIN
+      RETURN totp_router.%I(s.partition, %stotp_router.caller());
+    EXCEPTION WHEN internal_error THEN
+      GET STACKED DIAGNOSTICS message = MESSAGE_TEXT;
+    END;
+  END LOOP;
+  RAISE EXCEPTION 'no shard answers' USING ERRCODE = 'connection_failure', DETAIL = message;
+END
+$plpgsql$;$$, schema, name, arguments, result, name, numbers)
+  FROM totp_shard.routines WHERE route = 'any' ORDER BY name;
+
+SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS
+$plpgsql$
+BEGIN
+  RAISE EXCEPTION 'cannot execute %s() on a router' USING ERRCODE = 'feature_not_supported', HINT = 'Call it on each shard.';
+END
+$plpgsql$;$$, schema, name, arguments, result, name)
+  FROM totp_shard.routines WHERE route = 'refused' ORDER BY name;
+
+-- What the router does itself. Each step of the rotation is a transaction of its shard.
+SELECT format($$CREATE OR REPLACE PROCEDURE %s.totp_rotate_key_online(%s)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$plpgsql$
+DECLARE
+  me   CONSTANT text := totp_router.caller('totp_rotate_key_online');
+  s    totp_router.each_shard;
+  step record;
+  done bigint;
+BEGIN
+  FOR s IN SELECT * FROM totp_router.concerned('totp_rotate_key', NULL, me) LOOP
+    PERFORM totp_router.rotation_begin(s.partition, batch_size, me);
+    done := 0;
+    LOOP
+      SELECT NULL::bigint AS moved, NULL::text AS last_user INTO step;
+      LOOP
+        SELECT r.moved, r.last_user INTO step FROM totp_router.rotation_step(s.partition, step.last_user, batch_size, me) AS r;
+        EXIT WHEN step.last_user IS NULL;
+        done := done + step.moved;
+      END LOOP;
+      EXIT WHEN totp_router.rotation_end(s.partition, me);
+    END LOOP;
+    RAISE NOTICE 'pg_totp: rotation of shard "%%" complete, %% secrets moved', s.name, done;
+  END LOOP;
+END
+$plpgsql$;$$, :'home', arguments)
+  FROM totp_shard.routines WHERE name = 'totp_rotate_key_online';
+
+SELECT format($$CREATE OR REPLACE FUNCTION %1$s.totp_grant(role name, capability text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS
+$plpgsql$
+DECLARE
+  r record;
+BEGIN
+  IF role IS NULL OR capability IS NULL OR capability NOT IN ('verify', 'enroll', 'admin', 'audit') THEN
+    RAISE EXCEPTION 'invalid capability' USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = 'Accepted are verify, enroll, admin and audit, each for one role.';
+  END IF;
+  IF NOT pg_has_role(current_user, 'totp_router', 'USAGE') THEN
+    RAISE EXCEPTION 'permission denied for function totp_grant' USING ERRCODE = 'insufficient_privilege',
+      HINT = 'Only the owner of the router grants its capabilities.';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+    RAISE EXCEPTION 'role does not exist' USING ERRCODE = 'undefined_object',
+      HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
+  END IF;
+  FOR r IN SELECT c.routine FROM totp_router.capabilities AS c WHERE c.capability = $2 LOOP
+    EXECUTE format('GRANT EXECUTE ON ROUTINE %%s TO %%I', r.routine, role);
+  END LOOP;
+  EXECUTE format('GRANT USAGE ON SCHEMA %1$s TO %%I', role);
+  IF capability = 'audit' THEN
+    EXECUTE format('GRANT USAGE ON SCHEMA totp TO %%I', role);
+    EXECUTE format('GRANT SELECT ON totp.audit_log TO %%I', role);
+  END IF;
+END
+$plpgsql$;$$, :'home');
+
+-- --- Owners, rights, comments ----------------------------------------------------------------------------------------
+
+SELECT format($$ALTER ROUTINE %1$I.%2$I(%3$s) OWNER TO totp_router;
+REVOKE ALL ON ROUTINE %1$I.%2$I(%3$s) FROM PUBLIC;
+COMMENT ON ROUTINE %1$I.%2$I(%3$s) IS %4$L;$$, schema, name, parameters, comment)
+  FROM totp_shard.routines WHERE route NOT IN ('internal', 'step') ORDER BY name;
+
+SELECT format('INSERT INTO totp_router.capabilities VALUES (%L, %L);', capability, format('%I.%I(%s)', schema, name, parameters))
+  FROM totp_shard.routines, unnest(capabilities) AS capability WHERE route NOT IN ('internal', 'step') ORDER BY name, capability;
+
+-- --- The audit log of all shards, and which shard a row is of ----------------------------------------------------------
+
+SELECT format($$CREATE TABLE IF NOT EXISTS totp_router.audit_row (%s);
+CREATE OR REPLACE VIEW totp.audit_log AS
+SELECT a.*, substr(c.relname, 11) AS shard FROM totp_router.audit_row AS a JOIN pg_class AS c ON c.oid = a.tableoid;
+COMMENT ON VIEW totp.audit_log IS 'The audit logs of all shards';
+ALTER TABLE totp_router.audit_row OWNER TO totp_router;
+ALTER VIEW totp.audit_log OWNER TO totp_router;$$,
+              string_agg(format('%I %s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+                                CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE "C"' END), ', ' ORDER BY a.attnum))
+  FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+ WHERE a.attrelid = 'totp.audit_log'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
+
+-- What is inside belongs to the router's role, and is nobody else's.
+SELECT $$DO $do$
+DECLARE
+  routine regprocedure;
+BEGIN
+  FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'totp_router'::regnamespace LOOP
+    EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', routine);
+    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
+  END LOOP;
+END
+$do$;
+COMMIT;$$;

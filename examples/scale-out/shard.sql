@@ -1,0 +1,207 @@
+-- What a shard needs besides the extension: psql -v ON_ERROR_STOP=1 -d DATABASE -f shard.sql
+--
+-- As a superuser, on each shard, after CREATE EXTENSION pg_totp; and again after ALTER EXTENSION pg_totp UPDATE.
+-- The router calls the functions that this makes in schema totp_shard, and nothing else. Each of them
+-- - refuses a user whose partition this shard does not serve, so that no user is ever judged on two shards,
+-- - sets totp.actor for the one call,
+-- - calls the function of the extension of the same name.
+-- Then say what this shard serves: SELECT totp_shard.serve('{0,1,2,3,4,5}');
+
+BEGIN;
+SET LOCAL client_min_messages = warning;
+SET LOCAL search_path = pg_catalog, pg_temp;
+CREATE SCHEMA IF NOT EXISTS totp_shard;
+
+-- --- Who serves whom -------------------------------------------------------------------------------------------
+
+-- The partition of a user. It never changes: the rows lie where it says. A call without a user goes to partition 0.
+CREATE OR REPLACE FUNCTION totp_shard.partition(user_id text) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN coalesce(get_byte(sha256(convert_to(user_id, 'UTF8')), 0) & 15, 0);
+END
+$$;
+COMMENT ON FUNCTION totp_shard.partition(text) IS 'The partition, 0 to 15, of a user';
+
+CREATE TABLE IF NOT EXISTS totp_shard.served (
+  partitions integer[] NOT NULL,
+  one        boolean   PRIMARY KEY DEFAULT true CHECK (one)
+);
+COMMENT ON TABLE totp_shard.served IS 'The partitions whose users this shard serves; written by totp_shard.serve()';
+
+-- From its COMMIT on, calls about users of other partitions are refused. It waits for the calls that are under way,
+-- and new ones wait for it, for five seconds at most: then it gives up.
+CREATE OR REPLACE FUNCTION totp_shard.serve(partitions integer[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
+DECLARE
+  wanted CONSTANT integer[] := ARRAY(SELECT DISTINCT p FROM unnest(partitions) AS p ORDER BY p);
+BEGIN
+  IF cardinality(wanted) = 0 OR NOT wanted <@ ARRAY(SELECT generate_series(0, 15)) THEN
+    RAISE EXCEPTION 'invalid partitions' USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = 'Accepted are one or more of 0 to 15.';
+  END IF;
+  LOCK TABLE totp_shard.served IN ACCESS EXCLUSIVE MODE;
+  INSERT INTO totp_shard.served (partitions) VALUES (wanted)
+  ON CONFLICT (one) DO UPDATE SET partitions = EXCLUDED.partitions;
+END
+$$;
+COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Says which partitions this shard serves; calls about others are refused';
+
+-- The beginning of every call. The lock on totp_shard.served, which any SELECT takes, is held to the end of the call.
+CREATE OR REPLACE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  mine integer[];
+BEGIN
+  -- With an older snapshot it would see an older map.
+  IF current_setting('transaction_isolation') <> 'read committed' THEN
+    RAISE EXCEPTION 'a shard is called at READ COMMITTED' USING ERRCODE = 'active_sql_transaction';
+  END IF;
+  SELECT s.partitions INTO mine FROM totp_shard.served AS s;
+  -- What is no user id at all is left to the extension.
+  IF octet_length(user_id) BETWEEN 1 AND 256 AND (totp_shard.partition(user_id) = ANY (mine)) IS NOT TRUE THEN
+    RAISE EXCEPTION 'this shard does not serve the user' USING ERRCODE = 'object_not_in_prerequisite_state',
+      HINT = 'The partition has moved or is moving. Call again; if that stays so, compare the map of the router with'
+             ' totp_shard.served.';
+  END IF;
+  PERFORM set_config('totp.actor', coalesce(caller, ''), true);
+END
+$$;
+COMMENT ON FUNCTION totp_shard.enter(text, text) IS 'Refuses a user whom this shard does not serve, and sets totp.actor';
+
+-- Removes those of the next users in order whom this shard does not serve, by totp_remove(): audited, one by one.
+-- The router says which partitions it sends here: where the two do not agree, nothing is removed.
+CREATE OR REPLACE FUNCTION totp_shard.remove_unserved(partitions integer[], after_user text, batch_size integer,
+                                                      OUT removed bigint, OUT last_user text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  mine   integer[];
+  users  text[];
+  one    text;
+  remove CONSTANT text := (SELECT format('SELECT %s.totp_remove($1)', extnamespace::regnamespace) FROM pg_extension WHERE extname = 'pg_totp');
+BEGIN
+  PERFORM totp_shard.enter('totp_shard.remove_unserved', NULL);
+  SELECT s.partitions INTO mine FROM totp_shard.served AS s; -- and nobody changes it before this call ends
+  IF mine IS DISTINCT FROM ARRAY(SELECT DISTINCT p FROM unnest(partitions) AS p ORDER BY p) THEN
+    RAISE EXCEPTION 'the shard and the router do not agree on what the shard serves'
+      USING ERRCODE = 'object_not_in_prerequisite_state',
+            DETAIL = format('The shard serves %s, the router sends %s.', mine, partitions);
+  END IF;
+  removed := 0;
+  users := ARRAY(SELECT a.user_id FROM totp.attempts AS a WHERE a.user_id > coalesce(after_user, '') COLLATE "C"
+                  ORDER BY a.user_id LIMIT batch_size);
+  FOREACH one IN ARRAY users LOOP
+    IF totp_shard.partition(one) <> ALL (mine) THEN
+      EXECUTE remove USING one;
+      removed := removed + 1;
+    END IF;
+  END LOOP;
+  last_user := users[cardinality(users)];
+END
+$$;
+COMMENT ON FUNCTION totp_shard.remove_unserved(integer[], text, integer) IS
+  'Removes users whom this shard does not serve any more, a batch at a time; for totp_router.remove_unserved()';
+
+-- --- One function for each of the extension's ------------------------------------------------------------------
+
+-- What the router logs in as, one role for each capability, so that no connection can do more than it is for.
+DO $$
+DECLARE
+  role text;
+BEGIN
+  FOREACH role IN ARRAY ARRAY['totp_router_verify', 'totp_router_enroll', 'totp_router_audit', 'totp_router_admin',
+                              'totp_router_owner'] LOOP
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+      EXECUTE format('CREATE ROLE %I LOGIN', role);
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA totp_shard TO %I', role);
+  END LOOP;
+END
+$$;
+
+-- Where a call of a routine of the extension goes. A routine that this does not know is an error: decide, and add it.
+CREATE OR REPLACE FUNCTION totp_shard.route(schema name, name name, first_argument text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT CASE
+    WHEN schema = 'totp' AND name IN ('rotation_begin', 'rotation_step', 'rotation_end') THEN 'step'
+    WHEN schema = 'totp' THEN 'internal'
+    WHEN first_argument = 'user_id' THEN 'user'
+    WHEN name IN ('totp_stats', 'totp_health', 'totp_keys', 'totp_rotate_key', 'totp_prune_audit', 'totp_forget_unreadable') THEN 'all'
+    WHEN name IN ('totp_qr_svg', 'totp_qr_png', 'totp_qr_text', 'totp_code_at') THEN 'any'
+    WHEN name IN ('totp_grant', 'totp_rotate_key_online') THEN 'router'
+    WHEN name = 'totp_export' THEN 'refused'
+  END
+$$;
+COMMENT ON FUNCTION totp_shard.route(name, name, text) IS
+  'Where the router sends calls: user, all, any (shard), step (of a rotation), router (its own), refused; internal: never called';
+
+CREATE TABLE IF NOT EXISTS totp_shard.capabilities (capability text, name name, PRIMARY KEY (name, capability));
+COMMENT ON TABLE totp_shard.capabilities IS 'What each capability of totp_grant() holds';
+
+CREATE OR REPLACE VIEW totp_shard.routines AS
+SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p.prokind AS kind,
+       totp_shard.route(n.nspname, p.proname, CASE WHEN p.pronargs > 0 THEN p.proargnames[1] END) AS route,
+       ARRAY(SELECT c.capability FROM totp_shard.capabilities AS c WHERE c.name = p.proname) AS capabilities,
+       -- The connection of the router that can do it, and as little else as may be.
+       coalesce((SELECT c.capability FROM totp_shard.capabilities AS c WHERE c.name = p.proname
+                  ORDER BY array_position('{verify,enroll,audit,admin}', c.capability) LIMIT 1), 'owner') AS cluster,
+       pg_get_function_arguments(p.oid) AS arguments,
+       pg_get_function_identity_arguments(p.oid) AS parameters,
+       concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text') AS remote_parameters,
+       pg_get_function_result(p.oid) AS result,
+       p.proretset AS returns_set,
+       CASE p.provolatile WHEN 'v' THEN 'VOLATILE' ELSE 'STABLE' END AS volatility,
+       p.provolatile = 'v' AND p.proname NOT IN ('totp_health', 'totp_keys', 'totp_stats') AS writes,
+       'new_user_id' = ANY (p.proargnames) AS has_second_user,
+       -- $1, $2,     and     user_id::text, code::text,
+       (SELECT coalesce(string_agg(format('$%s, ', a.n), '' ORDER BY a.n), '') FROM generate_series(1, p.pronargs) AS a(n)) AS numbers,
+       (SELECT coalesce(string_agg(format('%I::%s, ', p.proargnames[a.n], format_type(p.proargtypes[a.n - 1], NULL)), '' ORDER BY a.n), '')
+          FROM generate_series(1, p.pronargs) AS a(n)) AS names,
+       obj_description(p.oid, 'pg_proc') AS comment
+  FROM pg_extension AS e
+  JOIN pg_depend AS d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+                     AND d.classid = 'pg_proc'::regclass
+  JOIN pg_proc AS p ON p.oid = d.objid
+  JOIN pg_namespace AS n ON n.oid = p.pronamespace
+ WHERE e.extname = 'pg_totp';
+COMMENT ON VIEW totp_shard.routines IS 'The routines of the extension, and where the router sends calls of them';
+
+DO $$
+DECLARE
+  r          record;
+  capability text;
+  signature  text;
+  home       CONSTANT text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'pg_totp');
+BEGIN
+  -- What a capability holds is asked of totp_grant() itself, and taken back: the roles shall call what is made below.
+  DELETE FROM totp_shard.capabilities;
+  FOREACH capability IN ARRAY ARRAY['verify', 'enroll', 'audit', 'admin'] LOOP
+    EXECUTE format('SELECT %s.totp_grant(%L, %L)', home, 'totp_router_' || capability, capability);
+    INSERT INTO totp_shard.capabilities
+    SELECT capability, t.name FROM totp_shard.routines AS t
+     WHERE has_function_privilege('totp_router_' || capability, t.routine, 'EXECUTE');
+    EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, 'totp_router_' || capability);
+  END LOOP;
+
+  FOR r IN SELECT * FROM totp_shard.routines AS t ORDER BY t.routine::text LOOP
+    IF r.route IS NULL THEN
+      RAISE EXCEPTION 'where shall the router send calls of %?', r.routine USING HINT = 'Add it to totp_shard.route() in shard.sql.';
+    END IF;
+    CONTINUE WHEN r.route NOT IN ('user', 'all', 'any', 'step');
+    signature := format('totp_shard.%I(%s)', r.name, r.remote_parameters);
+    EXECUTE format('CREATE OR REPLACE FUNCTION %s RETURNS %s LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
+      signature, r.result, format(E'BEGIN\n  PERFORM totp_shard.enter(caller, %s);\n%s  %s %I.%I(%s);\nEND',
+        CASE WHEN r.route = 'user' THEN '$1' ELSE 'NULL' END,
+        CASE WHEN r.has_second_user THEN E'  PERFORM totp_shard.enter(caller, new_user_id);\n' ELSE '' END,
+        CASE WHEN r.returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, r.schema, r.name, rtrim(r.numbers, ', ')));
+    EXECUTE format('COMMENT ON FUNCTION %s IS %L', signature, 'For the router: ' || r.comment);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature,
+      (SELECT concat_ws(', ', VARIADIC array_agg('totp_router_' || c)) FROM unnest(r.capabilities || ARRAY['owner']) AS c));
+  END LOOP;
+END
+$$;
+REVOKE ALL ON ALL ROUTINES IN SCHEMA totp_shard FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION totp_shard.remove_unserved(integer[], text, integer) TO totp_router_owner;
+-- For totp_health() of the router, which compares it with its map.
+GRANT SELECT ON totp_shard.served TO totp_router_admin;
+COMMIT;

@@ -1,0 +1,132 @@
+"""What the tests of examples/scale-out/ share: a router with three shards, a pooler, sign-ins under way."""
+
+import os
+import secrets
+import signal
+import threading
+from contextlib import closing
+
+import psycopg
+import pytest
+from rotation import GUARD, secret_of
+from server import Cluster, Database, wait_until
+from shards import Router
+from totp import NOON, check, code_at, wrong_code
+
+
+def _servers(number: int) -> list[Cluster]:
+    """So many started servers. One initdb for all: the others begin as copies of its files."""
+    first = Cluster().init()
+    clusters = [first]
+    for _ in range(number - 1):
+        copy = Cluster()
+        copy.run("cp", "-a", first.data, copy.data)
+        copy.write_key_file(secrets.token_hex(32) + "\n")
+        copy.configure(unix_socket_directories=copy.folder, totp__key_file=copy.key_file)
+        clusters.append(copy)
+    return [one.start() for one in clusters]
+
+
+_made: list[Router] = []
+
+
+@pytest.fixture(scope="session")
+def router(request) -> Router:
+    """A router and three shards, which all tests of this kind share. Import it to use it."""
+    if not _made:
+        clusters = _servers(4)
+        request.config.add_cleanup(lambda: [one.remove() for one in clusters])
+        _made.append(Router(clusters[0], clusters[1:]))
+        _made[0].fix_clock(NOON)
+    return _made[0]
+
+
+class Pooler:
+    """A pgbouncer in transaction mode before some databases: {name: Database}. A call that takes longer than two seconds is cut off."""
+
+    def __init__(self, cluster: Cluster, databases: dict[str, Database], users: list[str]) -> None:
+        self.folder = cluster.folder / "pooler"
+        routes = "".join(f"{name} = host={db.cluster.folder} port=5432 dbname={db.name}\n" for name, db in databases.items())
+        conf = {"pool_mode": "transaction", "default_pool_size": 2, "max_client_conn": 200, "listen_port": 6432, "auth_type": "trust",
+                "unix_socket_dir": self.folder, "auth_file": self.folder / "users", "logfile": self.folder / "log",
+                "pidfile": self.folder / "pid", "query_timeout": 2, "server_connect_timeout": 2, "server_login_retry": 1}
+        ini = f"[databases]\n{routes}[pgbouncer]\n" + "".join(f"{k} = {v}\n" for k, v in conf.items())
+        cluster.run("sh", "-c", 'mkdir "$1" && cd "$1" && cat >ini && printf "$2" >users', "sh", self.folder,
+                    "".join(f'"{user}" ""\n' for user in users), stdin=ini)
+        cluster.run("/usr/sbin/pgbouncer", "--daemon", "--quiet", self.folder / "ini")
+        wait_until((self.folder / "pid").exists, "pgbouncer to start")
+        self._pid = int((self.folder / "pid").read_text())
+
+    def connect(self, name: str, user: str) -> psycopg.Connection:
+        return psycopg.connect(host=str(self.folder), port=6432, dbname=name, user=user, autocommit=True, prepare_threshold=None)
+
+    def stop(self) -> None:
+        os.kill(self._pid, signal.SIGTERM)
+        os.waitpid(self._pid, 0)  # ours to reap: server.py takes orphans in
+
+
+class Load:
+    """Sign-ins of these users in so many sessions of the router, until the block ends, and what came of them.
+
+    A round signs a user in with the right code, with the same again and with a wrong one, over and over; each user is
+    in one session only, so what is right is known. `answers` has (user, kind of code, answer or error, what was known).
+    """
+
+    def __init__(self, database: Database, users: list[str], sessions: int = 4) -> None:
+        self.database, self.users, self.sessions = database, users, sessions
+        self.answers: list[tuple] = []
+        self.accepted: set[str] = set()  # who has been told yes
+        self.when = NOON
+        self._stop = threading.Event()
+
+    def __enter__(self) -> "Load":
+        self._threads = [threading.Thread(target=self._work, args=(n,)) for n in range(self.sessions)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, number: int) -> None:
+        mine = self.users[number::self.sessions]
+        with closing(self.database.connect()) as conn:
+            conn.execute(GUARD)
+            while not self._stop.is_set():
+                for user in mine:
+                    if self._stop.is_set():
+                        return
+                    right = code_at(secret_of(user), self.when)
+                    for kind, code in (("right", right), ("wrong", wrong_code(right))):
+                        self._ask(conn, user, kind, code)
+
+    def _ask(self, conn, user: str, kind: str, code: str) -> None:
+        known = user in self.accepted
+        try:
+            answer = check(conn, user, code)
+        except psycopg.Error as error:
+            answer = error
+        else:
+            if answer.accepted:
+                self.accepted.add(user)
+        self.answers.append((user, kind, answer, known))
+
+    def errors(self) -> list[tuple[str, psycopg.Error]]:
+        return [(user, answer) for user, _, answer, _ in self.answers if isinstance(answer, psycopg.Error)]
+
+    def false_yes(self) -> list[tuple]:
+        """Answers that let in a wrong code, or the same code twice."""
+        return [given for given in self.answers if not isinstance(given[2], psycopg.Error) and given[2].accepted
+                and (given[1] == "wrong" or given[3])]
+
+    def false_no(self) -> list[tuple]:
+        """Answers that refuse a right code, whose user had no answer of yes, no error, and no lock, before."""
+        troubled, found = set(), []
+        for user, kind, answer, known in self.answers:
+            if isinstance(answer, psycopg.Error) or answer.reason == "locked":
+                troubled.add(user)
+            elif kind == "right" and not answer.accepted and not known and user not in troubled:
+                found.append((user, kind, answer, known))
+        return found
