@@ -1,0 +1,109 @@
+"""What a release is made of: META.json, versions that agree, and a distribution that anyone can make again."""
+
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+META = json.loads((ROOT / "META.json").read_text())
+VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?")
+RELEASED = [path.stem.removeprefix("pg_totp--") for path in (ROOT / "sql" / "install").glob("*.sql")]
+
+
+def is_text(value) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def test_meta_json_is_as_the_pgxn_meta_spec_wants_it():
+    """Version 1.0.0 of https://pgxn.org/spec/: what must be there, and the form of what may be."""
+    assert set(META) <= {"name", "abstract", "description", "version", "maintainer", "license", "release_status", "prereqs", "provides",
+                         "resources", "no_index", "generated_by", "meta-spec", "tags"}
+    assert re.fullmatch(r"[^\s/\\\x00-\x1f]{2,}", META["name"])
+    assert all(is_text(META[key]) for key in ("abstract", "description", "generated_by"))
+    assert SEMANTIC.fullmatch(META["version"])
+    assert META["maintainer"] and all(map(is_text, META["maintainer"]))
+    assert META["license"] and all(is_text(name) and url.startswith("https://") for name, url in META["license"].items())
+    assert META["release_status"] in ("stable", "testing", "unstable")
+    assert META["meta-spec"]["version"] == "1.0.0"
+    assert META["tags"] and all(is_text(tag) and len(tag) < 256 and "/" not in tag for tag in META["tags"])
+    for phase, kinds in META["prereqs"].items():
+        assert phase in ("configure", "build", "test", "runtime", "develop")
+        for kind, wanted in kinds.items():
+            assert kind in ("requires", "recommends", "suggests", "conflicts")
+            assert all(version == 0 or SEMANTIC.fullmatch(version) for version in wanted.values())
+    assert META["provides"]
+    for provided in META["provides"].values():
+        assert SEMANTIC.fullmatch(provided["version"])
+        assert (ROOT / provided["file"]).is_file() and (ROOT / provided["docfile"]).is_file()
+
+
+def test_every_place_names_the_same_version():
+    for path in ("Cargo.lock", "fuzz/Cargo.lock"):
+        packages = tomllib.loads((ROOT / path).read_text())["package"]
+        assert {p["version"] for p in packages if p["name"] in ("pg_totp", "otp", "seal")} == {VERSION}, path
+    assert META["version"] == META["provides"]["pg_totp"]["version"] == VERSION
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert newest == VERSION
+
+
+def test_a_released_version_is_frozen_once_the_next_has_begun():
+    """The script of this version is made anew by each build: it is frozen when it is no longer this version."""
+    assert RELEASED and VERSION not in RELEASED
+
+
+def test_every_released_version_has_a_way_to_this_one():
+    steps = [path.stem.split("--")[1:] for path in (ROOT / "sql").glob("pg_totp--*--*.sql")]
+    reached = {VERSION}
+    for _ in steps:
+        reached |= {old for old, new in steps if new in reached}
+    assert set(RELEASED) <= reached
+
+
+def test_scripts_of_releases_name_no_path_of_the_machine_that_made_them():
+    for path in (ROOT / "sql" / "install").glob("*.sql"):
+        assert set(re.findall(r"'((?:\$libdir|MODULE_PATHNAME|/)[^']*)'", path.read_text())) == {"MODULE_PATHNAME"}, path
+        assert not re.search(r"/(home|root|tmp|usr|var|work)/", path.read_text()), path
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository with the files of this one, as they lie in its working tree, in one commit of a fixed time."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns("target", ".git", "__pycache__"))
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=test", GIT_COMMITTER_DATE="2030-01-01T12:00:00Z", GIT_AUTHOR_DATE="2030-01-01T12:00:00Z")
+    return folder
+
+
+def git(folder, *arguments, **environment) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test"]
+    return subprocess.run(["git", *identity, *map(str, arguments)], cwd=folder, check=True, text=True, capture_output=True,
+                          env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/nonexistent", **environment}).stdout
+
+
+def dist(folder, **environment) -> Path:
+    made = subprocess.run(["tools/dist.sh"], cwd=folder, check=True, text=True, capture_output=True,
+                          env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", **environment}).stdout
+    return folder / made.strip()
+
+
+def test_the_distribution_is_reproducible_and_laid_out_as_pgxn_wants_it(checkout, tmp_path):
+    made = dist(checkout)
+    assert made.name == f"pg_totp-{VERSION}.zip"
+    first = made.read_bytes()
+    made.unlink()
+    (checkout / "not-committed").write_text("")
+    assert dist(checkout, TZ="Pacific/Auckland", LANG="de_DE.UTF-8").read_bytes() == first
+    with zipfile.ZipFile(made) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+        assert json.loads(archive.read(f"pg_totp-{VERSION}/META.json")) == META
+        assert archive.getinfo(f"pg_totp-{VERSION}/tools/build.sh").external_attr >> 16 & 0o111
+    assert names == {f"pg_totp-{VERSION}/{name}" for name in git(checkout, "ls-files").splitlines()}
