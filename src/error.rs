@@ -131,10 +131,10 @@ impl Error {
             Self::Secret(e) => Some(e.detail().into()),
             Self::Uri(e) => Some(e.detail().into()),
             Self::Qr(e) => Some(e.detail().into()),
-            Self::PruneInterval => Some("older_than must be more than nothing".into()),
-            Self::BatchSize => Some("batch_size must be 1 to 100000".into()),
-            Self::RecoveryCount => Some("count must be 1 to 20".into()),
-            Self::TimeRange => Some("accepted are times from year -4712 to 294276".into()),
+            Self::PruneInterval => Some("It must be longer than nothing.".into()),
+            Self::BatchSize => Some("It must be 1 to 100000.".into()),
+            Self::RecoveryCount => Some("It must be 1 to 20.".into()),
+            Self::TimeRange => Some("It must lie between the years -4712 and 294276.".into()),
             Self::KeyFile { line, rule, .. } if *line > 0 => Some(format!("line {line}: {rule}")),
             Self::KeyFile { rule, .. } | Self::KeyEnvironment { rule } => Some((*rule).into()),
             _ => None,
@@ -166,7 +166,7 @@ impl Error {
             Self::NoDataKey(_) => Some("Restore table totp.data_keys from a backup."),
             Self::RowsAltered => Some("See totp_health(); restore the rows from a backup, or enrol the user again."),
             Self::TableAltered(_) => {
-                Some("It must be a logged table of access method heap with its columns unchanged.")
+                Some("It must be a logged table of access method heap with its columns unchanged. With wal_level = minimal, commit what made or rewrote it first.")
             }
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
             Self::ExportDenied => Some("Only a superuser exports secrets."),

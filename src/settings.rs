@@ -62,9 +62,12 @@ pub fn audit_success() -> bool {
     AUDIT_SUCCESS.get()
 }
 
-/// Who acts, as the application says.
+/// Who acts, as the application says: its first 256 bytes.
 pub fn actor() -> Option<String> {
-    non_empty(&ACTOR).map(|s| s.to_string_lossy().into_owned())
+    non_empty(&ACTOR).map(|s| {
+        let text = s.to_string_lossy();
+        text[..text.floor_char_boundary(256)].to_owned()
+    })
 }
 
 /// The fixed time for tests, if it is set.

@@ -5,13 +5,12 @@ use pgrx::prelude::*;
 
 #[pg_schema]
 mod totp {
-    use otp::{Algorithm, Digits, Parameters, Period};
     use pgrx::pg_sys::panic::ErrorReport;
     use pgrx::prelude::*;
     use seal::KeyId;
 
     use crate::error::Error;
-    use crate::store::data_keys;
+    use crate::store::{data_keys, secrets};
     use crate::store::rotation::{self, Batch};
     use crate::store::spi::Snapshot;
     use crate::{audit, clock, guard, keyring};
@@ -98,13 +97,9 @@ mod totp {
         sealed: &[u8],
         key_id: i32,
     ) -> Result<Vec<u8>, ErrorReport> {
-        let parameters = Parameters {
-            algorithm: Algorithm::parse(algorithm).map_err(|_| Error::RowsAltered)?,
-            digits: Digits::new(digits.into()).map_err(|_| Error::RowsAltered)?,
-            period: Period::new(period.into()).map_err(|_| Error::RowsAltered)?,
-        };
+        let parameters = secrets::parameters(algorithm, digits, period)?;
         let context = keyring::secret_context(user_id, device, secret_id, parameters);
-        Ok(keyring::reseal(KeyId::new(key_id), &context, sealed)?)
+        Ok(keyring::reseal(KeyId::new(key_id), &context, sealed).map_err(|error| error.of_user(user_id))?)
     }
 
     /// Opens a set of recovery codes and seals it under another data key, which the rotation holds.
@@ -118,6 +113,6 @@ mod totp {
     ) -> Result<Vec<u8>, ErrorReport> {
         let count = u8::try_from(count).map_err(|_| Error::RowsAltered)?;
         let context = seal::Context::RecoveryCodes { user_id, set_id, count };
-        Ok(keyring::reseal(KeyId::new(key_id), &context, sealed)?)
+        Ok(keyring::reseal(KeyId::new(key_id), &context, sealed).map_err(|error| error.of_user(user_id))?)
     }
 }

@@ -75,7 +75,6 @@ SELECT locked_until, recovery_locked_until, last_failed_at, failures, recovery_f
  WHERE user_id = $1");
 statement!(writes TAKE(TEXTOID), c"DELETE FROM totp.attempts WHERE user_id = $1 RETURNING tableoid, ctid, xmin");
 statement!(writes LOCK(TEXTOID), c"SELECT FROM totp.attempts WHERE user_id = $1 FOR NO KEY UPDATE");
-statement!(writes DELETE(TEXTOID), c"DELETE FROM totp.attempts WHERE user_id = $1");
 
 /// Makes sure that the user has a row, and locks it until the end of the transaction. What is read under a new
 /// snapshot after this stays as it is.
@@ -95,7 +94,7 @@ pub fn lock(user_id: &str) -> Result<bool, Error> {
 /// Removes the row. Comes before anything else of the user is removed, so that no secret is without its row.
 /// False where there was none.
 pub fn delete(user_id: &str) -> Result<bool, Error> {
-    let deleted = DELETE.with(|s| s.count(&[text(user_id)]))? == 1;
+    let deleted = TAKE.with(|s| s.count(&[text(user_id)]))? == 1;
     inplace::note_delete();
     Ok(deleted)
 }

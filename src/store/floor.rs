@@ -1,7 +1,9 @@
 //! `totp.floor`: the one row with the identity of the cluster that last judged a code, changed in place.
 
+use pgrx::pg_sys;
+
 use super::spi::{Snapshot, statement};
-use super::{lock_table, table_oid};
+use super::table_oid;
 use crate::error::Error;
 use crate::inplace::{InPlace, RowAddress, Words};
 
@@ -34,7 +36,10 @@ SELECT tableoid, ctid, xmin, floor_at, system_identifier, control_inode, databas
 ///
 /// Errors: 55000 where there is none.
 pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
-    lock_table(c"floor");
+    // So that nothing rewrites or moves the row until the end of the transaction. An OID that does not exist locks nothing;
+    // the statement that follows raises then.
+    // SAFETY: takes a lock.
+    unsafe { pg_sys::LockRelationOid(table(), pg_sys::RowExclusiveLock as i32) }
     let snapshot = Snapshot::latest();
     let row = FIND.with(|s| {
         s.first(&snapshot, &[], |row| {
@@ -47,6 +52,6 @@ pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
 }
 
 /// The table itself: another one after DROP and CREATE EXTENSION.
-pub fn table() -> pgrx::pg_sys::Oid {
+pub fn table() -> pg_sys::Oid {
     table_oid(c"floor")
 }

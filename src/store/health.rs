@@ -2,7 +2,7 @@
 //!
 //! Some read every row of a table: fit for minutes, not for seconds.
 
-use super::spi::{Snapshot, Statement, int8, statement};
+use super::spi::{Arg, Snapshot, Statement, int8, statement, text};
 use crate::clock::Timestamp;
 use crate::error::Error;
 
@@ -12,6 +12,14 @@ pub struct Check {
     pub status: String,
     pub detail: String,
 }
+
+statement!(reads VERSION(TEXTOID), c"
+SELECT 'version', CASE WHEN extversion = $1 THEN 'ok' ELSE 'warn' END,
+       CASE WHEN extversion = $1 THEN extversion || '; nothing to do'
+            ELSE 'the SQL is of version ' || extversion || ', this session''s library of ' || $1
+                 || ': ALTER EXTENSION pg_totp UPDATE, and let sessions that are older than the files end' END
+  FROM pg_catalog.pg_extension
+ WHERE extname = 'pg_totp'");
 
 // Another access method, a change of columns, an index on them or a trigger would break what inplace.rs relies on.
 statement!(reads TABLES(), c"
@@ -91,7 +99,7 @@ SELECT 'key_rotation',
 
 statement!(reads SERVER(), c"
 SELECT 'wal_consistency_checking', CASE WHEN on_ THEN 'fail' ELSE 'ok' END,
-       CASE WHEN on_ THEN 'it would stop a standby: leave generic and all out of it' ELSE 'off for generic WAL; nothing to do' END
+       CASE WHEN on_ THEN 'it would end crash recovery and stop standbys: leave generic and all out of it' ELSE 'off for generic WAL; nothing to do' END
   FROM (SELECT pg_catalog.current_setting('wal_consistency_checking') ~ '(generic|all)'
             OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS setting
                         WHERE setting ~ '^wal_consistency_checking=.*(generic|all)') AS on_) AS x
@@ -184,17 +192,16 @@ SELECT 'recovery_codes_low', 'ok',
 /// Every check that is a matter of SQL.
 pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {
     let snapshot = Snapshot::latest();
-    let mut checks = Vec::new();
+    let mut checks = VERSION.with(|s| read(s, &snapshot, &[text(env!("CARGO_PKG_VERSION"))]))?;
     for statement in [&TABLES, &ROWS, &SERVER, &RIGHTS] {
-        checks.extend(statement.with(|s| read(s, &snapshot, None))?);
+        checks.extend(statement.with(|s| read(s, &snapshot, &[]))?);
     }
     for statement in [&KEY_AGE, &FLOOR, &SIGNALS] {
-        checks.extend(statement.with(|s| read(s, &snapshot, Some(now)))?);
+        checks.extend(statement.with(|s| read(s, &snapshot, &[int8(now.0)]))?);
     }
     Ok(checks)
 }
 
-fn read(statement: &Statement, snapshot: &Snapshot, now: Option<Timestamp>) -> Result<Vec<Check>, Error> {
-    let args: Vec<_> = now.map(|t| int8(t.0)).into_iter().collect();
-    statement.rows(snapshot, &args, |row| Ok(Check { name: row.must(1)?, status: row.must(2)?, detail: row.must(3)? }))
+fn read(statement: &Statement, snapshot: &Snapshot, args: &[Arg]) -> Result<Vec<Check>, Error> {
+    statement.rows(snapshot, args, |row| Ok(Check { name: row.must(1)?, status: row.must(2)?, detail: row.must(3)? }))
 }

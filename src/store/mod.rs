@@ -1,6 +1,7 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else speaks SPI.
 //!
-//! One file a table; `sign_in` holds the look-up of the hot path, which reads three.
+//! One file a table, but for `sign_in`, the look-up of the hot path; `rotation`; and `health`. They speak through `spi`,
+//! and where a plan costs too much through `scan`; both hand out a `row`.
 
 pub mod attempts;
 pub mod audit;
@@ -24,10 +25,4 @@ use pgrx::pg_sys;
 fn table_oid(name: &CStr) -> pg_sys::Oid {
     // SAFETY: look-ups in the system caches.
     unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(c"totp".as_ptr(), true)) }
-}
-
-/// Locks a table in ROW EXCLUSIVE mode until the end of the transaction, so that nothing rewrites or moves its rows.
-fn lock_table(name: &CStr) {
-    // SAFETY: an OID that does not exist locks nothing; the statement that follows raises then.
-    unsafe { pg_sys::LockRelationOid(table_oid(name), pg_sys::RowExclusiveLock as i32) }
 }

@@ -28,7 +28,6 @@ SELECT r.set_id, r.count, r.sealed,
           FROM totp.secrets s WHERE s.user_id = r.user_id)
   FROM totp.recovery_codes r
  WHERE r.user_id = $1");
-statement!(reads SET_ID(TEXTOID), c"SELECT set_id FROM totp.recovery_codes WHERE user_id = $1");
 statement!(writes INSERT(TEXTOID, INT8OID, INT4OID, INT4OID, BYTEAOID, TIMESTAMPTZOID), c"
 INSERT INTO totp.recovery_codes (user_id, set_id, count, key_id, sealed, created_at) VALUES ($1, $2, $3, $4, $5, $6)");
 statement!(writes DELETE(TEXTOID), c"DELETE FROM totp.recovery_codes WHERE user_id = $1");
@@ -67,8 +66,7 @@ pub fn replace(user_id: &str, set_id: i64, count: u8, key_id: i32, sealed: &[u8]
 
 /// Removes the user's set, if there is one.
 pub fn delete(user_id: &str) -> Result<(), Error> {
-    let old = SET_ID.with(|s| s.first(&Snapshot::latest(), &[text(user_id)], |row| row.must(1)))?;
-    if let Some(old) = old {
+    if let Some((old, ..)) = sealed(user_id)? {
         used_codes::delete(user_id, old)?;
         DELETE.with(|s| s.change_one(&[text(user_id)]))?;
     }

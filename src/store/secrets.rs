@@ -68,10 +68,15 @@ impl SealedSecret {
 
 /// Reads the columns algorithm, digits, period, from `column` on.
 fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
+    parameters(&row.must::<String>(column)?, row.must(column + 1)?, row.must(column + 2)?)
+}
+
+/// The parameters of a secret, from what the table stores.
+pub fn parameters(algorithm: &str, digits: i16, period: i16) -> Result<Parameters, Error> {
     Ok(Parameters {
-        algorithm: Algorithm::parse(&row.must::<String>(column)?).map_err(|_| Error::RowsAltered)?,
-        digits: Digits::new(row.must::<i16>(column + 1)?.into()).map_err(|_| Error::RowsAltered)?,
-        period: Period::new(row.must::<i16>(column + 2)?.into()).map_err(|_| Error::RowsAltered)?,
+        algorithm: Algorithm::parse(algorithm).map_err(|_| Error::RowsAltered)?,
+        digits: Digits::new(digits.into()).map_err(|_| Error::RowsAltered)?,
+        period: Period::new(period.into()).map_err(|_| Error::RowsAltered)?,
     })
 }
 

@@ -50,6 +50,14 @@ def test_an_update_leads_to_what_a_fresh_install_is(old_db, db):
     assert all(ours[subject] for subject in ("members", "functions", "columns", "constraints", "what pg_dump takes", "initial rights"))
 
 
+def test_the_health_check_says_that_an_update_is_due(old_db):
+    query = "SELECT status, detail FROM totp_health() WHERE check_name = 'version'"
+    [(status, detail)] = old_db.execute(query)
+    assert status == "warn" and "ALTER EXTENSION pg_totp UPDATE" in detail
+    old_db.execute("ALTER EXTENSION pg_totp UPDATE")
+    assert old_db.execute(query)[0][0] == "ok"
+
+
 def test_an_update_changes_no_row_and_everyone_signs_in_as_before(old_db):
     known = populate(old_db)
     before = rows(old_db)
