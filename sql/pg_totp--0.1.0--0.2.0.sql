@@ -1,3 +1,5 @@
--- From 0.1.0 to 0.2.0: the same functions and tables; what changed is in the library.
+-- From 0.1.0 to 0.2.0: the same functions and tables; what changed is in the library, and one comment.
 
 \echo Use "ALTER EXTENSION pg_totp UPDATE" to load this file. \quit
+
+COMMENT ON COLUMN totp.floor.control_inode IS 'Inode of global/pg_control, mixed with its time of birth: differs in a copy of the data directory';

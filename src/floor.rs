@@ -6,9 +6,11 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, OsStr};
+use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use otp::{Period, TimeStep};
 use pgrx::pg_sys;
@@ -69,8 +71,8 @@ pub fn step(floor_at: Timestamp, created_at: Timestamp, period: Period) -> Optio
     Some(TimeStep::new(last.get().saturating_add(i64::from(settings::window().get()))))
 }
 
-/// System identifier, inode of the control file, database, timeline. The inode tells a base backup that was started
-/// directly, which keeps the other three.
+/// System identifier, the file that is the control file, database, timeline. The file tells a base backup that was
+/// started directly, which keeps the other three.
 fn identity() -> Result<[i64; 4], Error> {
     // SAFETY: reads of shared memory and backend state; DataDir is set once at the start of the server. Called on a
     // primary only, where the insertion timeline is set.
@@ -83,6 +85,15 @@ fn identity() -> Result<[i64; 4], Error> {
         )
     };
     let control = Path::new(OsStr::from_bytes(directory.to_bytes())).join("global/pg_control");
-    let inode = control.metadata().map_err(|_| Error::Internal("pg_control"))?.ino();
-    Ok([system.cast_signed(), inode.cast_signed(), i64::from(database.to_u32()), i64::from(timeline)])
+    let control = control.metadata().map_err(|_| Error::Internal("pg_control"))?;
+    Ok([system.cast_signed(), which_file(&control).cast_signed(), i64::from(database.to_u32()), i64::from(timeline)])
+}
+
+/// A number that a copy of the file does not share: its inode and, where the file system keeps it, when it was made.
+///
+/// The inode alone does not do: each volume numbers its files anew, so copies that are made in the same way on fresh
+/// volumes have the same. PostgreSQL writes the control file in place and never makes it anew.
+fn which_file(file: &Metadata) -> u64 {
+    let made = file.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    file.ino() ^ made.map_or(0, |since| (since.as_nanos() as u64).rotate_left(32))
 }

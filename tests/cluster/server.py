@@ -63,21 +63,31 @@ _adopt_orphans()
 class Cluster:
     """One PostgreSQL server. Make one with the fixtures of conftest.py, which also take it away again."""
 
-    def __init__(self) -> None:
+    def __init__(self, programs: Path = BIN) -> None:
+        self.programs = programs
         # A short path: a socket's may have 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="pg_totp.", dir="/tmp"))
         self.data = self.folder / "data"
         self.log = self.folder / "log"
         self.key_file = self.folder / "master.key"
+        self.volume = self.folder / "volume"
         if os.getuid() == 0:
             os.chown(self.folder, SERVER_USER.pw_uid, SERVER_USER.pw_gid)
 
+    def mount(self, size: str) -> "Cluster":
+        """Give the data directory, before it is made, a file system of its own: a tmpfs. Needs root."""
+        self.volume.mkdir()
+        options = f"size={size},mode=700,uid={SERVER_USER.pw_uid},gid={SERVER_USER.pw_gid}"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.volume], check=True, capture_output=True)
+        self.data = self.volume / "data"
+        return self
+
     # --- life ------------------------------------------------------------------------
 
-    def init(self, key: str | None = None, **settings) -> "Cluster":
+    def init(self, key: str | None = None, initdb_options: tuple[str, ...] = (), **settings) -> "Cluster":
         """initdb, with checksums; a master key (64 hex characters, default random) in a key file; settings as configure()."""
         self.run("initdb", "--pgdata", self.data, "--username=postgres", "--auth=trust",
-                 "--data-checksums", "--no-locale", "--encoding=UTF8", "--no-sync")
+                 "--data-checksums", "--no-locale", "--encoding=UTF8", "--no-sync", *initdb_options)
         self.write_key_file((key or secrets.token_hex(32)) + "\n")
         self.configure(listen_addresses="", unix_socket_directories=self.folder, fsync="off", log_checkpoints="off",
                        totp__key_file=self.key_file, **settings)
@@ -113,12 +123,15 @@ class Cluster:
     def promote(self) -> None:
         self.run("pg_ctl", "promote", "-w", "-s", "-D", self.data)
 
-    def kill9(self) -> None:
-        """A crash: every process of the server dies at once, without a word. start() then recovers from the WAL."""
+    def kill9(self, children: bool = True) -> None:
+        """A crash: every process of the server dies at once, without a word. start() then recovers from the WAL.
+
+        With children=False only the postmaster is killed; the others end by themselves when they notice.
+        """
         postmaster = self.pid()
         os.kill(postmaster, signal.SIGSTOP)  # it shall not see its children die, nor make new ones
         family = [postmaster, *_children(postmaster)]
-        for pid in family:
+        for pid in family if children else [postmaster]:
             os.kill(pid, signal.SIGKILL)
         for pid in family:
             os.waitpid(pid, 0)  # they are ours to reap, see _adopt_orphans
@@ -126,6 +139,8 @@ class Cluster:
     def remove(self) -> None:
         if self.is_running():
             self.stop("immediate")
+        if self.volume.is_mount():
+            subprocess.run(["umount", self.volume], check=True)
         shutil.rmtree(self.folder)
 
     def pid(self) -> int:
@@ -137,11 +152,18 @@ class Cluster:
 
     # --- standbys --------------------------------------------------------------------
 
-    def base_backup(self) -> "Cluster":
+    def base_backup(self, copy: "Cluster | None" = None) -> "Cluster":
         """A copy of this running server by pg_basebackup, configured but not started. The key file is this server's own."""
-        copy = Cluster()
+        copy = copy or Cluster(self.programs)
         copy.run("pg_basebackup", "--pgdata", copy.data, "--checkpoint=fast", "--wal-method=stream",
                  "--host", self.folder, "--username=postgres")
+        copy.configure(unix_socket_directories=copy.folder)
+        return copy
+
+    def copy_of_files(self) -> "Cluster":
+        """A copy of this base backup, which is not running."""
+        copy = Cluster(self.programs)
+        copy.run("cp", "-a", self.data, copy.data)
         copy.configure(unix_socket_directories=copy.folder)
         return copy
 
@@ -160,6 +182,40 @@ class Cluster:
         with closing(self.connect()) as conn:
             query = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
             wait_until(lambda: conn.execute(query, [target]).fetchone()[0], "the standby to replay")
+
+    def make_synchronous(self) -> None:
+        """Let commits of this primary wait for its standby."""
+        self.configure(synchronous_standby_names="standby")
+        self.reload()
+        with closing(self.connect()) as conn:
+            wait_until(lambda: conn.execute("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'").rowcount == 1,
+                       "the standby to be synchronous")
+
+    def cut_off(self) -> None:
+        """Let this standby receive nothing more from its primary."""
+        self.configure(primary_conninfo="")
+        self.reload()
+        with closing(self.connect()) as conn:
+            wait_until(lambda: conn.execute("SELECT FROM pg_stat_wal_receiver").rowcount == 0, "the WAL receiver to end")
+
+    # --- archives --------------------------------------------------------------------
+
+    def archive_wal(self) -> Path:
+        """Let this running server, which has archive_mode on, keep its WAL in a folder."""
+        archive = self.folder / "archive"
+        self.run("mkdir", archive)
+        self.configure(archive_command=f"cp %p {archive}/%f")
+        self.reload()
+        return archive
+
+    def recover(self, archive: Path, **target) -> "Cluster":
+        """Start this base backup by recovery from an archive to a point in time, and wait until it is a primary."""
+        self.configure(archive_mode="off", restore_command=f"cp {archive}/%f %p", recovery_target_action="promote", **target)
+        self.run("touch", self.data / "recovery.signal")
+        self.start()
+        with closing(self.connect()) as conn:
+            wait_until(lambda: conn.execute("SELECT NOT pg_is_in_recovery()").fetchone()[0], "the recovery to end")
+        return self
 
     # --- talking to it -----------------------------------------------------------------
 
@@ -195,7 +251,7 @@ class Cluster:
         identity = {}
         if os.getuid() == 0:
             identity = {"user": SERVER_USER.pw_uid, "group": SERVER_USER.pw_gid, "extra_groups": []}
-        path = f"{BIN}:/usr/local/bin:/usr/bin:/bin"
+        path = f"{self.programs}:/usr/local/bin:/usr/bin:/bin"
         program = shutil.which(program, path=path) or program
         # Not a pipe for stderr: the server inherits it from pg_ctl, and would hold it open.
         with tempfile.TemporaryFile() as errors:
@@ -249,6 +305,14 @@ class Database:
             for capability in capabilities:
                 conn.execute("SELECT totp_grant(%s, %s)", [role, capability])
         return role
+
+    def empty(self) -> None:
+        """As CREATE EXTENSION leaves it, but for the data keys: a test may fix its clock to a time before that of the test before it."""
+        with closing(self.connect()) as conn:
+            for table in ("secrets", "used_codes", "attempts", "recovery_codes", "audit_log", "floor"):
+                conn.execute(f"DELETE FROM totp.{table}")
+            conn.execute("INSERT INTO totp.floor (floor_at, system_identifier, control_inode, database, timeline, one)"
+                         " VALUES ('-infinity', 0, 0, 0, 0, true)")
 
     def drop(self) -> None:
         with closing(self.cluster.connect()) as conn:

@@ -69,7 +69,10 @@ SELECT unnest(extconfig)::regclass AS dumped, unnest(extcondition) AS condition 
 -- Anything of another kind (a type, an operator, a trigger, a cast) would be here.
 SELECT pg_describe_object(classid, objid, objsubid) AS other
   FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
- WHERE e.extname = 'pg_totp' AND d.classid NOT IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_namespace'::regclass) ORDER BY 1;
+ WHERE e.extname = 'pg_totp' AND d.classid NOT IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_namespace'::regclass)
+       -- Since PostgreSQL 17 the row types of tables and views are members themselves.
+   AND NOT (d.classid = 'pg_type'::regclass AND EXISTS (SELECT FROM pg_type t JOIN pg_class c ON c.reltype IN (t.oid, t.typelem) WHERE t.oid = d.objid AND c.relkind <> 'c'))
+ ORDER BY 1;
 SELECT tgrelid::regclass AS relation, tgname AS trigger FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE c.relnamespace = 'totp'::regnamespace;
 
 -- What lacks a comment.

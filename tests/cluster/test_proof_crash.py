@@ -1,0 +1,120 @@
+"""kill -9 at random moments under load: nothing that a client was told is lost. And the proof that this would be seen.
+
+PG_TOTP_CRASHES is the number of kills, PG_TOTP_SEED repeats a run's choices.
+"""
+
+import os
+import random
+import subprocess
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from crash_ledger import ACCEPTED_AGAIN, MAX_ATTEMPTS, PERIOD, SECOND, Ledger
+from crash_load import Session, assert_no_corruption, under_load, wrong_code_near
+from server import CHECKOUT, Cluster
+from totp import code_at
+
+CRASHES = int(os.environ.get("PG_TOTP_CRASHES", "20"))
+SEED = int(os.environ["PG_TOTP_SEED"]) if "PG_TOTP_SEED" in os.environ else None
+SETTINGS = {"totp__enrollment_ttl": "30d"}  # a user's clock runs fast
+
+
+def crash(cluster, ledger, seconds, children=True, **load):
+    """Load for a while, a kill, recovery. Returns the moment of the kill."""
+    with under_load(ledger, **load) as sessions:
+        threading.Event().wait(seconds)
+        killed_at = time.monotonic()
+        ledger.counts["transactions open at the kill"] += sum(session.in_transaction for session in sessions)
+        cluster.kill9(children)
+    cluster.start()
+    return killed_at
+
+
+def test_nothing_told_is_lost_when_the_server_is_killed_under_load(make_cluster):
+    """No code told true is accepted again, no lock, no failure older than a second is forgotten, every secret opens."""
+    cluster = make_cluster(**SETTINGS)
+    db = cluster.create_database()
+    ledger = Ledger(db, SEED).populate()
+    numbers = random.Random(ledger.seed)
+    print(f"seed {ledger.seed}")
+    for number in range(CRASHES):
+        killed_at = crash(cluster, ledger, numbers.uniform(0.2, 2), children=number % 4 < 2, synchronous_commit=("on", "off")[number % 2])
+        ledger.settle(killed_at)
+        assert ledger.findings == [], f"after kill {number + 1}, seed {ledger.seed}"
+        assert_no_corruption(db)
+    with closing(db.connect()) as conn:
+        ledger.expect(conn, ACCEPTED_AGAIN, "replayed", ledger.ever_told)
+    print(f"{CRASHES} kills", *sorted(ledger.counts.items()), sep="\n")
+    assert ledger.findings == []
+    assert not [what for what in ledger.counts if what.startswith("error")]
+    # It was no idle run.
+    for what in ("right: accepted", "wrong: wrong", "right: locked", "used: replayed", "recovery: true", "unlock: true", "enrolled",
+                 "right: replayed", "locks told", "transactions open at the kill"):
+        assert ledger.counts[what] >= CRASHES / 2, what
+
+
+def test_each_loss_is_found(fresh_cluster):
+    """What the harness says of a crash that lost nothing, and of one after which something is taken away by hand."""
+    db = fresh_cluster.create_database()
+    ledger = Ledger(db, SEED).populate()
+    accepted, locked, failed, recovered, enrolled = ledger.users[0][:5]
+
+    def tell():
+        with closing(db.connect()) as conn:
+            session = Session(ledger, conn, 0)
+            accepted.clock += PERIOD
+            session.ask(accepted, "right", code_at(accepted.secret, accepted.clock), accepted.clock)
+            for user, failures in ((locked, MAX_ATTEMPTS), (failed, 2)):
+                for _ in range(failures):
+                    session.ask(user, "wrong", wrong_code_near(user.secret, user.clock), user.clock)
+            session.ask(recovered, "recovery", recovered.recovery_codes.pop(), recovered.clock)
+        return time.monotonic() + 2 * SECOND  # killed so late that all of it is to be there
+
+    killed_at = tell()
+    fresh_cluster.kill9()
+    fresh_cluster.start()
+    ledger.settle(killed_at)
+    assert ledger.findings == []
+
+    killed_at = tell()
+    with closing(db.connect()) as conn:
+        for change, user in (("used_codes SET time_step = time_step - 1, uses = uses - 1 WHERE uses > 0", accepted),
+                             ("attempts SET locked_until = '-infinity' WHERE true", locked), ("attempts SET failures = 1 WHERE true", failed),
+                             ("used_codes SET recovery_mask = 0 WHERE recovery_mask > 0", recovered)):
+            conn.execute(f"UPDATE totp.{change} AND user_id = %s", [user.name])
+        conn.execute("SELECT totp_remove(%s)", [enrolled.name])
+    ledger.settle(killed_at)
+    found = {tuple(finding.split(": ")[:2]) for finding in ledger.findings}
+    assert found == {
+        (accepted.name, "an accepted code was forgotten"), (accepted.name, ACCEPTED_AGAIN), (locked.name, "a lock was forgotten"),
+        (failed.name, "a failure was forgotten"), (recovered.name, "a used recovery code was forgotten"),
+        (recovered.name, "recovery code accepted again"), (enrolled.name, "an enrolment was forgotten")}
+
+
+@pytest.fixture
+def faulty_cluster():
+    """A server with a build in which a code is told before it is on disk."""
+    subprocess.run(["tools/build-fault.sh"], cwd=CHECKOUT, check=True)
+    tree = subprocess.run(["tools/build-fault.sh", "where"], cwd=CHECKOUT, check=True, text=True, capture_output=True).stdout
+    one = Cluster(Path(tree.strip()))
+    try:
+        yield one.init(wal_writer_delay="10s", **SETTINGS).start()
+    finally:
+        one.remove()
+
+
+def test_the_same_kills_find_a_build_that_does_not_flush(faulty_cluster):
+    db = faulty_cluster.create_database()
+    ledger = Ledger(db, SEED).populate()
+    numbers = random.Random(ledger.seed)
+    wanted = {f": {ACCEPTED_AGAIN}: told accepted 5", ": an accepted code was forgotten: "}
+    for number in range(CRASHES):
+        ledger.settle(crash(faulty_cluster, ledger, numbers.uniform(0.1, 1), maintain=False, synchronous_commit="off"))
+        wanted -= {what for what in wanted for finding in ledger.findings if what in finding}
+        if not wanted:
+            break
+    print(f"seed {ledger.seed}, found after kill {number + 1}", *ledger.findings, sep="\n")
+    assert wanted == set()
