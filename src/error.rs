@@ -165,9 +165,9 @@ impl Error {
             }
             Self::NoDataKey(_) => Some("Restore table totp.data_keys from a backup."),
             Self::RowsAltered => Some("See totp_health(); restore the rows from a backup, or enrol the user again."),
-            Self::TableAltered(_) => {
-                Some("It must be a logged table of access method heap with its columns unchanged. With wal_level = minimal, commit what made or rewrote it first.")
-            }
+            Self::TableAltered(_) => Some(
+                "It must be a logged table of access method heap with its columns unchanged. With wal_level = minimal, commit what made or rewrote it first.",
+            ),
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
             Self::ExportDenied => Some("Only a superuser exports secrets."),
             Self::StartupOption => Some("Connect without them; only totp.actor may be among them."),

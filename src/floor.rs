@@ -31,21 +31,23 @@ thread_local! {
 /// The floor of this cluster. Sets it to now where this identity has not judged before; no ROLLBACK takes that back.
 pub fn current() -> Result<Timestamp, Error> {
     let table = floor::table();
+    let now = clock::now()?;
     if let Some((judged, floor_at)) = JUDGED.get()
         && judged == table
+        && !is_far_ahead(floor_at.0, now)
     {
         return Ok(floor_at);
     }
     let floor_at = loop {
         let (address, found, _snapshot) = floor::find()?;
         let ours = identity()?;
-        if found.identity == ours {
+        let now = clock::now()?;
+        if found.identity == ours && !is_far_ahead(found.floor_at, now) {
             break Timestamp(found.floor_at);
         }
-        let now = clock::now()?;
         let outcome = inplace::change_one(&address, |row: &mut Floor| {
             // Another session may have been faster.
-            if row.identity != ours {
+            if row.identity != ours || is_far_ahead(row.floor_at, now) {
                 *row = Floor { floor_at: now.0, identity: ours };
             }
             row.floor_at
@@ -60,6 +62,12 @@ pub fn current() -> Result<Timestamp, Error> {
     };
     JUDGED.set(Some((table, floor_at)));
     Ok(floor_at)
+}
+
+/// Whether the clock was so far ahead when the floor was set that nobody shall wait until then: the floor is now.
+/// A little ahead may be a clock that has gone back since, and then codes up to the floor may have been used.
+fn is_far_ahead(floor_at: i64, now: Timestamp) -> bool {
+    floor_at.saturating_sub(now.0) > otp::lockout::CLOCK_DOUBT
 }
 
 /// The last step whose codes may have been accepted before the floor, for a secret that is older than it.

@@ -10,9 +10,9 @@ mod totp {
     use seal::KeyId;
 
     use crate::error::Error;
-    use crate::store::{data_keys, secrets};
     use crate::store::rotation::{self, Batch};
     use crate::store::spi::Snapshot;
+    use crate::store::{data_keys, secrets};
     use crate::{audit, clock, guard, keyring};
 
     const CALLER: &str = "totp_rotate_key_online";

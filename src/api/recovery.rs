@@ -53,7 +53,7 @@ fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bo
     loop {
         let Some(found) = look_up(user_id)? else { return Ok(false) };
         let now = clock::now()?;
-        if found.disabled || found.seen.recovery.is_locked(now.0) {
+        if found.disabled || found.seen.recovery.believed(&settings::lockout(), now.0).is_locked(now.0) {
             return Ok(false);
         }
         let Ok(code) = RecoveryCode::parse(code) else { return Ok(false) };

@@ -150,13 +150,17 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
     let code = code.unwrap_or_default();
     let mut user_locked = false;
     loop {
-        let found = match look_up(user_id, |attempts| Ok(attempts.codes.is_locked(clock::now()?.0)))? {
+        let is_locked = |attempts: &Attempts| {
+            let now = clock::now()?.0;
+            Ok(attempts.codes.believed(&settings::lockout(), now).is_locked(now))
+        };
+        let found = match look_up(user_id, is_locked)? {
             LookUp::Nobody => return Ok(Answer::not_enrolled()),
             LookUp::Locked(attempts) => return Ok(Answer::new(Reason::Locked, attempts.codes, clock::now()?)),
             LookUp::User(user) => user,
         };
         let now = clock::now()?;
-        let counter = found.seen.codes;
+        let counter = found.seen.codes.believed(&settings::lockout(), now.0);
         let candidates = match usable(&found, scope, now) {
             Ok(candidates) => candidates,
             Err(Reason::NotEnrolled) => return Ok(Answer::not_enrolled()),

@@ -144,10 +144,23 @@ SELECT 'rights', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
  WHERE grantee = 0");
 
 statement!(reads FLOOR(TIMESTAMPTZOID), c"
-SELECT 'clock', CASE WHEN floor_at > $1 THEN 'fail' ELSE 'ok' END,
+SELECT 'clock', CASE WHEN floor_at > $1 OR used > 0 THEN 'fail' WHEN locked > 0 THEN 'warn' ELSE 'ok' END,
        CASE WHEN floor_at > $1 THEN 'the clock was ahead when this cluster first judged a code, or is behind now: codes of older secrets are refused until ' || floor_at
+            WHEN used > 0 THEN 'the clock was ahead, or is behind now: set it right; ' || used || ' secrets or recovery sets in totp.used_codes were used later than now, the last at '
+                 || last_used || ', and such secrets are refused until then: totp_reset() for users who cannot wait'
+            WHEN locked > 0 THEN 'the clock was ahead, or is behind now: set it right; ' || locked || ' locks in totp.attempts end later than any lock can, and are ignored: totp_unlock() clears them'
             ELSE 'not behind what was seen before; nothing to do' END
   FROM totp.floor
+ CROSS JOIN (SELECT count(*) AS used, max(used_at) AS last_used
+               FROM totp.used_codes
+              -- Sign-ins go on while this reads: time passes, and a minute is not worth a word.
+              WHERE used_at > $1 + (pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) + interval '1 minute') AS u
+ CROSS JOIN (SELECT count(*) AS locked
+               FROM totp.attempts, pg_catalog.unnest(ARRAY[locked_until, recovery_locked_until]) AS lock(ends)
+              WHERE ends < 'infinity'
+                AND ends > $1 + (pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) + interval '1 hour'
+                              + greatest(pg_catalog.current_setting('totp.lockout')::interval,
+                                         pg_catalog.current_setting('totp.lockout_max')::interval)) AS l
 UNION ALL
 SELECT 'recovery_after_restore', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
        CASE WHEN count(*) = 0 THEN 'no recovery codes are older than the last failover or restore; nothing to do'

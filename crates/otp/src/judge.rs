@@ -49,6 +49,7 @@ pub enum Guess {
 ///
 /// A lock comes first, whatever the guess is. Only [`Guess::NoMatch`] is charged; only [`Guess::Fresh`] clears failures.
 pub fn judge_guess(counter: Counter, policy: &Policy, now: i64, guess: Guess) -> (Verdict, Counter) {
+    let counter = counter.believed(policy, now);
     if counter.is_locked(now) {
         return (Verdict::Locked, counter);
     }

@@ -10,6 +10,9 @@ pub const NEVER: i64 = i64::MIN;
 /// After every time: locked until somebody unlocks.
 pub const FOREVER: i64 = i64::MAX;
 
+/// What a clock may be wrong by without being seen to be, in microseconds: an hour.
+pub const CLOCK_DOUBT: i64 = 3_600_000_000;
+
 /// What a wrong guess costs. Values outside their range are read as the nearest one that makes sense: a count below 1 as 1,
 /// a time below 0 as 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,19 @@ pub struct Counter {
 impl Counter {
     /// No failure, no lock.
     pub const CLEAR: Counter = Counter { failures: 0, locked_until: NEVER };
+
+    /// What of the counter counts at `now`. A lock that ends later than any that can have been set by now was set by a
+    /// clock that was ahead: it is none, or a user would wait until that time. Its failures stay.
+    ///
+    /// In doubt for [`CLOCK_DOUBT`], so that sessions whose `now` is a little old judge alike.
+    pub fn believed(self, policy: &Policy, now: i64) -> Counter {
+        let longest = policy.lockout.max(policy.lockout_max).max(0).saturating_add(CLOCK_DOUBT);
+        if self.locked_until != FOREVER && self.locked_until.saturating_sub(now) > longest {
+            Counter { locked_until: NEVER, ..self }
+        } else {
+            self
+        }
+    }
 
     /// Whether guesses are refused at `now`. A lock has run out at the very microsecond that it names.
     pub fn is_locked(self, now: i64) -> bool {

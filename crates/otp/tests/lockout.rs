@@ -1,6 +1,6 @@
 //! The lockout policy. Times are microseconds.
 
-use otp::lockout::{FOREVER, NEVER};
+use otp::lockout::{CLOCK_DOUBT, FOREVER, NEVER};
 use otp::{Counter, Policy};
 use proptest::prelude::*;
 
@@ -90,6 +90,15 @@ fn values_outside_their_range_lock_rather_than_open() {
     assert_eq!(after(9, &policy, 0).1, Some(DEFAULT.lockout));
 }
 
+#[test]
+fn a_lock_that_no_right_clock_can_have_set_is_none() {
+    let counter = Counter { failures: 7, locked_until: DEFAULT.lockout_max + CLOCK_DOUBT + 1 };
+    assert_eq!(counter.believed(&DEFAULT, 0), Counter { failures: 7, locked_until: NEVER });
+    assert_eq!(counter.believed(&DEFAULT, 1), counter);
+    let forever = Counter { failures: 100, locked_until: FOREVER };
+    assert_eq!(forever.believed(&DEFAULT, NEVER), forever);
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     let time = || prop_oneof![0..=100_000 * SECOND, any::<i64>()];
     (prop_oneof![-2..=20, any::<i32>()], time(), time(), prop_oneof![-2..=120, any::<i32>()]).prop_map(
@@ -129,6 +138,25 @@ proptest! {
         prop_assert!(charged.failures >= counter.failures);
         prop_assert!(charged.locked_until >= counter.locked_until);
         prop_assert!(charged.retry_at(now) >= counter.retry_at(now));
+    }
+
+    #[test]
+    fn a_lock_just_set_is_believed_also_where_now_is_older(
+        policy in policy(), failures in 1..120, now in 0..=i64::MAX / 4, older in 0..=CLOCK_DOUBT,
+    ) {
+        let (counter, _) = after(failures, &policy, now);
+        prop_assert_eq!(counter.believed(&policy, now - older), counter);
+    }
+
+    #[test]
+    fn nobody_waits_for_longer_than_the_longest_lock(policy in policy(), counter in counter(), now in any::<i64>()) {
+        let believed = counter.believed(&policy, now);
+        prop_assert_eq!(believed.failures, counter.failures);
+        let longest = i128::from(policy.lockout.max(policy.lockout_max).max(0)) + i128::from(CLOCK_DOUBT);
+        if let Some(end) = believed.retry_at(now) {
+            prop_assert!(end == FOREVER || i128::from(end) - i128::from(now) <= longest);
+            prop_assert_eq!(believed, counter);
+        }
     }
 
     #[test]
