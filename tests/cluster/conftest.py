@@ -3,11 +3,13 @@
 Rules for the tests here: no assertion on elapsed time, no sleep; time is an argument (totp.fix_clock).
 """
 
+import re
 import signal
 from contextlib import closing
 
 import pytest
 from server import Cluster, Database
+from totp import NOON, fix_clock
 
 _clusters: list[Cluster] = []  # those that are up, whose logs a failing test shows
 
@@ -42,13 +44,31 @@ def _module_database(cluster):
 @pytest.fixture
 def quick_db(_module_database) -> Database:
     """A database that the tests of a module share, emptied before each: for many tests that change rows only."""
-    with closing(_module_database.connect()) as conn:
-        for table in ("secrets", "used_codes", "attempts", "recovery_codes", "audit_log", "floor"):
-            conn.execute(f"DELETE FROM totp.{table}")
-        # As CREATE EXTENSION leaves it, so that a test may fix its clock to a time before that of the test before it.
-        conn.execute("INSERT INTO totp.floor (floor_at, system_identifier, control_inode, database, timeline, one)"
-                     " VALUES ('-infinity', 0, 0, 0, 0, true)")
+    _module_database.empty()
     return _module_database
+
+
+@pytest.fixture
+def conn(quick_db):
+    """A superuser's session in quick_db, in which it is noon."""
+    with closing(quick_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        yield conn
+
+
+@pytest.fixture
+def log(cluster):
+    """A function that returns the lines of pg_totp in the server log since the test began, without their prefix.
+
+    Without who did it, the superuser, and without the line of the floor, which is new in each test.
+    """
+    begin = len(cluster.log_text())
+
+    def lines():
+        found = re.findall(r"LOG:  totp: (event=(?!floor).*)", cluster.log_text()[begin:])
+        return [line.replace(' db_user="postgres"', "", 1) for line in found]
+
+    return lines
 
 
 @pytest.fixture
@@ -112,9 +132,18 @@ def _remove(one: Cluster) -> None:
 
 
 def pytest_configure():
-    """End as Ctrl-C does, with the servers stopped, when someone else ends the run."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    """End as Ctrl-C does, with the servers stopped, when someone else ends the run; in each process that tests run in."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
+
+
+# Files that take longest by themselves: begun first, so that the processes that share the files end at about the same time.
+LONG_FILES = ("test_audit_size", "test_rotation_load", "test_attempts_ways_out", "test_proof_crash", "test_attempts_crash", "test_dump", "test_in_place_load",
+              "test_rotation_crash", "test_in_place_floor", "test_in_place_tables")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
 
 
 _log_sizes = pytest.StashKey[dict[Cluster, int]]()

@@ -4,13 +4,17 @@ import base64
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
+from datetime import datetime
 
 import psycopg
+import pytest
 from server import PATIENCE_SECONDS, Database, wait_until
-from totp import code_at, fix_clock
+from totp import NOON, code_at, fix_clock
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
+AT_ONCE = "SELECT * FROM totp_rotate_key()"
+ONLINE = "CALL totp_rotate_key_online(1)"
+both_kinds = pytest.mark.parametrize("rotate", [AT_ONCE, ONLINE], ids=["at once", "online"])
+
 GUARD = "SET statement_timeout = '60s'"  # against a test that hangs; no measure of speed
 
 OPEN_SECRETS = """

@@ -1,22 +1,12 @@
 """Every argument of every function at its edges: what is accepted, what is 22023, what is simply false."""
 
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from totp import code_at, enroll, error_of, fix_clock, verify
+from totp import NOON, SECRET, code_at, enroll, error_of, fix_clock, verify
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 MEGABYTE = "x" * 1_000_000
 MANY_DIGITS = "1" * 1_000_000
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
-
-
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
 
 
 def refused(conn, query, parameters=None):

@@ -8,18 +8,15 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
 import psycopg
 import pytest
 from server import wait_until
-from totp import check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
+from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
-MAX_ATTEMPTS = 5
 LAZY = {"wal_writer_delay": "10s", "wal_writer_flush_after": 0, "bgwriter_delay": "10s", "checkpoint_timeout": "1d", "autovacuum": "off"}
 ROUNDS = 3
 
@@ -193,6 +190,7 @@ def test_a_charge_survives_the_kill_of_its_backend_inside_verify_and_then_of_the
             os.kill(victim.info.backend_pid, signal.SIGKILL)
             with pytest.raises(psycopg.OperationalError):
                 answer.result()
+        wait_until(lambda: is_gone(blocker), "the server to see that a backend was killed")  # until then it takes connections
         wait_until(lambda: is_up(db), "the server to recover")
         assert failures_of_alice(db) == failures
         crash(db)
@@ -203,6 +201,14 @@ def test_a_charge_survives_the_kill_of_its_backend_inside_verify_and_then_of_the
 
 def failures_of_alice(db):
     return db.value("SELECT DISTINCT failures FROM totp_status('alice')")
+
+
+def is_gone(conn):
+    try:
+        conn.execute("SELECT")
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 def is_up(db):

@@ -5,16 +5,13 @@ import io
 import json
 import re
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import islice
 
 import pytest
 from server import wait_until
-from totp import check, code_at, enroll, fix_clock, import_secret, wrong_codes
+from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, wrong_codes
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
-MAX_ATTEMPTS = 5
 
 # The default log_line_prefix, and the whole line after it.
 LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:.]+ \S+ \[\d+\] LOG:  (totp: event=.*)")

@@ -7,18 +7,14 @@ transaction back. PG_TOTP_TRIES is the number of tries by each way.
 import os
 import socket
 from contextlib import closing
-from datetime import UTC, datetime
 from itertools import islice
 from typing import NamedTuple
 
 import psycopg
 import pytest
-from totp import check, code_at, enroll, fix_clock, import_secret, wrong_codes
+from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, wrong_codes
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 TRIES = int(os.environ.get("PG_TOTP_TRIES", "10000"))
-MAX_ATTEMPTS = 5
 
 # What a script may use: guess() says the reason before its transaction ends, and returns 0.
 TOOLS = """

@@ -1,30 +1,14 @@
-"""Enrolling, again and at once: one pending secret, no error, and what was told to a user is either stored or dead."""
+"""Enrolling, and enrolling again: one pending secret, no error, and what was told to a user is either stored or dead."""
 
-import random
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import psycopg
 import pyotp
 import pytest
-from server import wait_until
-from totp import code_at, enroll, error_of, fix_clock, parallel, verify
+from totp import LEVELS, NOON, ORPHANS, active_user, code_at, enabled, enroll, error_of, fix_clock, parallel, states, verify, works
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-
-# A secret never stands without its row of used codes and its user's row of attempts, nor these without it.
-ORPHANS = """
-SELECT 'secret without used code' FROM totp.secrets s
- WHERE NOT EXISTS (SELECT FROM totp.used_codes u WHERE (u.user_id, u.secret_id) = (s.user_id, s.secret_id))
-UNION ALL
-SELECT 'secret without attempts' FROM totp.secrets s WHERE NOT EXISTS (SELECT FROM totp.attempts a WHERE a.user_id = s.user_id)
-UNION ALL
-SELECT 'used code without secret' FROM totp.used_codes u
- WHERE NOT EXISTS (SELECT FROM totp.secrets s WHERE (u.user_id, u.secret_id) = (s.user_id, s.secret_id))
-UNION ALL
-SELECT 'two rows of one slot' FROM totp.secrets GROUP BY user_id, device, slot HAVING count(*) > 1"""
 
 
 @pytest.fixture
@@ -33,27 +17,6 @@ def conn(quick_db):
         fix_clock(conn, NOON)
         yield conn
         assert conn.execute(ORPHANS).fetchall() == []
-
-
-def status(conn, user_id="alice"):
-    return conn.execute("SELECT device, state, version FROM totp_status(%s)", [user_id]).fetchall()
-
-
-def enabled(conn, user_id="alice") -> bool:
-    return conn.execute("SELECT totp_enabled(%s)", [user_id]).fetchone()[0]
-
-
-def active_user(conn, user_id="alice", **parameters) -> str:
-    """Enrol and confirm with the code of the step before NOON; the secret."""
-    secret = enroll(conn, user_id, **parameters)
-    assert verify(conn, user_id, code_at(secret, NOON.timestamp() - 30)) is True
-    return secret
-
-
-def works(conn, secret: str, when=NOON, user_id="alice", device=None) -> bool:
-    """Whether a code of this secret signs in at that time. A code is used up by it."""
-    fix_clock(conn, when)
-    return verify(conn, user_id, code_at(secret, when), device)
 
 
 # --- What is shown ------------------------------------------------------------------------
@@ -91,20 +54,20 @@ def test_secrets_are_different_and_of_the_right_length(conn):
 def test_enrolling_again_while_pending_replaces_the_pending_secret(conn):
     first = enroll(conn, "alice")
     second = enroll(conn, "alice")
-    assert status(conn) == [("default", "pending", 2)]
+    assert states(conn) == [("default", "pending", 2)]
     assert works(conn, first) is False
     assert works(conn, second) is True
-    assert status(conn) == [("default", "active", 2)]
+    assert states(conn) == [("default", "active", 2)]
 
 
 def test_an_abandoned_enrolment_leaves_the_old_secret_working(conn):
     old = active_user(conn)
     enroll(conn, "alice")
     enroll(conn, "alice")
-    assert status(conn) == [("default", "active", 1), ("default", "pending", 3)]
+    assert states(conn) == [("default", "active", 1), ("default", "pending", 3)]
     assert works(conn, old, NOON) is True
     assert works(conn, old, NOON + 5 * HOUR) is True
-    assert status(conn)[0] == ("default", "active", 1)
+    assert states(conn)[0] == ("default", "active", 1)
     assert enabled(conn)
 
 
@@ -114,7 +77,7 @@ def test_the_first_good_code_of_the_new_secret_kills_the_old_one(conn, first_cod
     old = active_user(conn)
     new = enroll(conn, "alice")
     assert conn.execute(first_code, [code_at(new, NOON)]).fetchone() == (True,)
-    assert status(conn) == [("default", "active", 2)]
+    assert states(conn) == [("default", "active", 2)]
     assert works(conn, old, NOON + timedelta(seconds=30)) is False
     assert works(conn, new, NOON + timedelta(seconds=30)) is True
     assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (1,)
@@ -125,7 +88,7 @@ def test_a_wrong_first_code_changes_nothing(conn):
     enroll(conn, "alice")
     other = enroll(conn, "bob")
     assert conn.execute("SELECT totp_confirm('alice', %s)", [code_at(other, NOON)]).fetchone() == (False,)
-    assert status(conn) == [("default", "active", 1), ("default", "pending", 2)]
+    assert states(conn) == [("default", "active", 1), ("default", "pending", 2)]
     assert works(conn, old) is True
 
 
@@ -133,7 +96,7 @@ def test_confirm_takes_no_code_of_the_active_secret(conn):
     old = active_user(conn)
     enroll(conn, "alice")
     assert conn.execute("SELECT totp_confirm('alice', %s)", [code_at(old, NOON)]).fetchone() == (False,)
-    assert status(conn) == [("default", "active", 1), ("default", "pending", 2)]
+    assert states(conn) == [("default", "active", 1), ("default", "pending", 2)]
 
 
 def test_confirm_is_about_one_device(conn):
@@ -146,18 +109,18 @@ def test_confirm_is_about_one_device(conn):
 def test_keep_current_false_kills_the_old_secret_at_once(conn):
     old = active_user(conn)
     new = enroll(conn, "alice", keep_current=False)
-    assert status(conn) == [("default", "pending", 2)]
+    assert states(conn) == [("default", "pending", 2)]
     assert works(conn, old) is False
     assert enabled(conn)  # a lost phone never switches MFA off
     assert works(conn, new) is True
-    assert status(conn) == [("default", "active", 2)]
+    assert states(conn) == [("default", "active", 2)]
 
 
 def test_keep_current_false_kills_a_staged_secret_too(conn):
     old = active_user(conn)
     staged = enroll(conn, "alice")
     new = enroll(conn, "alice", keep_current=False)
-    assert status(conn) == [("default", "pending", 3)]
+    assert states(conn) == [("default", "pending", 3)]
     assert (works(conn, old), works(conn, staged), works(conn, new)) == (False, False, True)
 
 
@@ -253,7 +216,7 @@ def test_each_device_signs_in_and_each_has_its_own_burnt_step(conn):
 def test_replacing_one_device_leaves_the_other_alone(conn):
     phone, tablet = active_user(conn, device="phone"), active_user(conn, device="tablet")
     enroll(conn, "alice", device="phone", keep_current=False)
-    assert status(conn) == [("phone", "pending", 2), ("tablet", "active", 1)]
+    assert states(conn) == [("phone", "pending", 2), ("tablet", "active", 1)]
     assert works(conn, phone) is False
     assert works(conn, tablet) is True
 
@@ -262,7 +225,7 @@ def test_remove_one_device(conn):
     phone, tablet = active_user(conn, device="phone"), active_user(conn, device="tablet")
     enroll(conn, "alice", device="phone")  # staged: still one device
     assert conn.execute("SELECT totp_remove('alice', 'phone')").fetchone() == (1,)
-    assert status(conn) == [("tablet", "active", 1)]
+    assert states(conn) == [("tablet", "active", 1)]
     assert (works(conn, phone), works(conn, tablet)) == (False, True)
     assert conn.execute("SELECT totp_remove('alice', 'tablet')").fetchone() == (1,)
     assert not enabled(conn)
@@ -303,7 +266,7 @@ def test_a_disabled_device_does_not_sign_in(conn):
     conn.execute("UPDATE totp.secrets SET disabled_at = now()")
     assert conn.execute("SELECT accepted, reason FROM totp_check('alice', %s)", [code_at(secret, NOON)]).fetchone() == (False, "disabled")
     assert not enabled(conn)
-    assert status(conn) == [("default", "disabled", 1)]
+    assert states(conn) == [("default", "disabled", 1)]
     conn.execute("UPDATE totp.secrets SET disabled_at = NULL")
     assert works(conn, secret) is True  # that code was not used up
 
@@ -323,7 +286,7 @@ def test_at_most_max_devices(conn):
     enroll(conn, "alice", device="one more")
     conn.execute("SET totp.max_devices = 1")
     assert error_of(conn, "SELECT totp_enroll('alice', device => 'yet another')").sqlstate == "54000"
-    assert len({device for device, _, _ in status(conn)}) == 11  # a lower limit removes nothing
+    assert len({device for device, _, _ in states(conn)}) == 11  # a lower limit removes nothing
 
 
 def test_expired_devices_that_were_never_confirmed_make_room(conn):
@@ -336,7 +299,7 @@ def test_expired_devices_that_were_never_confirmed_make_room(conn):
     assert error_of(conn, "SELECT totp_enroll('alice', device => 'new')").sqlstate == "54000"
     fix_clock(conn, NOON + HOUR)
     enroll(conn, "alice", device="new")
-    assert {device for device, _, _ in status(conn)} == {"kept", "lost", "new"}
+    assert {device for device, _, _ in states(conn)} == {"kept", "lost", "new"}
     assert error_of(conn, "SELECT totp_enroll('alice', device => 'another')").sqlstate == "54000"
 
 
@@ -344,7 +307,7 @@ def test_expired_devices_stay_while_there_is_room(conn):
     enroll(conn, "alice", device="abandoned")
     fix_clock(conn, NOON + HOUR)
     enroll(conn, "alice", device="new")
-    assert {device for device, _, _ in status(conn)} == {"abandoned", "new"}
+    assert {device for device, _, _ in states(conn)} == {"abandoned", "new"}
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -369,7 +332,7 @@ def test_max_devices_holds_for_sessions_at_once(quick_db, conn, level):
 
             answers = parallel(30, one_more, prepare=begin)
             enrolled = answers.count("enrolled")
-            assert len(status(conn, f"user {round}")) == enrolled
+            assert len(states(conn, f"user {round}")) == enrolled
             if level != "READ COMMITTED":
                 # PostgreSQL itself aborts transactions that meet what others wrote at once: here the user's first row
                 # (docs/design/decisions.md). None may be one too many.
@@ -377,141 +340,3 @@ def test_max_devices_holds_for_sessions_at_once(quick_db, conn, level):
                 assert set(answers) <= {"enrolled", "54000", "40001"}
             else:
                 assert sorted(map(str, answers)) == ["54000"] * 20 + ["enrolled"] * 10
-
-
-# --- At once -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("before", ["nothing", "pending", "active", "active and pending"])
-@pytest.mark.parametrize("keep_current", [True, False])
-def test_ten_sessions_enrol_one_device(quick_db, conn, level, before, keep_current):
-    with ExitStack() as stack:
-        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(10)]
-        for session in sessions:
-            fix_clock(session, NOON)
-        for round in range(5):
-            user_id = f"user {round}"
-            old = active_user(conn, user_id) if before.startswith("active") else None
-            earlier = [enroll(conn, user_id)] if before.endswith("pending") else []
-
-            def begin(i):
-                sessions[i].execute(f"BEGIN ISOLATION LEVEL {level}")
-                sessions[i].execute("SELECT count(*) FROM pg_class")  # takes the snapshot, and no predicate lock
-
-            def enrol(i, _):
-                secret = enroll(sessions[i], user_id, keep_current=keep_current)
-                sessions[i].execute("COMMIT")
-                return secret
-
-            answers = parallel(10, enrol, prepare=begin)
-            # PostgreSQL itself aborts transactions that meet what others wrote at once; their secrets never were. At
-            # REPEATABLE READ that is the user's first row alone (docs/design/decisions.md).
-            may_abort = level == "SERIALIZABLE" or (level == "REPEATABLE READ" and before == "nothing")
-            if may_abort:
-                for session in sessions:
-                    session.execute("ROLLBACK")
-                answers = [answer for answer in answers if not isinstance(answer, psycopg.errors.SerializationFailure)]
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            assert len(set(answers)) == (len(answers) if may_abort else 10)
-            states = sorted(state for _, state, _ in status(conn, user_id))
-            assert states == (["active", "pending"] if old and keep_current else ["pending"])
-            if old and keep_current:
-                assert works(conn, old, user_id=user_id) is True
-            # Each wrong guess may lock for some seconds, so each is made an hour after the last; nothing may expire meanwhile.
-            conn.execute("UPDATE totp.secrets SET expires_at = 'infinity' WHERE slot = 'pending'")
-            alive = [works(conn, secret, NOON + (number + 2) * 2 * HOUR, user_id) for number, secret in enumerate(earlier + answers)]
-            assert alive.count(True) == 1 and not (earlier and alive[0])
-            assert [state for _, state, _ in status(conn, user_id)] == ["active"]
-            fix_clock(conn, NOON)
-            assert conn.execute(ORPHANS).fetchall() == []
-
-
-def test_the_secret_that_commits_last_is_the_stored_one(quick_db, conn):
-    """One session enrols and holds its transaction; a second waits for it and then replaces what it stored."""
-    first, second = quick_db.connect(), quick_db.connect()
-    with closing(first), closing(second):
-        for session in (first, second):
-            fix_clock(session, NOON)
-        first.execute("BEGIN")
-        early = enroll(first, "alice")
-
-        def commit_when_the_other_waits():
-            waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
-            wait_until(lambda: conn.execute(waiting, [second.info.backend_pid]).fetchone() == (1,), "the second session to wait")
-            first.execute("COMMIT")
-
-        _, late = parallel(2, lambda i: [commit_when_the_other_waits, lambda: enroll(second, "alice")][i]())
-    assert (works(conn, early), works(conn, late)) == (False, True)
-
-
-def test_a_removal_that_meets_an_enrolment_says_what_it_removed(quick_db, conn):
-    """The enrolment commits after the removal has begun: it is there afterwards, or counted and audited as removed; never gone without a word."""
-    enrolling, blocking, removing = (quick_db.connect() for _ in range(3))
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
-    with closing(enrolling), closing(blocking), closing(removing):
-        for session in (enrolling, removing):
-            fix_clock(session, NOON)
-        enroll(conn, "bob")
-        enrolling.execute("BEGIN")
-        secret = enroll(enrolling, "alice")
-
-        def block():  # behind the enrolment, and before what the removal reads: so that the commit comes in the middle of the removal
-            blocking.execute("BEGIN")
-            blocking.execute("LOCK TABLE totp.secrets IN ACCESS EXCLUSIVE MODE")
-
-        def remove():
-            wait_until(lambda: conn.execute(waiting, [blocking.info.backend_pid]).fetchone() == (1,), "the table lock to queue")
-            answers.append(removing.execute("SELECT totp_remove('alice')").fetchone()[0])
-
-        def commit():
-            with closing(quick_db.connect()) as watcher:
-                wait_until(lambda: answers or watcher.execute(waiting, [removing.info.backend_pid]).fetchone() == (1,),
-                           "the removal to answer, or to wait")
-                enrolling.execute("COMMIT")
-                wait_until(lambda: watcher.execute(waiting, [blocking.info.backend_pid]).fetchone() == (0,), "the table lock")
-                blocking.execute("COMMIT")
-
-        answers = []
-        for ended in parallel(3, lambda i: [block, remove, commit][i]()):
-            if isinstance(ended, Exception):
-                raise ended
-        [removed] = answers
-        audited = conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'removed' AND user_id = 'alice'").fetchone()[0]
-        assert (removed, audited, len(status(conn))) in ((0, 0, 1), (1, 1, 0))
-        assert works(conn, secret) is (removed == 0)
-
-
-def test_enrol_remove_and_sign_in_at_once_leave_nothing_behind(quick_db, conn):
-    """Whatever order they come in: no error, and no row without its others."""
-    def life(i):
-        chance = random.Random(i)
-        with closing(quick_db.connect()) as session:
-            fix_clock(session, NOON)
-            for _ in range(200):
-                user_id, device = chance.choice(["alice", "bob"]), chance.choice(["phone", "tablet"])
-                action = chance.randrange(6)
-                if action < 2:
-                    secret = enroll(session, user_id, device=device, keep_current=chance.random() < 0.5)
-                    verify(session, user_id, code_at(secret, NOON), device)
-                elif action == 2:
-                    session.execute("SELECT totp_remove(%s)", [user_id])
-                elif action == 3:
-                    session.execute("SELECT totp_remove(%s, %s)", [user_id, device])
-                elif action == 4:
-                    session.execute("SELECT totp_enabled(%s), count(*) FROM totp_status(%s)", [user_id, user_id])
-                else:
-                    session.execute("BEGIN")
-                    enroll(session, user_id, device=device)
-                    session.execute("ROLLBACK")
-
-    for answer in parallel(10, life):
-        if isinstance(answer, Exception):
-            raise answer
-    assert conn.execute(ORPHANS).fetchall() == []
-    for user_id in ("alice", "bob"):
-        conn.execute("SELECT totp_remove(%s)", [user_id])
-    for table in ("secrets", "used_codes", "attempts"):
-        assert conn.execute(f"SELECT count(*) FROM totp.{table}").fetchone() == (0,)

@@ -1,13 +1,11 @@
 """The conditions of the contract's table of errors that no other file has: SQLSTATE, HINT, and nothing charged."""
 
 from contextlib import closing
-from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from totp import code_at, enroll, error_of, fix_clock, verify
+from totp import NOON, active_user, code_at, enroll, error_of, fix_clock, verify
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 # Functions that write, with arguments that would be all right for a user who is there.
 WRITERS = ["SELECT totp_verify('alice', '{code}')", "SELECT totp_verify(NULL, NULL)", "SELECT totp_verify('nobody', '123456')", "SELECT * FROM totp_check('alice', '{code}')",
@@ -20,21 +18,8 @@ def name_of(call: str) -> str:
     return call.replace("* FROM ", "").removeprefix("SELECT ").split("(")[0]
 
 
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
-
-
 def existing(conn) -> set[str]:
     return {name for [name] in conn.execute("SELECT proname::text FROM pg_proc WHERE proname LIKE 'totp%%'", []).fetchall()}
-
-
-def active_user(conn, user_id="alice", **parameters) -> str:
-    secret = enroll(conn, user_id, **parameters)
-    assert verify(conn, user_id, code_at(secret, NOON.timestamp() - 30)) is True
-    return secret
 
 
 # --- Read-only transactions and standbys ----------------------------------------------------------------

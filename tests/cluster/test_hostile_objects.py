@@ -1,12 +1,10 @@
 """Objects that an attacker puts into the caller's search_path are never called, and never taken for ours."""
 
 from contextlib import closing
-from datetime import UTC, datetime
 
 import pytest
-from totp import code_at, fix_clock, wrong_code
+from totp import NOON, code_at, fix_clock, wrong_code
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 # Everything in it reports and raises, so that a call shows whether its result would matter or not.
 TRAP = """

@@ -9,11 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from server import Database
-from totp import check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
+from totp import NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=10, seconds=7)
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 PERIOD = 30
 
 

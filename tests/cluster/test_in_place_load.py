@@ -7,13 +7,10 @@ PG_TOTP_CHARGES and PG_TOTP_RACES are the sizes.
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import UTC, datetime
 
 from server import wait_until
-from totp import code_at, fix_clock, import_secret
+from totp import NOON, SECRET, code_at, fix_clock, import_secret
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 WRONG = "00000000"
 CHARGES = int(os.environ.get("PG_TOTP_CHARGES", "64000"))
 RACES = int(os.environ.get("PG_TOTP_RACES", "10000"))

@@ -4,16 +4,12 @@ A wait that should not be ends in an error: no statement here may take longer th
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from itertools import islice
 
 import psycopg
 import pytest
 from server import wait_until
-from totp import check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
+from totp import NOON, SECRET, check, enroll, fix_clock, good, import_secret, verify, wrong
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 OTHER_SECRET = "KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT"
 ISOLATION = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 IN_PLACE = ["attempts", "used_codes"]
@@ -45,14 +41,6 @@ def conn(open_session):
     conn = open_session()
     import_secret(conn, "alice", SECRET)
     return conn
-
-
-def good(step=0, secret=SECRET):
-    return code_at(secret, NOON.timestamp() + 30 * step)
-
-
-def wrong(number=0):
-    return next(islice(wrong_codes(SECRET, NOON), number, None))
 
 
 def signs_in(conn, user_id="alice"):

@@ -1,12 +1,10 @@
 """CREATE EXTENSION in less friendly surroundings."""
 
 from contextlib import closing
-from datetime import UTC, datetime
 
 import pytest
-from totp import code_at, enroll, error_of, fix_clock, verify
+from totp import NOON, code_at, enroll, error_of, fix_clock, verify
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 EVERYTHING = """
 SELECT CASE d.classid WHEN 'pg_proc'::regclass THEN d.objid::regprocedure::text ELSE d.objid::regclass::text END, a.grantee::regrole::text, a.privilege_type

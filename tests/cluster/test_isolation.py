@@ -1,22 +1,14 @@
 """Transactions whose snapshot is older than the row: at REPEATABLE READ an UPDATE of such a row would silently change nothing."""
 
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from server import wait_until
-from totp import code_at, enroll, fix_clock, parallel, verify, wrong_code
+from totp import NOON, active_user, code_at, enroll, fix_clock, parallel, states, verify, wrong_code
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 
 pytestmark = pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-
-
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
 
 
 @pytest.fixture
@@ -27,16 +19,6 @@ def old(quick_db, level):
         session.execute(f"BEGIN ISOLATION LEVEL {level}")
         session.execute("SELECT 1 FROM pg_class")
         yield session
-
-
-def active_user(conn, user_id="alice", **parameters) -> str:
-    secret = enroll(conn, user_id, **parameters)
-    assert verify(conn, user_id, code_at(secret, NOON.timestamp() - 30)) is True
-    return secret
-
-
-def states(conn):
-    return conn.execute("SELECT device, state, version FROM totp_status('alice')").fetchall()
 
 
 @pytest.mark.parametrize("query", ["SELECT totp_confirm('alice', %s)", "SELECT totp_verify('alice', %s)",

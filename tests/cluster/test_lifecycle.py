@@ -1,50 +1,19 @@
-"""What a support desk does: reset, disable, enable, remove, unlock, rename; and what totp_enabled() says of it."""
+"""What a support desk does: reset, disable, enable, remove, unlock, rename."""
 
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from rotation import Background, secret_of
-from totp import code_at, enroll, error_of, fix_clock, verify, wrong_code
-
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
-EARLIER, LATER = NOON - timedelta(seconds=30), NOON + timedelta(seconds=30)
-LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-MAX_ATTEMPTS = 5
-
-
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
-
-
-def active_user(conn, user_id="alice", device="default") -> str:
-    """Enrol and confirm with the code of the step before NOON; the secret."""
-    secret = enroll(conn, user_id, device=device)
-    assert verify(conn, user_id, code_at(secret, EARLIER), device) is True
-    return secret
+from rotation import Background
+from totp import EARLIER, LATER, LEVELS, MAX_ATTEMPTS, NOON, active_user, code_at, enabled, enroll, error_of, fix_clock, reset, states, verify, wrong_code
 
 
 def reason(conn, code, device=None, user_id="alice") -> str:
     return conn.execute("SELECT reason FROM totp_check(%s, %s, %s)", [user_id, code, device]).fetchone()[0]
 
 
-def states(conn, user_id="alice"):
-    return conn.execute("SELECT device, state, version FROM totp_status(%s)", [user_id]).fetchall()
-
-
-def enabled(conn, user_id="alice") -> bool:
-    return conn.execute("SELECT totp_enabled(%s)", [user_id]).fetchone()[0]
-
-
 def value(conn, query, *parameters):
     return conn.execute(query, parameters).fetchone()[0]
-
-
-def reset(conn, user_id="alice", device="default") -> str:
-    return value(conn, "SELECT secret FROM totp_reset(%s, %s)", user_id, device)
 
 
 # --- Effect in every other session with its next call ------------------------------------------------
@@ -100,6 +69,29 @@ def test_an_unlock_counts_at_once(conn, old):
     assert reason(old, code_at(secret, NOON)) == "locked"
     assert value(conn, "SELECT totp_unlock('alice')") is True
     assert reason(old, code_at(secret, NOON)) == "accepted"
+    old.execute("COMMIT")
+
+
+def test_all_of_it_counts_at_once_for_recovery_codes(conn, old):
+    active_user(conn)
+    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
+
+    def recover(code):
+        return value(old, "SELECT totp_recover('alice', %s)", code)
+
+    conn.execute("SELECT totp_disable('alice')")
+    assert recover(codes[0]) is False
+    conn.execute("SELECT totp_enable('alice')")
+    assert recover(codes[0]) is True
+    for _ in range(MAX_ATTEMPTS):
+        recover("AAAAAA-AAAAAA-AAAAAA-AAAAAA")
+    assert recover(codes[1]) is False
+    conn.execute("SELECT totp_unlock('alice')")
+    assert recover(codes[1]) is True
+    conn.execute("SELECT totp_reset('alice')")
+    assert recover(codes[2]) is True  # a reset keeps them
+    conn.execute("SELECT totp_remove('alice')")
+    assert recover(codes[3]) is False
     old.execute("COMMIT")
 
 
@@ -178,156 +170,6 @@ def test_two_acts_on_one_user_come_one_after_the_other(quick_db, conn, first, se
     expected = {"SELECT totp_remove('alice')": [], "SELECT totp_reset('alice')": [], "SELECT totp_enable('alice')": [("default", "active", 1)],
                 "SELECT totp_disable('alice')": [("default", "disabled", 1), ("default", "disabled", 2)]}
     assert states(conn) == expected[second]
-
-
-# --- totp_enabled --------------------------------------------------------------------------------------
-#
-# States that a device can be in; whether it keeps totp_enabled() true.
-
-
-def nothing(conn, device):
-    pass
-
-
-def pending(conn, device):
-    enroll(conn, "alice", device=device)
-
-
-def pending_expired(conn, device):
-    fix_clock(conn, NOON - timedelta(hours=2))
-    enroll(conn, "alice", device=device)
-    fix_clock(conn, NOON)
-
-
-def active(conn, device):
-    active_user(conn, device=device)
-
-
-def staged(conn, device):
-    active_user(conn, device=device)
-    enroll(conn, "alice", device=device)
-
-
-def after_reset(conn, device):
-    active_user(conn, device=device)
-    reset(conn, device=device)
-
-
-def after_reset_expired(conn, device):
-    active_user(conn, device=device)
-    fix_clock(conn, NOON - timedelta(hours=2))
-    reset(conn, device=device)
-    fix_clock(conn, NOON)
-
-
-def old_one_killed(conn, device):
-    active_user(conn, device=device)
-    enroll(conn, "alice", device=device, keep_current=False)
-
-
-def reset_twice(conn, device):
-    after_reset(conn, device)
-    reset(conn, device=device)
-
-
-def reset_while_pending(conn, device):
-    enroll(conn, "alice", device=device)
-    reset(conn, device=device)
-
-
-def imported_as_confirmed(conn, device):
-    conn.execute("SELECT totp_import('alice', %s, device => %s, confirmed => true)", [secret_of(device), device])
-
-
-def disabled(conn, device):
-    active_user(conn, device=device)
-    conn.execute("SELECT totp_disable('alice', %s)", [device])
-
-
-def staged_and_disabled(conn, device):
-    staged(conn, device)
-    conn.execute("SELECT totp_disable('alice', %s)", [device])
-
-
-def reset_and_disabled(conn, device):
-    after_reset(conn, device)
-    conn.execute("SELECT totp_disable('alice', %s)", [device])
-
-
-def disabled_and_enabled(conn, device):
-    disabled(conn, device)
-    conn.execute("SELECT totp_enable('alice', %s)", [device])
-
-
-def reset_disabled_and_enabled(conn, device):
-    reset_and_disabled(conn, device)
-    conn.execute("SELECT totp_enable('alice', %s)", [device])
-
-
-def pending_disabled_and_enabled(conn, device):
-    pending(conn, device)
-    conn.execute("SELECT totp_disable('alice', %s)", [device])
-    conn.execute("SELECT totp_enable('alice', %s)", [device])
-
-
-def removed(conn, device):
-    active_user(conn, device=device)
-    conn.execute("SELECT totp_remove('alice', %s)", [device])
-
-
-def reset_and_removed(conn, device):
-    after_reset(conn, device)
-    conn.execute("SELECT totp_remove('alice', %s)", [device])
-
-
-def removed_and_pending(conn, device):
-    removed(conn, device)
-    enroll(conn, "alice", device=device)
-
-
-ON = [active, staged, after_reset, after_reset_expired, old_one_killed, reset_twice, imported_as_confirmed, disabled_and_enabled, reset_disabled_and_enabled]
-OFF = [nothing, pending, pending_expired, reset_while_pending, disabled, staged_and_disabled, reset_and_disabled, pending_disabled_and_enabled, removed,
-       reset_and_removed, removed_and_pending]
-
-
-@pytest.mark.parametrize("phone", ON + OFF, ids=lambda make: make.__name__)
-def test_enabled_with_two_devices_in_every_combination(conn, phone):
-    """A user is asked for a code where a device was once confirmed, and is neither disabled nor removed."""
-    for tablet in ON + OFF:
-        for table in ("secrets", "used_codes", "attempts"):
-            conn.execute(f"DELETE FROM totp.{table}")
-        phone(conn, "phone")
-        tablet(conn, "tablet")
-        assert enabled(conn) is (phone in ON or tablet in ON), tablet.__name__
-
-
-def test_enabled_after_a_rename_an_unlock_and_a_rotation(conn):
-    active_user(conn)
-    reset(conn)
-    conn.execute("SELECT totp_unlock('alice')")
-    conn.execute("SELECT totp_rotate_key()")
-    assert enabled(conn) is True
-    conn.execute("SELECT totp_rename_user('alice', 'alicia')")
-    assert (enabled(conn), enabled(conn, "alicia")) == (False, True)
-
-
-def test_enabled_while_locked(conn):
-    secret = active_user(conn)
-    for _ in range(MAX_ATTEMPTS):
-        reason(conn, wrong_code(code_at(secret, NOON)))
-    assert enabled(conn) is True
-
-
-def test_enabled_of_nobody_is_false_and_never_null(conn):
-    for user in ("nobody", "", None, "x" * 300, "alice' OR '1'='1"):
-        assert enabled(conn, user) is False
-
-
-def test_enabled_and_status_need_no_key_and_work_read_only(quick_db, conn):
-    active_user(conn)
-    with closing(quick_db.connect()) as other:
-        other.execute("SET default_transaction_read_only = on")
-        assert (enabled(other), states(other)) == (True, [("default", "active", 1)])
 
 
 # --- Reset, disable, enable, remove, one by one ------------------------------------------------------------
@@ -503,7 +345,7 @@ def test_two_users_renamed_to_one_id_at_once(quick_db, conn):
 
 @pytest.mark.parametrize("act, event, device", [
     ("SELECT totp_reset('alice')", "reset", "default"), ("SELECT totp_disable('alice')", "disabled", "default"),
-    ("SELECT totp_remove('alice', 'default')", "removed", "default"),
+    ("SELECT totp_enable('alice')", "enabled", "default"), ("SELECT totp_remove('alice', 'default')", "removed", "default"),
     ("SELECT totp_unlock('alice')", "unlocked", None), ("SELECT totp_enroll('alice')", "enrolled", "default"),
     ("SELECT totp_recovery_codes('alice')", "recovery_codes_created", None),
     ("SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "imported", "default"),
@@ -511,6 +353,8 @@ def test_two_users_renamed_to_one_id_at_once(quick_db, conn):
 def test_each_act_is_audited_once(quick_db, conn, act, event, device):
     secret = active_user(conn)
     reason(conn, wrong_code(code_at(secret, NOON)))
+    if event == "enabled":
+        conn.execute("SELECT totp_disable('alice')")
     conn.execute("DELETE FROM totp.audit_log")
     with closing(quick_db.connect(application_name="support desk")) as support:
         fix_clock(support, NOON)

@@ -1,21 +1,11 @@
 """Guesses: charged before their outcome is told, out of reach of every ROLLBACK, and counted exactly by many sessions at once."""
 
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import psycopg
 import pytest
-from totp import code_at, enroll, fix_clock, parallel, verify, wrong_code
-
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
-LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-
-
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
+from totp import LEVELS, NOON, code_at, enroll, fix_clock, parallel, verify, wrong_code
 
 
 def user_with_wrong_code(conn, user_id="alice", **parameters) -> tuple[str, str]:

@@ -2,22 +2,14 @@
 
 import io
 import subprocess
-from contextlib import closing
 
 import pytest
 from PIL import Image
-from totp import error_of
+from totp import SECRET, error_of
 
-SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 QUIET = 4  # modules
 LONGEST = 2953  # bytes: ISO/IEC 18004, version 40, lowest error correction
 PIXELS = 4  # per module, where a test draws
-
-
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        yield conn
 
 
 # --- From each form to a picture ----------------------------------------------------------

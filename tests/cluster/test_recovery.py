@@ -7,40 +7,15 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from rotation import Background
-from totp import code_at, enroll, error_of, fix_clock, parallel, verify, wrong_code
+from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, enroll, error_of, fix_clock, parallel, recover, recovery_codes, verify, wrong_code
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
-LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-NO_CODE = "AAAAAA-AAAAAA-AAAAAA-AAAAAA"  # well formed, and of nobody's set
-MAX_ATTEMPTS = 5
-
-
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
 
 
 @pytest.fixture
 def alice(conn) -> str:
     """The secret of an active user who has not used a code of NOON or later."""
     return active_user(conn, "alice")
-
-
-def active_user(conn, user_id, **parameters) -> str:
-    secret = enroll(conn, user_id, **parameters)
-    assert verify(conn, user_id, code_at(secret, NOON - 30 * SECOND)) is True
-    return secret
-
-
-def recovery_codes(conn, user_id="alice", count=10) -> list[str]:
-    return [code for [code] in conn.execute("SELECT totp_recovery_codes(%s, %s)", [user_id, count])]
-
-
-def recover(conn, code, user_id="alice") -> bool:
-    return conn.execute("SELECT totp_recover(%s, %s)", [user_id, code]).fetchone()[0]
 
 
 def left(conn, user_id="alice") -> int:
@@ -90,7 +65,7 @@ def test_no_other_count(conn, alice, count):
     error = error_of(conn, "SELECT totp_recovery_codes('alice', %s::int)", [count])
     assert error.sqlstate == "22023"
     if count is not None:
-        assert error.diag.message_detail == "count must be 1 to 20"
+        assert error.diag.message_detail == "It must be 1 to 20."
     assert left(conn) == 10
     assert recover(conn, codes[0]) is True
 

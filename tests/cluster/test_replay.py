@@ -1,30 +1,14 @@
 """A code is accepted at most once: 64 sessions, three isolation levels, ROLLBACK, a crash."""
 
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import psycopg
 import pytest
-from totp import code_at, enroll, fix_clock, parallel, verify, wrong_code
+from totp import LEVELS, NOON, active_user, code_at, enroll, fix_clock, parallel, verify, wrong_code
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 SESSIONS = 64
 ROUNDS = 20
-LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
-
-
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
-
-
-def active_user(conn, user_id="alice", **parameters) -> str:
-    """Enrol and confirm with the code of the step before NOON; the secret."""
-    secret = enroll(conn, user_id, **parameters)
-    assert verify(conn, user_id, code_at(secret, NOON.timestamp() - 30)) is True
-    return secret
 
 
 def raise_on_errors(answers):

@@ -3,16 +3,11 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-import psycopg
 import pytest
-from rotation import GUARD, NOON, Background, import_users, keys, open_everything, secret_of, session, sign_in_all
-from totp import code_at, enroll, error_of, verify, wrong_code
+from rotation import AT_ONCE, GUARD, NOON, ONLINE, Background, both_kinds, import_users, keys, open_everything, session, sign_in_all
+from totp import EARLIER, LATER, active_user, code_at, enroll, states, verify, wrong_code
 
-AT_ONCE = "SELECT * FROM totp_rotate_key()"
-ONLINE = "CALL totp_rotate_key_online(1)"
-EARLIER, LATER = NOON - timedelta(seconds=30), NOON + timedelta(seconds=30)
 
-both_kinds = pytest.mark.parametrize("rotate", [AT_ONCE, ONLINE], ids=["at once", "online"])
 levels = pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
 
 
@@ -21,17 +16,6 @@ def conn(quick_db):
     with session(quick_db) as conn:
         conn.execute("DELETE FROM totp.data_keys")  # and with them a rotation that a failed test left half way
         yield conn
-
-
-def active(conn, user_id: str) -> str:
-    """A user with an active secret; no code of NOON or later is used."""
-    secret = enroll(conn, user_id)
-    assert verify(conn, user_id, code_at(secret, EARLIER)) is True
-    return secret
-
-
-def states(conn, user_id: str):
-    return conn.execute("SELECT device, state, version FROM totp_status(%s)", [user_id]).fetchall()
 
 
 # --- Transactions that began before the rotation and commit after it ---------------------------
@@ -137,7 +121,7 @@ OPERATIONS = [Enrol(), EnrolAgain(), Confirm(), Rename(), Remove(), Reset(), Mak
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: type(operation).__name__)
 def test_a_transaction_around_a_rotation(quick_db, conn, rotate, level, moment, operation):
     """It writes before the rotation begins; or before and while that waits for it; or only when that has ended."""
-    alice, bob = users = [User(name, active(conn, name)) for name in ("alice", "bob")]
+    alice, bob = users = [User(name, active_user(conn, name)) for name in ("alice", "bob")]
     if isinstance(operation, Confirm):
         for user in users:
             user.staged = enroll(conn, user.name)
@@ -170,7 +154,7 @@ def test_a_transaction_around_a_rotation(quick_db, conn, rotate, level, moment, 
 @both_kinds
 @levels
 def test_a_rolled_back_transaction_around_a_rotation(quick_db, conn, rotate, level):
-    users = [User(type(operation).__name__, active(conn, type(operation).__name__)) for operation in OPERATIONS]
+    users = [User(type(operation).__name__, active_user(conn, type(operation).__name__)) for operation in OPERATIONS]
     with session(quick_db) as old:
         for user in users:
             user.staged = enroll(conn, user.name)
@@ -190,7 +174,7 @@ def test_a_rolled_back_transaction_around_a_rotation(quick_db, conn, rotate, lev
 def test_applications_that_lock_rows_of_their_own(quick_db, conn, rotate):
     """Two sessions lock rows of the application around their calls; neither fails on the rotation that waits between them."""
     conn.execute("DROP TABLE IF EXISTS app_users; CREATE TABLE app_users (id text PRIMARY KEY); INSERT INTO app_users VALUES ('bob')")
-    active(conn, "alice")
+    active_user(conn, "alice")
     lock = "SELECT FROM app_users WHERE id = 'bob' FOR UPDATE"
     with session(quick_db) as first:
         for setting in (GUARD, "SET deadlock_timeout = '20ms'", "BEGIN"):
@@ -237,7 +221,7 @@ STEPS = [AT_ONCE, "SELECT totp.rotation_begin(1000)", "SELECT * FROM totp.rotati
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
 @pytest.mark.parametrize("step", STEPS, ids=["at once", "begin", "step", "end"])
 def test_a_sign_in_does_not_wait_for_an_open_rotation(quick_db, conn, step, end, level):
-    secret = active(conn, "alice")
+    secret = active_user(conn, "alice")
     codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
     with session(quick_db) as rotating:
         for earlier in STEPS[1:STEPS.index(step)]:
@@ -253,7 +237,7 @@ def test_a_sign_in_does_not_wait_for_an_open_rotation(quick_db, conn, step, end,
 
 @both_kinds
 def test_a_sign_in_does_not_wait_for_a_rotation_that_waits(quick_db, conn, rotate):
-    secret = active(conn, "alice")
+    secret = active_user(conn, "alice")
     codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
     with session(quick_db) as writing:
         writing.execute("BEGIN")
@@ -267,7 +251,7 @@ def test_a_sign_in_does_not_wait_for_a_rotation_that_waits(quick_db, conn, rotat
 
 def test_a_batch_holds_up_nobody_but_its_own_users(quick_db, conn):
     for user in ("a", "b", "c", "d"):
-        active(conn, user)
+        active_user(conn, user)
     conn.execute("SELECT totp.rotation_begin(1000)")
     with session(quick_db) as rotating, session(quick_db) as other:
         other.execute(GUARD)
@@ -312,7 +296,7 @@ def test_a_transaction_on_two_devices_while_the_rotation_ends(quick_db, conn, le
 @pytest.mark.parametrize("act", ["totp_disable", "totp_remove", "totp_reset"])
 def test_a_transaction_on_two_users_while_the_rotation_ends(quick_db, conn, act, first, second):
     for user in ("alice", "bob"):
-        active(conn, user)
+        active_user(conn, user)
     with session(quick_db) as writing, session(quick_db) as another:
         conn.execute("SELECT totp.rotation_begin(1000)")
         for one in (writing, another):
@@ -346,7 +330,7 @@ def test_two_rotations_at_once(quick_db, conn, first, second):
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
 @both_kinds
 def test_a_rotation_waits_for_one_in_an_open_transaction(quick_db, conn, rotate, end):
-    secret = active(conn, "alice")
+    secret = active_user(conn, "alice")
     with session(quick_db) as rotating:
         rotating.execute("BEGIN")
         [[opened, _]] = rotating.execute(AT_ONCE).fetchall()
@@ -388,117 +372,3 @@ def test_two_online_rotations_share_the_work(quick_db, conn):
         assert conn.execute("SELECT totp.rotation_end()").fetchone() == (True,)
     assert [state for _, state in keys(conn)] == ["current"]
     assert sign_in_all(conn, users, NOON) == 20
-
-
-# --- All or nothing ------------------------------------------------------------------------------
-
-
-def table_rows(conn):
-    return [conn.execute(f"SELECT * FROM totp.{table} t ORDER BY t::text").fetchall() for table in ("data_keys", "secrets", "recovery_codes")]
-
-
-@pytest.mark.parametrize("way", ["ROLLBACK", "ROLLBACK TO SAVEPOINT before", "SELECT 1 / 0"])
-def test_a_rotation_that_is_rolled_back_never_was(conn, way):
-    secret = active(conn, "alice")
-    [code] = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', 1)")]
-    before = table_rows(conn)
-    conn.execute("BEGIN")
-    conn.execute("SAVEPOINT before")
-    conn.execute(AT_ONCE)
-    enroll(conn, "bob")
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-    if way == "SELECT 1 / 0":
-        with pytest.raises(psycopg.errors.DivisionByZero):
-            conn.execute(way)
-    else:
-        conn.execute(way)
-    conn.execute("ROLLBACK")
-    assert table_rows(conn) == before
-    # The same session has that data key in its cache no more than any other.
-    carol = enroll(conn, "carol")
-    assert verify(conn, "carol", code_at(carol, NOON)) is True
-    assert verify(conn, "alice", code_at(secret, NOON)) is False  # used above, once and for all
-    assert verify(conn, "alice", code_at(secret, LATER)) is True
-    assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (True,)
-    open_everything(conn)
-    conn.execute(AT_ONCE)
-    open_everything(conn)
-
-
-@both_kinds
-def test_a_cancelled_wait_leaves_everything_as_it_was(quick_db, conn, rotate):
-    secret = active(conn, "alice")
-    with session(quick_db) as writing:
-        writing.execute("BEGIN")
-        bob = enroll(writing, "bob")
-        with pytest.raises(psycopg.errors.QueryCanceled), Background(quick_db, rotate) as rotating:
-            rotating.wait_until_blocked(conn)
-            rotating.conn.cancel()
-        enroll(writing, "carol")
-        writing.execute("COMMIT")
-    assert verify(conn, "bob", code_at(bob, NOON)) is True
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-    open_everything(conn)
-    conn.execute(rotate)
-    assert [state for _, state in keys(conn)] == ["current"]
-    assert open_everything(conn)[0] == 3
-
-
-@both_kinds
-def test_a_row_that_does_not_open_stops_the_rotation(quick_db, conn, rotate):
-    """Tampered with by someone who can write the tables: nothing is lost, and the other users sign in."""
-    users = import_users(conn, 5)
-    conn.execute("UPDATE totp.secrets SET sealed = (SELECT sealed FROM totp.secrets WHERE user_id = %s) WHERE user_id = %s", [users[0], users[3]])
-    error = error_of(conn, rotate)
-    assert (error.sqlstate, error.diag.message_primary, error.diag.message_detail) == ("XX001", "sealed value does not open", None)
-    others = [user for user in users if user != users[3]]
-    assert sign_in_all(conn, others, NOON) == 4
-    assert error_of(conn, "SELECT totp_verify(%s, %s)", [users[3], code_at(secret_of(users[3]), NOON)]).sqlstate == "XX001"
-    assert conn.execute("SELECT failures FROM totp_status(%s)", [users[3]]).fetchone() == (0,)
-    conn.execute("SELECT totp_remove(%s)", [users[3]])
-    conn.execute(rotate)
-    assert [state for _, state in keys(conn)] == ["current"]
-    assert open_everything(conn) == (4, 0)
-
-
-# --- Where a rotation is refused -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-@pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()", "SELECT * FROM totp_forget_unreadable('0123456789abcdef')"])
-@pytest.mark.parametrize("how", ["BEGIN ISOLATION LEVEL {}", "SET default_transaction_isolation = '{}'"], ids=["transaction", "default"])
-def test_refused_at_a_level_that_cannot_see_late_rows(conn, query, level, how):
-    active(conn, "alice")
-    before = table_rows(conn)
-    conn.execute(how.format(level))
-    error = error_of(conn, query)
-    assert error.sqlstate == "25001"
-    assert error.diag.message_hint == "Call it in a transaction of isolation level READ COMMITTED."
-    conn.execute("ROLLBACK")
-    assert table_rows(conn) == before
-
-
-def test_an_online_rotation_in_a_transaction_block_is_postgresql_s_own_error(conn):
-    active(conn, "alice")
-    before = table_rows(conn)
-    conn.execute("BEGIN")
-    assert error_of(conn, "CALL totp_rotate_key_online()").sqlstate == "2D000"
-    conn.execute("ROLLBACK")
-    assert table_rows(conn) == before
-
-
-@pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()"])
-def test_refused_in_a_read_only_transaction(conn, query):
-    active(conn, "alice")
-    conn.execute("SET default_transaction_read_only = on")
-    error = error_of(conn, query)
-    assert (error.sqlstate, error.diag.message_hint) == ("25006", "Call it in a read-write transaction.")
-
-
-@pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()"])
-def test_nothing_to_rotate_before_the_first_enrolment(db, query):
-    with session(db) as conn:
-        error = error_of(conn, query)
-        assert (error.sqlstate, error.diag.message_primary) == ("55000", "nothing to rotate")
-        assert error.diag.message_hint == "The first enrolment makes the first data key."
-        assert keys(conn) == []

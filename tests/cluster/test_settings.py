@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
-from totp import code_at, error_of, verify
+from totp import NOON, code_at, error_of, verify
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 FORGED = {"clock": "2030-01-01 12:00:00+00", "window_steps": "2", "key_file": "/nowhere/evil.key", "max_attempts": "100", "lockout": "1", "lockout_max": "1",
           "hard_limit": "99", "enrollment_ttl": "2592000", "max_devices": "20", "audit_success": "on", "issuer": "Evil Corp"}
 DEFAULTS = {"clock": "", "window_steps": "1", "max_attempts": "5", "lockout": "30s", "lockout_max": "1h", "hard_limit": "100", "enrollment_ttl": "1h",

@@ -9,7 +9,7 @@ import string
 import subprocess
 from base64 import b32encode
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -17,9 +17,8 @@ import psycopg
 import pyotp
 import pytest
 from server import CHECKOUT, PROJECT
-from totp import DIGESTS, code_at, enroll, error_of, fix_clock, verify
+from totp import DIGESTS, NOON, code_at, enroll, error_of, fix_clock, verify
 
-NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 HALF_MINUTE = timedelta(seconds=30)
 
 AWKWARD = [
@@ -57,13 +56,6 @@ def samples() -> list[Fields]:
 
 
 SAMPLES = samples()
-
-
-@pytest.fixture
-def conn(quick_db):
-    with closing(quick_db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +239,7 @@ def test_a_disabled_device_is_exported_as_such(conn):
 def test_an_export_is_audited(conn, population):
     before = conn.execute("SELECT count(*) FROM totp.audit_log").fetchone()[0]
     conn.execute("SET totp.actor = 'migration 7'")
-    [row, *_] = exported = conn.execute(EXPORT).fetchall()
+    [row, *_] = conn.execute(EXPORT).fetchall()
     assert conn.execute("SELECT count(*) FROM totp.audit_log").fetchone()[0] == before + 1
     logged = conn.execute("SELECT event, user_id, device, actor, db_user, at, detail::text FROM totp.audit_log ORDER BY id DESC LIMIT 1").fetchone()
     assert logged[:6] == ("exported", None, None, "migration 7", "postgres", NOON)

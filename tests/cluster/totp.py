@@ -1,14 +1,35 @@
 """What the cluster tests know about TOTP: an implementation that is not ours, a fixed clock, sessions in parallel."""
 
 import hashlib
+import itertools
 import math
 import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import psycopg
 import pyotp
+
+NOON = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)  # when most tests happen; a time step begins
+EARLIER, LATER = NOON - timedelta(seconds=30), NOON + timedelta(seconds=30)  # the steps whose codes are good at noon too
+LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
+MAX_ATTEMPTS = 5  # the default of totp.max_attempts
+SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # the one of the examples of RFC 4226
+
+NO_CODE = "AAAAAA-AAAAAA-AAAAAA-AAAAAA"  # a recovery code, well formed, of nobody's set
+
+# A secret never stands without its row of used codes and its user's row of attempts, nor these without it.
+ORPHANS = """
+SELECT 'secret without used code' FROM totp.secrets s
+ WHERE NOT EXISTS (SELECT FROM totp.used_codes u WHERE (u.user_id, u.secret_id) = (s.user_id, s.secret_id))
+UNION ALL
+SELECT 'secret without attempts' FROM totp.secrets s WHERE NOT EXISTS (SELECT FROM totp.attempts a WHERE a.user_id = s.user_id)
+UNION ALL
+SELECT 'used code without secret' FROM totp.used_codes u
+ WHERE NOT EXISTS (SELECT FROM totp.secrets s WHERE (u.user_id, u.secret_id) = (s.user_id, s.secret_id))
+UNION ALL
+SELECT 'two rows of one slot' FROM totp.secrets GROUP BY user_id, device, slot HAVING count(*) > 1"""
 
 DIGESTS = {"SHA1": hashlib.sha1, "SHA256": hashlib.sha256, "SHA512": hashlib.sha512}
 
@@ -30,6 +51,16 @@ def wrong_codes(secret: str, when: datetime, digits: int = 6) -> Iterator[str]:
     return (code for code in (f"{number:0{digits}}" for number in range(10 ** digits)) if code not in near)
 
 
+def good(step: int = 0, secret: str = SECRET) -> str:
+    """The code at noon, or so many steps later."""
+    return code_at(secret, NOON.timestamp() + 30 * step)
+
+
+def wrong(number: int = 0) -> str:
+    """A code that SECRET does not have near noon; with each number another one."""
+    return next(itertools.islice(wrong_codes(SECRET, NOON), number, None))
+
+
 def fix_clock(conn: psycopg.Connection, when: datetime) -> None:
     """Let the extension take this time for now, in this superuser's session."""
     conn.execute("SELECT set_config('totp.clock', %s, false)", [when.isoformat()])
@@ -42,9 +73,22 @@ def enroll(conn: psycopg.Connection, user_id: str, **parameters) -> str:
     return row[0]
 
 
+def active_user(conn: psycopg.Connection, user_id: str = "alice", **parameters) -> str:
+    """Enrol at noon and confirm with the code of the step before; the secret."""
+    secret = enroll(conn, user_id, **parameters)
+    assert verify(conn, user_id, code_at(secret, NOON.timestamp() - 30)) is True
+    return secret
+
+
 def verify(conn: psycopg.Connection, user_id: str, code: str, device: str | None = None) -> bool:
     """totp_verify."""
     return conn.execute("SELECT totp_verify(%s, %s, %s)", [user_id, code, device]).fetchone()[0]
+
+
+def works(conn: psycopg.Connection, secret: str, when: datetime = NOON, user_id: str = "alice", device: str | None = None) -> bool:
+    """Whether a code of this secret signs in at that time. It is used up by that."""
+    fix_clock(conn, when)
+    return verify(conn, user_id, code_at(secret, when), device)
 
 
 class Answer(NamedTuple):
@@ -70,6 +114,31 @@ def import_secret(conn: psycopg.Connection, user_id: str, secret: str, confirmed
     names = "".join(f", {name} => %({name})s" for name in parameters)
     conn.execute(f"SELECT totp_import(%(user_id)s, %(secret)s, confirmed => %(confirmed)s{names})",
                  {"user_id": user_id, "secret": secret, "confirmed": confirmed, **parameters})
+
+
+def reset(conn: psycopg.Connection, user_id: str = "alice", device: str = "default") -> str:
+    """totp_reset; the new secret."""
+    return conn.execute("SELECT secret FROM totp_reset(%s, %s)", [user_id, device]).fetchone()[0]
+
+
+def recovery_codes(conn: psycopg.Connection, user_id: str = "alice", count: int = 10) -> list[str]:
+    """totp_recovery_codes."""
+    return [code for [code] in conn.execute("SELECT totp_recovery_codes(%s, %s)", [user_id, count])]
+
+
+def recover(conn: psycopg.Connection, code: str, user_id: str = "alice") -> bool:
+    """totp_recover."""
+    return conn.execute("SELECT totp_recover(%s, %s)", [user_id, code]).fetchone()[0]
+
+
+def enabled(conn: psycopg.Connection, user_id: str = "alice") -> bool:
+    """totp_enabled."""
+    return conn.execute("SELECT totp_enabled(%s)", [user_id]).fetchone()[0]
+
+
+def states(conn: psycopg.Connection, user_id: str = "alice") -> list[tuple[str, str, int]]:
+    """Device, state and version of each secret, by totp_status."""
+    return conn.execute("SELECT device, state, version FROM totp_status(%s)", [user_id]).fetchall()
 
 
 def parallel(n: int, work, prepare=None) -> list:

@@ -1,0 +1,151 @@
+"""totp_health: what a healthy database says, and what each fault and each sign of an attack adds."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from totp import EARLIER, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, enroll, fix_clock, recovery_codes, verify, wrong_code
+
+DAY = timedelta(days=1)
+
+
+def health(conn) -> dict[str, tuple[str, str]]:
+    rows = conn.execute("SELECT check_name, status, detail FROM totp_health()").fetchall()
+    assert all(status in ("ok", "warn", "fail") and detail for _, status, detail in rows)
+    return {name: (status, detail) for name, status, detail in rows}
+
+
+def test_a_healthy_database(quick_db, conn):
+    conn.execute("RESET totp.clock")
+    secret = enroll(conn, "alice")
+    assert verify(conn, "alice", conn.execute("SELECT totp_code_at(%s, clock_timestamp())", [secret]).fetchone()[0]) is True
+    recovery_codes(conn)
+    conn.execute("SET log_parameter_max_length_on_error = 0")
+    assert {name: status for name, (status, _) in health(conn).items() if status != "ok"} == {}
+
+
+def test_a_set_clock_is_a_failure(conn):
+    assert health(conn)["test_clock"][0] == "fail"
+
+
+def test_users_near_or_in_a_lock(conn):
+    secrets = {user: active_user(conn, user) for user in ("alice", "bob", "carol", "dave")}
+    assert health(conn)["locked_users"][1].startswith("0 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away")
+    for user, failures in [("alice", MAX_ATTEMPTS - 1), ("bob", MAX_ATTEMPTS)]:
+        for _ in range(failures):
+            verify(conn, user, wrong_code(code_at(secrets[user], NOON)))
+    recovery_codes(conn, "carol")
+    for _ in range(MAX_ATTEMPTS):
+        conn.execute("SELECT totp_recover('carol', %s)", [NO_CODE])
+    status, detail = health(conn)["locked_users"]
+    assert (status, detail.split(":")[0]) == ("ok", "2 users are locked, 0 of them until totp_unlock(), and 1 are one wrong code away")
+    now = NOON
+    for _ in range(100):
+        fix_clock(conn, now)
+        verify(conn, "dave", "000000")
+        now += timedelta(hours=2)
+    status, detail = health(conn)["locked_users"]
+    assert status == "warn" and "1 of them until totp_unlock()" in detail
+
+
+def test_recovery_failures_near_a_lock_are_counted_too(conn):
+    active_user(conn)
+    recovery_codes(conn)
+    for _ in range(MAX_ATTEMPTS - 1):
+        conn.execute("SELECT totp_recover('alice', %s)", [NO_CODE])
+    assert "and 1 are one wrong code away" in health(conn)["locked_users"][1]
+
+
+def test_password_spraying(conn):
+    """One try on many accounts: no user is anywhere near a lock."""
+    users = [f"user-{number}" for number in range(25)]
+    for user in users:
+        active_user(conn, user)
+    for user in users[:19]:
+        verify(conn, user, "000000")
+    assert health(conn)["failures_over_many_users"][0] == "ok"
+    for user in users[19:]:
+        verify(conn, user, "000000")
+    status, detail = health(conn)["failures_over_many_users"]
+    assert status == "warn" and re.match(r"25 wrong codes .*of 25 users", detail)
+    fix_clock(conn, NOON + timedelta(hours=2))
+    assert health(conn)["failures_over_many_users"][0] == "ok"
+
+
+def test_many_replays(conn):
+    secret = active_user(conn)
+    for number in range(10):
+        assert health(conn)["replays"] == ("ok", f"{number} used codes were tried again in the last hour: nothing to do")
+        verify(conn, "alice", code_at(secret, EARLIER))
+    assert health(conn)["replays"][0] == "warn"
+
+
+def test_devices_never_confirmed(conn):
+    enroll(conn, "alice")
+    active_user(conn, "bob")
+    conn.execute("SELECT totp_reset('bob')")
+    assert health(conn)["unconfirmed_devices"][1].startswith("0 devices")
+    fix_clock(conn, NOON + timedelta(hours=2))
+    assert health(conn)["unconfirmed_devices"][1].startswith("1 devices")  # bob's was confirmed once
+
+
+def test_recovery_codes_nearly_used_up(conn):
+    active_user(conn)
+    codes = recovery_codes(conn)
+    for code in codes[:7]:
+        conn.execute("SELECT totp_recover('alice', %s)", [code])
+    assert health(conn)["recovery_codes_low"][1].startswith("0 users")
+    conn.execute("SELECT totp_recover('alice', %s)", [codes[7]])
+    assert health(conn)["recovery_codes_low"][1].startswith("1 users")
+
+
+def test_the_age_of_the_data_key(conn):
+    conn.execute("DELETE FROM totp.data_keys")
+    active_user(conn)
+    assert health(conn)["key_rotation"][0] == "ok"
+    fix_clock(conn, NOON + 364 * DAY)
+    assert health(conn)["key_rotation"][0] == "ok"
+    fix_clock(conn, NOON + 367 * DAY)
+    assert health(conn)["key_rotation"] == ("warn", "the data key is more than a year old: SELECT totp_rotate_key()")
+    conn.execute("SELECT totp.rotation_begin(1000)")
+    assert health(conn)["key_rotation"] == ("warn", "a rotation is half way: CALL totp_rotate_key_online()")
+    conn.execute("CALL totp_rotate_key_online()")
+    assert health(conn)["key_rotation"][0] == "ok"
+
+
+FAULTS = {  # a change, the check that tells of it, and how it is taken back
+    "no row of attempts": ("DELETE FROM totp.attempts", "rows", "DELETE FROM totp.secrets; DELETE FROM totp.recovery_codes"),
+    "no row of used codes": ("DELETE FROM totp.used_codes", "rows", "DELETE FROM totp.secrets; DELETE FROM totp.recovery_codes"),
+    "no data key": ("UPDATE totp.secrets SET key_id = -1", "data_keys", "DELETE FROM totp.secrets"),
+    "index on attempts": ("CREATE INDEX slow ON totp.attempts (failures)", "table_attempts", "DROP INDEX totp.slow"),
+    "index on used_codes": ("CREATE INDEX slow ON totp.used_codes (used_at)", "table_used_codes", "DROP INDEX totp.slow"),
+    "trigger": ("CREATE TRIGGER t BEFORE INSERT ON totp.attempts FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()", "table_attempts",
+                "DROP TRIGGER t ON totp.attempts"),
+    "unlogged": ("ALTER TABLE totp.used_codes SET UNLOGGED", "table_used_codes", "ALTER TABLE totp.used_codes SET LOGGED"),
+    "publication": ("CREATE PUBLICATION p FOR TABLE totp.attempts", "table_attempts", "DROP PUBLICATION p"),
+    "publication of all tables": ("CREATE PUBLICATION p FOR ALL TABLES", "table_used_codes", "DROP PUBLICATION p"),
+    "a function for PUBLIC": ("GRANT EXECUTE ON FUNCTION totp_keys() TO PUBLIC", "rights", "REVOKE EXECUTE ON FUNCTION totp_keys() FROM PUBLIC"),
+    "a table for PUBLIC": ("GRANT SELECT ON totp.secrets TO PUBLIC", "rights", "REVOKE SELECT ON totp.secrets FROM PUBLIC"),
+    "a column for PUBLIC": ("GRANT SELECT (sealed) ON totp.secrets TO PUBLIC", "rights", "REVOKE SELECT (sealed) ON totp.secrets FROM PUBLIC"),
+    "the schema for PUBLIC": ("GRANT USAGE ON SCHEMA totp TO PUBLIC", "rights", "REVOKE USAGE ON SCHEMA totp FROM PUBLIC"),
+    "parameters in the log": ("SET log_parameter_max_length_on_error = -1", "log_parameters", "RESET log_parameter_max_length_on_error"),
+    "statements in the log": ("SET log_min_duration_statement = 0", "log_parameters", "RESET log_min_duration_statement"),
+    "consistency checking": ("SET wal_consistency_checking = 'generic'", "wal_consistency_checking", "RESET wal_consistency_checking"),
+    "recovery codes from before a restore": ("UPDATE totp.floor SET floor_at = '2030-01-01 11:59Z'; UPDATE totp.recovery_codes SET created_at = '2030-01-01 11:00Z'",
+                                             "recovery_after_restore", "SELECT 1"),
+    "a clock that went back": ("UPDATE totp.floor SET floor_at = '2030-01-01 12:01Z'", "clock", "SELECT 1"),
+}
+
+
+@pytest.mark.parametrize("change, check, undo", FAULTS.values(), ids=FAULTS)
+def test_health_tells_of_each_fault(conn, change, check, undo):
+    active_user(conn)
+    recovery_codes(conn)
+    conn.execute("SET log_parameter_max_length_on_error = 0")
+    assert health(conn)[check][0] == "ok"
+    conn.execute(change)
+    try:
+        assert health(conn)[check][0] in ("warn", "fail")
+    finally:
+        conn.execute(undo)
+    assert "nothing to do" in health(conn)[check][1] or undo == "SELECT 1"
