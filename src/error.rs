@@ -51,7 +51,7 @@ pub enum Error {
     #[error("invalid batch size")]
     BatchSize,
     #[error("invalid age")]
-    PruneInterval,
+    Age,
     #[error("permission denied to export secrets")]
     ExportDenied,
     #[error("cannot judge a code of a user who was renamed or imported in this transaction")]
@@ -105,7 +105,7 @@ impl Error {
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::BatchSize | Self::NotForgettable | Self::PruneInterval => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::BatchSize | Self::NotForgettable | Self::Age => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::ExportDenied | Self::StartupOption => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NothingToRotate | Self::OwnCopy => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
@@ -131,7 +131,7 @@ impl Error {
             Self::Secret(e) => Some(e.detail().into()),
             Self::Uri(e) => Some(e.detail().into()),
             Self::Qr(e) => Some(e.detail().into()),
-            Self::PruneInterval => Some("It must be longer than nothing.".into()),
+            Self::Age => Some("It must be longer than nothing, and at most 1000 years.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
             Self::TimeRange => Some("It must lie between the years -4712 and 294276.".into()),

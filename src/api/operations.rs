@@ -28,7 +28,8 @@ fn totp_stats(
     ErrorReport,
 > {
     guard::not_parallel("totp_stats")?;
-    let rows = store::audit::stats(clock::now()?, since.ok_or(Error::Null("since"))?)?;
+    let since = bounded(since.ok_or(Error::Null("since"))?)?;
+    let rows = store::audit::stats(clock::now()?, since)?;
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.event, r.count, r.users, r.last_at.to_sql()))))
 }
 
@@ -37,13 +38,22 @@ fn totp_stats(
 #[search_path(pg_catalog, pg_temp)]
 fn totp_prune_audit(older_than: Option<Interval>) -> Result<i64, ErrorReport> {
     guard::writable("totp_prune_audit")?;
-    let older_than = older_than.ok_or(Error::Null("older_than"))?;
+    let older_than = bounded(older_than.ok_or(Error::Null("older_than"))?)?;
     if older_than.as_micros() <= 0 {
-        return Err(Error::PruneInterval.into());
+        return Err(Error::Age.into());
     }
     let pruned = store::audit::prune(clock::now()?, older_than)?;
     audit::pruned(pruned);
     Ok(pruned)
+}
+
+/// No field beyond 1000 years, so that now less the interval is a time. Fields that cancel out would still overflow.
+fn bounded(age: Interval) -> Result<Interval, Error> {
+    const DAY: u64 = 86_400_000_000;
+    let is_small = age.months().unsigned_abs() <= 12_000
+        && age.days().unsigned_abs() <= 365_250
+        && age.micros().unsigned_abs() <= 365_250 * DAY;
+    if is_small { Ok(age) } else { Err(Error::Age) }
 }
 
 /// The otpauth URI of every secret that is active or can become so. For superusers only; audited.
