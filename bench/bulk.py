@@ -4,8 +4,8 @@ from contextlib import closing
 
 import fixture
 
-ROWS = 20_000
-QR_CODES = 200
+ROWS = fixture.scaled(20_000, 100)
+QR_CODES = fixture.scaled(200, 20)
 
 
 def measure(compare, figure):

@@ -1,13 +1,32 @@
-"""The server and the tables that the benchmarks share."""
+"""What the benchmarks share: the server, its users, the bare side, a code that is good for a whole round, timing."""
 
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 import pyotp
 from server import Cluster, Database
 
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
-START = 1_800_000_000  # Unix seconds; rounds move on from there, since each code counts once
+START = 1_800_000_000  # Unix seconds, where a subject fixes the clock; rounds move on from there, since each code counts once
 STEP = 30
+PERIOD = 120  # of the users that are measured by the real clock, so that a code outlives the round
+CORES = os.cpu_count() or 1
+SCALE = float(os.environ.get("BENCH_SCALE", 1))  # to try a change of these files: 0.01 is quick, and its figures mean nothing
+
+
+def scaled(full: int, least: int = 1) -> int:
+    """A number of rows or calls: `full`, unless BENCH_SCALE says less."""
+    return max(least, int(full * min(1.0, SCALE)))
+
+
+def say(what: str) -> None:
+    """A line of progress."""
+    print(f"    {datetime.now():%H:%M:%S} {what}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -16,7 +35,8 @@ def server(**settings):
     cluster = Cluster()
     try:
         cluster.init()  # with fsync = off; what is configured last counts
-        cluster.configure(shared_buffers="512MB", max_wal_size="8GB", checkpoint_timeout="1h", autovacuum="off", **settings)
+        defaults = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off"}
+        cluster.configure(**defaults | settings)
         yield cluster.start()
     finally:
         cluster.remove()
@@ -28,25 +48,65 @@ def version(cluster: Cluster) -> str:
 
 
 def set_clock(database: Database, unix_seconds: int) -> None:
-    """Fixes the clock of every new session."""
+    """Fixes the clock of every new session. Not where it is timed against a bare side: its text is read at each call."""
     database.execute(f"ALTER DATABASE {database.name} SET totp.clock = '{iso(unix_seconds)}'")
 
 
 def iso(unix_seconds: int) -> str:
-    from datetime import datetime, timezone
-
-    return datetime.fromtimestamp(unix_seconds, timezone.utc).isoformat()
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat()
 
 
 def code(unix_seconds: int) -> str:
     return pyotp.TOTP(SECRET).at(unix_seconds)
 
 
+def code_of_period(unix_seconds: int) -> str:
+    """The code that a user of `make_users` has at that time."""
+    return pyotp.TOTP(SECRET, interval=PERIOD).at(unix_seconds)
+
+
+class Now(NamedTuple):
+    """What a user of `make_users` may enter now."""
+
+    step: int  # the bare side stores it
+    good: str  # for 120 to 240 seconds; for 240 to 360 with ahead = 1
+    bad: str  # for longer than any round
+
+
+def now(ahead: int = 0) -> Now:
+    """Codes of the step now, or of the next one, which the window accepts as well."""
+    step = int(time.time()) // PERIOD + ahead
+    totp = pyotp.TOTP(SECRET, interval=PERIOD)
+    near = {totp.generate_otp(step + n) for n in range(-5, 10)}
+    bad = next(code for code in (f"{n:06}" for n in range(100)) if code not in near)
+    return Now(step, totp.generate_otp(step), bad)
+
+
 def make_users(database: Database, count: int) -> None:
-    """Users u1 … un with one secret, so that one code is good for each; and tables of the same shape for the bare side."""
-    set_clock(database, START)
-    database.execute(
-        "SELECT count(totp_import('u' || n, %s, confirmed => true)) FROM generate_series(1, %s) n", [SECRET, count])
+    """Users u1 … un with one secret, so that one code is good for each. A session per core imports them."""
+    say(f"importing {count:,} users")
+
+    def work(first: int, last: int) -> None:
+        with closing(database.connect()) as conn:
+            conn.execute("SELECT count(totp_import('u' || n, %s, confirmed => true, period => %s)) FROM generate_series(%s::int, %s) n",
+                         [SECRET, PERIOD, first, last])
+
+    bounds = [count * i // CORES for i in range(CORES + 1)]
+    in_parallel(work, [(first + 1, last) for first, last in zip(bounds, bounds[1:], strict=False)])
+    database.psql("VACUUM (ANALYZE); CHECKPOINT;")
+
+
+def in_parallel(work, arguments: list[tuple]) -> list:
+    """work(*arguments[i]) in a thread each; the results."""
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(lambda each: work(*each), arguments))
+
+
+def make_bare(database: Database) -> None:
+    """The bare side: tables of the same shape with the same rows, and the bare statements as PL/pgSQL functions.
+
+    In functions they cost one call and one round trip, as ours do: the kindest way to run them.
+    """
     database.psql("""
         CREATE TABLE bare_secrets AS SELECT * FROM totp.secrets;
         ALTER TABLE bare_secrets ADD PRIMARY KEY (user_id, device, slot);
@@ -85,3 +145,50 @@ def make_users(database: Database, count: int) -> None:
         VACUUM (ANALYZE);
         CHECKPOINT;
     """)
+
+
+def seconds(conn, statement: str) -> float:
+    """How long a statement takes, by the server's clock."""
+    before = conn.execute("SELECT clock_timestamp()").fetchone()[0]
+    conn.execute(statement)
+    after = conn.execute("SELECT clock_timestamp()").fetchone()[0]
+    return (after - before).total_seconds()
+
+
+def loop_microseconds(conn, call: str, first: int, last: int) -> float:
+    """Microseconds per call in the server, one transaction each, for `n` from first to last."""
+    statement = f"DO $do$ BEGIN FOR n IN {first} .. {last} LOOP PERFORM {call}; COMMIT; END LOOP; END $do$"
+    return seconds(conn, statement) * 1e6 / (last - first + 1)
+
+
+def uses(database: Database) -> int:
+    """How many codes were accepted."""
+    return int(database.value("SELECT sum(uses) FROM totp.used_codes"))
+
+
+def pgbench(database: Database, clients: int, per_client: int, script: str, *options: str, **variables) -> float:
+    """Runs a script so often in each of so many prepared sessions; the tps. In it :k counts a client's turns from 1."""
+    cluster = database.cluster
+    path = cluster.folder / "script.sql"
+    cluster.run("sh", "-c", 'cat >"$1"', "sh", path, stdin=f"\\set k :k + 1\n{script}")
+    # Bound as parameters: a value has no quotes.
+    given = [f"-D{name}={value}" for name, value in {"k": 0, **variables}.items()]
+    out = cluster.client("pgbench", "-n", "-M", "prepared", "-c", clients, "-j", min(clients, CORES), "-t", per_client,
+                         "-f", path, *given, *options, database.name)
+    return float(next(line.split()[2] for line in out.splitlines() if line.startswith("tps = ")))
+
+
+def latencies(database: Database, calls: int, script: str, **variables) -> list[float]:
+    """Microseconds of each run of a script in one session, in order."""
+    prefix = database.cluster.folder / "pgbench_log"
+    pgbench(database, 1, calls, script, "--log", f"--log-prefix={prefix}", **variables)
+    [log] = prefix.parent.glob(f"{prefix.name}.*")
+    # client, transaction, microseconds, …
+    taken = [float(line.split()[2]) for line in log.read_text().splitlines()]
+    log.unlink()
+    return taken
+
+
+def turns(round_: int) -> tuple[int, int]:
+    """Who goes first in this round: each side as often as the other."""
+    return (0, 1) if round_ % 2 == 0 else (1, 0)

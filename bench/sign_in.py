@@ -1,65 +1,103 @@
-"""End to end: accepted sign-ins of distinct users by pgbench, against a transaction with the two bare statements."""
+"""End to end: accepted sign-ins of distinct users by pgbench, against a transaction with the two bare statements.
 
-import re
+The bare side is a PL/pgSQL function with the two statements: one round trip, as ours. A client that sends BEGIN, SELECT,
+upsert and COMMIT itself would need four.
+"""
+
 from contextlib import closing
 
 import fixture
 
-USERS = 60_000
-PER_RUN = 6_000  # sign-ins in a run of either side, over all clients
-ROUNDS = 5
+PER_RUN = {1: fixture.scaled(1_000, 100), 8: fixture.scaled(4_000, 160), 32: fixture.scaled(6_400, 320)}  # by clients
+ROUNDS = 7
+WARM_UP = fixture.scaled(4_000, 100)
+AFTER_CHECKPOINT = fixture.scaled(4_000, 100)
+LAST = 1_000  # users who sign in at the end
+OURS, BARE = "SELECT totp_verify('u' || :n, :code);", "SELECT bare_sign_in('u' || :n, :step);"
 
 
 def measure(compare, figure):
-    lines = []
     with fixture.server(fsync="on", synchronous_commit="on") as cluster:
         database = cluster.create_database()
-        fixture.make_users(database, USERS)
-        clock = fixture.START
-        for clients in (1, 8, 32):
-            ours, bare, wal_ours, wal_bare = [], [], [], []
-            for _ in range(ROUNDS):
-                clock += 10 * fixture.STEP
-                fixture.set_clock(database, clock)
-                statement = "SELECT totp_verify('u' || :n, :code)"
-                ours.append(_run(cluster, database, clients, statement, wal_ours, code=f"'{fixture.code(clock)}'"))
-                statement = "SELECT bare_sign_in('u' || :n, :step)"
-                bare.append(_run(cluster, database, clients, statement, wal_bare, step=clock // fixture.STEP))
-            lines.append(compare(f"accepted sign-in, pgbench, {clients} clients", ours, bare, "tps", 1.0, at_least=True))
-            lines.append(compare(f"WAL of it, {clients} clients", wal_ours, wal_bare, "bytes", 0.5))
-        lines += _what_it_leaves(database, figure)
+        users = WARM_UP + sum(PER_RUN.values()) * ROUNDS + 2 * AFTER_CHECKPOINT
+        fixture.make_users(database, users + LAST)
+        fixture.make_bare(database)
+        lines = list(_measure(_Runs(database, users), compare))
+        lines += _what_it_leaves(database, users + 1, figure)
         return fixture.version(cluster), lines
 
 
-def _run(cluster, database, clients: int, statement: str, wal: list[float], **variables) -> float:
-    """One pgbench run over users that are signed in once each; its tps. Appends the WAL bytes of one sign-in."""
-    per_client = PER_RUN // clients
-    script = cluster.folder / "script.sql"
-    text = f"\\set k :k + 1\n\\set n :client_id * {per_client} + :k\n{statement};\n"
-    cluster.run("sh", "-c", 'cat >"$1"', "sh", script, stdin=text)
-    # The page images that follow a checkpoint are counted apart.
-    with closing(database.connect()) as conn:
-        before = conn.execute("SELECT pg_current_wal_insert_lsn(), (SELECT wal_fpi FROM pg_stat_wal)").fetchone()
-        options = [f"-D{name}={value}" for name, value in {"k": 0, **variables}.items()]
-        out = cluster.client("pgbench", "-n", "-M", "prepared", "-c", clients, "-j", 2, "-t", per_client, "-f", script,
-                             *options, database.name)
-        after = conn.execute("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)", [before[0]]).fetchone()
-    wal.append(float(after[0]) / (per_client * clients))
-    return float(re.search(r"^tps = ([0-9.]+)", out, re.MULTILINE)[1])
+def _measure(runs, compare):
+    fixture.say("warm-up")
+    runs.both(8, WARM_UP, 0)
+    for clients, calls in PER_RUN.items():
+        name = f"{clients} client{'s' * (clients > 1)}"
+        fixture.say(name)
+        rounds = [runs.both(clients, calls, round_) for round_ in range(ROUNDS)]
+        tps, bytes_, _ = zip(*(zip(*sides, strict=True) for sides in rounds), strict=True)
+        yield compare(f"sign-ins per second, {name}", *zip(*tps, strict=True), "tps", 1.0, at_least=True)
+        yield compare(f"WAL of a sign-in without page images, {name}", *zip(*bytes_, strict=True), "bytes", 0.5)
+    fixture.say("after a checkpoint")
+    rounds = [runs.both(8, AFTER_CHECKPOINT, round_, checkpoint=True) for round_ in range(2)]
+    images = list(zip(*((ours[2], bare[2]) for ours, bare in rounds), strict=True))
+    yield compare("WAL of a sign-in right after a checkpoint, with page images", *images, "bytes", 1.0)
 
 
-def _what_it_leaves(database, figure):
-    """Transaction ids and dead rows of 1,000 accepted sign-ins."""
-    clock = fixture.START + 1_000_000
-    query = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+class _Runs:
+    """Runs of both sides over users that sign in once each. Those of a run lie apart, as users come in no order."""
+
+    def __init__(self, database, users: int) -> None:
+        self.database, self.users, self.done = database, users, 0
+
+    def both(self, clients: int, calls: int, round_: int, checkpoint: bool = False) -> list[tuple[float, float, float]]:
+        """Of ours and of the bare side: tps, and WAL bytes of a sign-in without and with page images."""
+        per_client = calls // clients
+        expected = fixture.uses(self.database) + per_client * clients
+        # A walk through all users in steps of a prime comes to each once.
+        script = f"\\set n 1 + (({self.done} + :client_id * {per_client} + :k) * 7919) % {self.users}\n"
+        results = [(0.0, 0.0, 0.0)] * 2
+        for side in fixture.turns(round_):
+            now = fixture.now(ahead=1)
+            self.database.psql("VACUUM bare_used;")
+            if checkpoint:
+                self.database.psql("CHECKPOINT;")
+            before = self.database.value("SELECT pg_current_wal_insert_lsn()")
+            tps = fixture.pgbench(self.database, clients, per_client, script + (OURS, BARE)[side], code=now.good, step=now.step)
+            records, images = self._wal_since(before)
+            results[side] = tps, records / per_client / clients, (records + images) / per_client / clients
+        self.done += per_client * clients
+        assert fixture.uses(self.database) == expected, "a code was not accepted"
+        return results
+
+    def _wal_since(self, before: str) -> tuple[int, int]:
+        """Bytes of the records since then, and of the page images in them."""
+        end = self.database.value("SELECT pg_current_wal_insert_lsn()")
+        self.database.execute("SELECT pg_logical_emit_message(true, 'flush', '')")  # its commit flushes all that came before
+        cluster = self.database.cluster
+        out = cluster.client("pg_waldump", "--stats", "--path", cluster.data / "pg_wal", "--start", before, "--end", end)
+        # Total  <count>  <record bytes> [<percent>]  <image bytes> [<percent>]  <both>
+        total = next(line for line in out.splitlines() if line.startswith("Total")).replace("[", " ").split()
+        return int(total[2]), int(total[4])
+
+
+def _what_it_leaves(database, first: int, figure):
+    """Transaction ids, dead rows and growth by 1,000 users from `first` on, who have not signed in yet."""
+    fixture.say("what it leaves")
     with closing(database.connect()) as conn:
-        before = conn.execute(query).fetchone()[0]
-        for n in range(1_000):
-            if n % 500 == 0:
-                conn.execute(f"SET totp.clock = '{fixture.iso(clock)}'")
-            assert conn.execute("SELECT totp_verify(%s, %s)", [f"u{n + 1}", fixture.code(clock)]).fetchone()[0]
-        used = conn.execute(query).fetchone()[0] - before
-        conn.execute("SELECT pg_stat_force_next_flush()")
-        dead = conn.execute("SELECT n_dead_tup FROM pg_stat_user_tables WHERE schemaname = 'totp' AND relname = 'used_codes'")
-        return [figure("transaction ids of 1,000 accepted sign-ins", f"{used}"),
-                figure("dead rows after them", f"{dead.fetchone()[0]}")]
+        before = _left(conn)
+        now = fixture.now(ahead=1)
+        for n in range(first, first + LAST):
+            assert conn.execute("SELECT totp_verify(%s, %s)", [f"u{n}", now.good]).fetchone()[0]
+        ids, dead, pages = (b - a for a, b in zip(before, _left(conn), strict=True))
+    return [figure("transaction ids of 1,000 sign-ins", f"{ids}", target="= 0", met=ids == 0),
+            figure("dead rows after them", f"{dead}", target="= 0", met=dead == 0),
+            figure("pages that the tables grew by", f"{pages}", target="= 0", met=pages == 0)]
+
+
+def _left(conn) -> tuple[int, int, int]:
+    conn.execute("SELECT pg_stat_force_next_flush()")
+    tables = "schemaname = 'totp' AND relname IN ('used_codes', 'attempts', 'secrets', 'audit_log')"
+    return conn.execute(f"""
+        SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+               (SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables WHERE {tables}),
+               (SELECT sum(pg_relation_size(relid) / 8192)::bigint FROM pg_stat_user_tables WHERE {tables})""").fetchone()

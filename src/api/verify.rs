@@ -150,13 +150,14 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
     let code = code.unwrap_or_default();
     let mut user_locked = false;
     loop {
-        let is_locked = |attempts: &Attempts| {
-            let now = clock::now()?.0;
-            Ok(attempts.codes.believed(&settings::lockout(), now).is_locked(now))
+        let refuse = |attempts: &Attempts| {
+            let now = clock::now()?;
+            let counter = attempts.codes.believed(&settings::lockout(), now.0);
+            Ok(counter.is_locked(now.0).then(|| Answer::new(Reason::Locked, counter, now)))
         };
-        let found = match look_up(user_id, is_locked)? {
+        let found = match look_up(user_id, refuse)? {
             LookUp::Nobody => return Ok(Answer::not_enrolled()),
-            LookUp::Locked(attempts) => return Ok(Answer::new(Reason::Locked, attempts.codes, clock::now()?)),
+            LookUp::Refused(answer) => return Ok(answer),
             LookUp::User(user) => user,
         };
         let now = clock::now()?;

@@ -72,8 +72,8 @@ pub unsafe fn write_and_log<const N: usize>(changes: &[Change; N]) -> Option<Lsn
     // SAFETY: as promised by the caller. The order is that of PostgreSQL's src/backend/access/transam/README: critical
     // section, change, mark dirty, log, set the page's LSN. The pieces outlive the making of the record.
     unsafe {
-        pg_sys::CritSectionCount += 1;
         pg_sys::XLogBeginInsert();
+        pg_sys::CritSectionCount += 1;
         for (block, i) in (0..).zip(changed()) {
             changes[i].write();
             pg_sys::MarkBufferDirty(changes[i].buffer);

@@ -88,7 +88,7 @@ pub fn lock_or_insert(user_id: &str) -> Result<(), Error> {
 
 /// Locks the user's row until the end of the transaction. False where there is none.
 pub fn lock(user_id: &str) -> Result<bool, Error> {
-    Ok(LOCK.with(|s| s.count(&[text(user_id)]))? == 1)
+    Ok(LOCK.with(|s| s.count(&[text(user_id)]))? > 0)
 }
 
 /// Removes the row. Comes before anything else of the user is removed, so that no secret is without its row.

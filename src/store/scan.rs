@@ -35,19 +35,41 @@ impl UserTable {
     ///
     /// Errors: 55000 where its columns are not the expected ones.
     pub fn open(&'static self, lock: u32) -> Result<Open, Error> {
-        // SAFETY: an open relation has its pg_class row and tuple descriptor. `Open` closes it.
+        let mut open = Open { table: self, relation: self.open_by_name(lock)?, key: None };
+        // SAFETY: an open relation has its pg_class row and tuple descriptor.
         unsafe {
-            let relation = pg_sys::try_table_open(table_oid(self.name), lock as i32);
-            if relation.is_null() {
-                return Err(self.altered());
+            let class = &*(*open.relation).rd_rel;
+            let user_id = self.user_id_column((*open.relation).rd_att).ok_or(self.altered())?;
+            match class.relkind as u8 {
+                pg_sys::RELKIND_RELATION if !class.relhassubclass => {
+                    open.key = key_with(open.relation, user_id).map(|key| (key, user_id));
+                }
+                pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {}
+                _ => return Err(self.altered()),
             }
-            let mut open = Open { table: self, relation, key: None };
-            let user_id = self.user_id_column((*relation).rd_att).ok_or(self.altered())?;
-            let primary_key = versions::primary_key(relation);
-            if (*(*relation).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION && primary_key != pg_sys::InvalidOid {
-                open.key = Some((primary_key, user_id));
+        }
+        Ok(open)
+    }
+
+    /// Opens what has the name once the lock is held: who waited for it may have got the table that had the name before.
+    fn open_by_name(&self, lock: u32) -> Result<pg_sys::Relation, Error> {
+        // SAFETY: try_table_open returns NULL for what does not exist (any more); the counter is the backend's own. No
+        // message since the name was looked up means that it still names that table, as in RangeVarGetRelidExtended.
+        unsafe {
+            loop {
+                let seen = SharedInvalidMessageCounter;
+                let oid = table_oid(self.name);
+                let relation = pg_sys::try_table_open(oid, lock as i32);
+                if !relation.is_null() {
+                    if SharedInvalidMessageCounter == seen || table_oid(self.name) == oid {
+                        return Ok(relation);
+                    }
+                    pg_sys::table_close(relation, lock as i32);
+                } else if table_oid(self.name) == pg_sys::InvalidOid {
+                    return Err(self.altered());
+                }
+                pgrx::check_for_interrupts!();
             }
-            Ok(open)
         }
     }
 
@@ -73,6 +95,26 @@ impl UserTable {
 
     fn altered(&self) -> Error {
         Error::TableAltered(self.name.to_str().unwrap_or_default())
+    }
+}
+
+unsafe extern "C" {
+    // Left out of pgrx's bindings. Counts the messages of other sessions' changes to the catalogue that were taken in.
+    static SharedInvalidMessageCounter: u64;
+}
+
+/// The primary key, where the column is in it.
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn key_with(relation: pg_sys::Relation, column: pg_sys::AttrNumber) -> Option<pg_sys::Oid> {
+    // SAFETY: promised by the caller. Both answers come from the relation's cache entry.
+    unsafe {
+        let index = versions::primary_key(relation);
+        let columns =
+            pg_sys::RelationGetIndexAttrBitmap(relation, pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_PRIMARY_KEY);
+        let member = i32::from(column) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+        (index != pg_sys::InvalidOid && pg_sys::bms_is_member(member, columns)).then_some(index)
     }
 }
 

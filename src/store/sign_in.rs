@@ -11,11 +11,11 @@ use crate::error::Error;
 use crate::inplace::RowAddress;
 
 /// What a look at a user tells.
-pub enum LookUp {
+pub enum LookUp<R> {
     /// The user has no secret.
     Nobody,
-    /// The user is locked: nothing else was looked at.
-    Locked(Attempts),
+    /// Refused for what the attempts were: nothing else was looked at.
+    Refused(R),
     User(User),
 }
 
@@ -41,17 +41,20 @@ pub struct Candidate {
     pub seen_step: TimeStep,
 }
 
-/// Looks up a user.
+/// Looks up a user, unless `refuse` has an answer to the user's attempts already.
 ///
 /// Errors: 55000 where a secret is without its row in `totp.attempts` or `totp.used_codes`: never a free guess.
-pub fn look_up(user_id: &str, is_locked: impl FnOnce(&Attempts) -> Result<bool, Error>) -> Result<LookUp, Error> {
+pub fn look_up<R>(
+    user_id: &str,
+    refuse: impl FnOnce(&Attempts) -> Result<Option<R>, Error>,
+) -> Result<LookUp<R>, Error> {
     let (attempts, used_codes, secrets) = (attempts::open()?, used_codes::open()?, secrets::open()?);
     let snapshot = Snapshot::latest();
     let attempts = attempts.rows_of(user_id, &snapshot, attempts::read)?.pop();
     if let Some((_, seen)) = attempts
-        && is_locked(&seen)?
+        && let Some(refused) = refuse(&seen)?
     {
-        return Ok(LookUp::Locked(seen));
+        return Ok(LookUp::Refused(refused));
     }
     let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
     let mut secrets = secrets.rows_of(user_id, &snapshot, |_, row| {
