@@ -3,9 +3,9 @@
 # PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for (default: the first one in pgrx.toml)
 
 # Given in the environment or on make's command line, these reach the scripts.
-export PG_CONFIG PART TEST SUBJECT DESTDIR
+export PG_CONFIG PART TEST SUBJECT DESTDIR MINUTES SECONDS_EACH
 
-.PHONY: help setup tree build demo psql test bench install uninstall installcheck clean
+.PHONY: help all setup tree build demo psql test bench soak fuzz constant-time advisories install uninstall installcheck package dist clean
 
 help:
 	@echo 'make setup         install what is missing: Debian packages, cargo-pgrx'
@@ -13,10 +13,16 @@ help:
 	@echo 'make psql          psql on a throw-away server, for trying things out'
 	@echo 'make test          every test there is   (PART=cluster TEST=smoke: one part, some tests)'
 	@echo 'make bench         measure it beside the bare statements   (SUBJECT=loop: one subject)'
+	@echo 'make soak          run it for 30 minutes and see what grows or breaks   (MINUTES=10: shorter)'
+	@echo 'make fuzz          let a fuzzer at each parser for a minute   (SECONDS_EACH=600: longer)'
+	@echo 'make constant-time measure whether time tells what was compared'
+	@echo 'make advisories    ask for known vulnerabilities of the crates it is built from (needs the web)'
 	@echo 'make build         build the extension'
 	@echo 'make install       install it into the PostgreSQL that PG_CONFIG names   (DESTDIR=...)'
 	@echo 'make installcheck  run the SQL tests on the running server that PGHOST, PGPORT, PGUSER name'
 	@echo 'make uninstall     remove it from there'
+	@echo 'make package       make the Debian package for that PostgreSQL, in target/package'
+	@echo 'make dist          make the distribution for PGXN, from what is committed'
 	@echo 'make clean         remove what was built'
 	@echo
 	@echo 'PG_CONFIG=/path/to/pg_config picks the PostgreSQL installation (default: pgrx.toml).'
@@ -32,6 +38,8 @@ build:
 	@tools/setup.sh
 	@tools/build.sh
 
+all: build # what pgxn calls
+
 demo: build
 	@tools/demo.sh
 
@@ -44,6 +52,18 @@ test: setup
 bench: setup build
 	@tools/bench.sh
 
+soak: setup build
+	@tools/soak.sh
+
+fuzz: setup
+	@tools/fuzz.sh
+
+constant-time: setup build
+	@tools/constant-time.sh
+
+advisories: setup
+	@tools/deny.sh advisories
+
 install:
 	@tools/install.sh install
 
@@ -52,6 +72,13 @@ uninstall:
 
 installcheck:
 	@tests/run-regress installcheck
+
+package:
+	@tools/setup.sh package
+	@tools/package.sh
+
+dist:
+	@tools/dist.sh
 
 clean:
 	@tools/clean.sh

@@ -11,5 +11,8 @@ started=$(mktemp "$TREE/started.XXXXXX")
 trap 'rm -f "$started"' EXIT
 cargo pgrx install --release --pg-config "$PGRX_PG_CONFIG_PATH" "${PG_FEATURES[@]}" >/dev/null # cargo speaks on stderr
 
+# The scripts of earlier releases, for the tests of upgrades; make install leaves them here.
+install -m 644 sql/install/pg_totp--*.sql "$TREE$("$PG_CONFIG" --sharedir)/extension/"
+
 # Scripts of an earlier build that this one no longer has.
 find "$TREE$("$PG_CONFIG" --sharedir)/extension" -name 'pg_totp*' ! -newer "$started" -delete

@@ -37,5 +37,7 @@ if [ "$(cut -d ' ' -f 1 "$TREE/origin" 2>/dev/null)" != "$PG_CONFIG" ] || [ ! -e
 fi
 
 mkdir -p "${DESTDIR:-}$extension_dir" "${DESTDIR:-}$library_dir"
-install -v -m 644 "$TREE$extension_dir"/pg_totp{.control,--*.sql} "${DESTDIR:-}$extension_dir/"
+version=$(sed -n "s/^default_version = '\(.*\)'$/\1/p" "$TREE$extension_dir/pg_totp.control")
+# The scripts that make this version and lead to it, not those of earlier releases, which are there for tests.
+install -v -m 644 "$TREE$extension_dir"/pg_totp{.control,"--$version.sql",--*--*.sql} "${DESTDIR:-}$extension_dir/"
 install -v -m 755 "$TREE$library_dir/pg_totp.so" "${DESTDIR:-}$library_dir/"

@@ -2,8 +2,10 @@
 # Installs what is missing: Debian packages, Rust if Debian's is new enough, cargo-pgrx and its settings.
 # Quick, and silent, where all of it is there.
 #
-# usage: tools/setup.sh         what building, the demo and psql need
-#        tools/setup.sh test    also what the tests and benchmarks need
+# usage: tools/setup.sh            what building, the demo and psql need
+#        tools/setup.sh test       also what the tests and benchmarks need
+#        tools/setup.sh package    also what make package needs
+#        tools/setup.sh versions   also what a Debian of another release needs
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
@@ -83,8 +85,15 @@ if [ "${1:-}" = test ]; then
     need librsvg2-bin has rsvg-convert                # draws SVG
     need nodejs has node                              # for the tests of clients and of otpauth URIs
     need npm has npm
+    need pgbouncer test -x /usr/sbin/pgbouncer        # for the tests of pooling
+    if [[ $PG_CONFIG == /usr/lib/postgresql/* ]]; then # an installation that is not Debian's has what it has
+        need "postgresql-$PG_MAJOR-plproxy" has_file_below --sharedir extension/plproxy.control # for the tests of scale-out
+    fi
+    need sqlsmith has sqlsmith                        # random SQL
     [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
 fi
+[ "${1:-}" != package ] || need dpkg-dev has dpkg-shlibdeps
+[ "${1:-}" != versions ] || need debootstrap has debootstrap
 
 # Debian's server package makes a cluster of its own and starts it. Not asked for: it stays out.
 no_main_cluster=/etc/postgresql-common/createcluster.d/pg_totp-setup.conf
@@ -101,6 +110,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo 'create_main_cluster = false' | as_root tee "$no_main_cluster" >/dev/null
     install_packages "${missing[@]}"
     allow_main_cluster
+    if [[ " ${missing[*]} " == *" pgbouncer "* ]] && [ -d /run/systemd/system ]; then
+        as_root systemctl disable --now pgbouncer # nor was a running pooler
+    fi
     trap - EXIT
 fi
 

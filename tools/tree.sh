@@ -16,9 +16,19 @@ link_entries() {
     for entry in "$1"/*; do
         case ${entry##*/} in
             pg_totp* | "${2:-}") ;;
-            *) ln -s "$entry" "$tree$1/" ;;
+            *) [ -L "$tree$1/${entry##*/}" ] || ln -s "$entry" "$tree$1/" ;;
         esac
     done
+}
+
+# The system's extensions and libraries as they are now: a package may have come or gone since the tree was made.
+link_extensions() {
+    local lib extension
+    lib=$("$PG_CONFIG" --pkglibdir)
+    extension=$("$PG_CONFIG" --sharedir)/extension
+    find "$tree$lib" "$tree$extension" -maxdepth 1 -xtype l -delete
+    link_entries "$lib"
+    link_entries "$extension"
 }
 
 make_tree() {
@@ -32,6 +42,12 @@ make_tree() {
     link_entries "$lib"
     link_entries "$share" extension
     link_entries "$share/extension"
+    # Libraries that its programs find relative to themselves, as those of a Python package do.
+    for folder in $(ldd "$bin/psql" "$bin/initdb" | sed -n 's|.*=> \(.*/\.\./.*\)/[^/]*$|\1|p' | sort -u); do
+        folder=$(realpath "$folder")
+        mkdir -p "$(dirname "$tree$folder")"
+        [ -e "$tree$folder" ] || ln -s "$folder" "$tree$folder"
+    done
     for folder in $("$PG_CONFIG" --includedir --pkgincludedir --includedir-server); do
         [ -e "$tree$folder" ] && continue
         mkdir -p "$(dirname "$tree$folder")"
@@ -61,4 +77,5 @@ for tree in "${@:-$TREE}"; do
         make_tree
         echo "$origin" >"$tree/origin"
     fi
+    link_extensions
 done
