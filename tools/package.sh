@@ -12,8 +12,8 @@ version=$(sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)-1
 arch=$(dpkg --print-architecture)
 package=postgresql-$PG_MAJOR-pg-totp
 maintainer="${DEBFULLNAME:-the pg_totp developers} <${DEBEMAIL:-pg_totp@localhost}>"
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)}
-export SOURCE_DATE_EPOCH
+date=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)}
+unset SOURCE_DATE_EPOCH # not for cargo, or it may build anew
 
 out=$ROOT/target/package
 work=$(mktemp -d)
@@ -37,7 +37,7 @@ pg-totp ($version) unstable; urgency=medium
 
   * Version ${version%-*}: see changelog.gz.
 
- -- $maintainer  $(LC_ALL=C date -u -R -d "@$SOURCE_DATE_EPOCH")
+ -- $maintainer  $(LC_ALL=C date -u -R -d "@$date")
 CHANGELOG
 cp packaging/copyright "$doc"
 tools/licences.sh >"$work/crates"
@@ -78,5 +78,5 @@ CONTROL
 find "$root" -type d -exec chmod 755 {} +
 find "$root" -type f -exec chmod 644 {} +
 rm -f "$out/${package}_"*.deb
-dpkg-deb --root-owner-group -Zxz --build "$root" "$out/${package}_${version}_$arch.deb" >/dev/null
+SOURCE_DATE_EPOCH=$date dpkg-deb --root-owner-group -Zxz --build "$root" "$out/${package}_${version}_$arch.deb" >/dev/null
 echo "target/package/${package}_${version}_$arch.deb"
