@@ -18,7 +18,7 @@ pub struct UserTable {
     pub name: &'static CStr,
     /// Names and types of its columns, from the first on.
     pub columns: &'static [(&'static CStr, pg_sys::Oid)],
-    /// Selects these columns, then `tableoid, ctid, xmin`, of a user: for a table that is partitioned.
+    /// Selects these columns, then `tableoid, ctid, xmin`, of a user: for a table that is partitioned or has children.
     pub select: &'static LocalKey<Statement>,
 }
 
@@ -100,7 +100,7 @@ impl UserTable {
 
 unsafe extern "C" {
     // Left out of pgrx's bindings. Counts the messages of other sessions' changes to the catalogue that were taken in.
-    static SharedInvalidMessageCounter: u64;
+    static mut SharedInvalidMessageCounter: u64;
 }
 
 /// The primary key, where the column is in it.
