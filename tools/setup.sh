@@ -88,6 +88,8 @@ if [ "${1:-}" = test ]; then
     need pgbouncer test -x /usr/sbin/pgbouncer        # for the tests of pooling
     if [[ $PG_CONFIG == /usr/lib/postgresql/* ]]; then # an installation that is not Debian's has what it has
         need "postgresql-$PG_MAJOR-plproxy" has_file_below --sharedir extension/plproxy.control # for the tests of scale-out
+        # Since 18 a package of its own; for the tests of compiled expressions.
+        [ "$PG_MAJOR" -lt 18 ] || need "postgresql-$PG_MAJOR-jit" has_file_below --pkglibdir llvmjit.so
     fi
     need sqlsmith has sqlsmith                        # random SQL
     [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas

@@ -47,7 +47,8 @@ def test_a_shard_that_dies_takes_only_its_own_users_along(router):
         wait_for_more(load, his)
         shard.cluster.kill9()
         for _ in range(2):  # an open connection that breaks, and a new one
-            with pytest.raises(psycopg.errors.InternalError_):
+            # A backend that outlives its postmaster for a moment ends with an error of its own.
+            with pytest.raises((psycopg.errors.InternalError_, psycopg.errors.AdminShutdown)):
                 verify(conn, used, code_of(used))
         assert conn.execute("SELECT DISTINCT shard FROM totp_health() WHERE check_name = 'shard'").fetchall() == [(shard.name,)]
         assert conn.execute("SELECT totp_qr_text('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ') <> ''").fetchone() == (True,)
