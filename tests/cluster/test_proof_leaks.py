@@ -22,7 +22,7 @@ TALKATIVE = {
 QUIET = {"log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0", "auto_explain.log_verbose": "off"}
 QUIET_SINCE_16 = {"auto_explain.log_parameter_max_length": "0"}
 # What the server itself writes of a parameter, as it was told to: log_statement and log_min_duration_statement, errors, auto_explain with its plans.
-PARAMETERS = re.compile(r"DETAIL:  parameters: |(CONTEXT:  |^\t)unnamed portal with parameters: |^\t *Query Parameters: |^\t *(Output|Function Call|One-Time Filter): ")
+PARAMETERS = re.compile(r"DETAIL:  [Pp]arameters: |(CONTEXT:  |^\t)unnamed portal with parameters: |^\t *Query Parameters: |^\t *(Output|Function Call|One-Time Filter): ")
 COPIES = 1000  # of a planted row: some will lie across two pages of the WAL
 
 
@@ -202,8 +202,8 @@ class Told:
         columns = ", ".join(f"'{value}'::text AS {name}" for name, value in text.items())
         with closing(self.db.connect()) as conn:
             conn.execute(f"CREATE TABLE planted AS SELECT {columns}, '\\x{text['hex']}'::bytea AS raw, '' AS filler FROM generate_series(1, {COPIES})")
-            for value in text.values():  # since PostgreSQL 16, pg_stat_statements keeps no constant of a CREATE TABLE AS
-                conn.execute(f'SELECT 1 AS "{value}"')
+            # Since PostgreSQL 16, pg_stat_statements keeps no constant of a CREATE TABLE AS.
+            conn.execute("SELECT " + ", ".join(f'1 AS "{value}"' for value in text.values()))
 
 
 @pytest.fixture(scope="module")
