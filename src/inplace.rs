@@ -1,4 +1,5 @@
-//! Rows that change in place: find, lock, decide, log, flush. The only file that writes to a page.
+//! Rows that change in place: find, lock, decide, log, flush. Nothing else writes to a page: `page` finds the row on it,
+//! `record` writes and logs.
 //!
 //! A row of `totp.attempts`, `totp.used_codes` or `totp.floor` changes as a sequence does: under the page lock,
 //! outside of the transaction, logged to the WAL in a generic record. So a ROLLBACK gives nothing back.

@@ -109,7 +109,7 @@ impl Target {
             let hoff = usize::from((*header).t_hoff);
             let columns = u32::from((*header).t_infomask2) & pg_sys::HEAP_NATTS_MASK;
             // A column that was added later is not in the tuple.
-            if columns < 5 || hoff + WORDS_LEN > len || (start + hoff) % align_of::<Words>() != 0 {
+            if columns < 5 || hoff + WORDS_LEN > len || (start + hoff) % size_of::<i64>() != 0 {
                 return Found::Altered;
             }
             Found::At(Place { start, len, hoff })

@@ -6,7 +6,6 @@
 use otp::Counter;
 use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID};
 
-use super::row::Row;
 use super::scan::{Open, UserTable};
 use super::spi::{Snapshot, int8, statement, text};
 use crate::error::Error;
@@ -104,17 +103,20 @@ pub fn open() -> Result<Open, Error> {
     TABLE.open(pg_sys::RowExclusiveLock)
 }
 
-/// Reads a row of the table.
-pub fn read(address: RowAddress, row: &Row) -> Result<(RowAddress, Attempts), Error> {
-    Ok((address, Attempts::from_words(row.words()?)))
+/// Where the user's row is, and what it holds. Errors: 55000 where there are two, as without its key there may be: a
+/// lock in one of them would not be seen.
+pub fn read(table: &Open, user_id: &str, snapshot: &Snapshot) -> Result<Option<(RowAddress, Attempts)>, Error> {
+    let mut rows =
+        table.rows_of(user_id, snapshot, |address, row| Ok((address, Attempts::from_words(row.words()?))))?;
+    let found = rows.pop();
+    if rows.is_empty() { Ok(found) } else { Err(Error::RowsAltered) }
 }
 
 /// Where the user's row is, and the snapshot that keeps it there.
 pub fn find(user_id: &str) -> Result<Option<(RowAddress, Snapshot)>, Error> {
     let table = open()?;
     let snapshot = Snapshot::latest();
-    let found = table.rows_of(user_id, &snapshot, |address, _| Ok(address))?.pop();
-    Ok(found.map(|address| (address, snapshot)))
+    Ok(read(&table, user_id, &snapshot)?.map(|(address, _)| (address, snapshot)))
 }
 
 /// Whether the user has a row.

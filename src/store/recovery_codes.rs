@@ -45,7 +45,7 @@ pub fn look_up(user_id: &str) -> Result<Option<LookUp>, Error> {
         s.first(&snapshot, &[text(user_id)], |row| Ok((row.must(1)?, read_count(row, 2)?, row.must(3)?, row.must(4)?)))
     })?;
     let Some((set_id, count, sealed, disabled)) = set else { return Ok(None) };
-    let (attempts, seen) = attempts.rows_of(user_id, &snapshot, attempts::read)?.pop().ok_or(Error::RowsAltered)?;
+    let (attempts, seen) = attempts::read(&attempts, user_id, &snapshot)?.ok_or(Error::RowsAltered)?;
     let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
     let (used, _) = *used.iter().find(|(_, used)| used.secret_id == set_id).ok_or(Error::RowsAltered)?;
     Ok(Some(LookUp { attempts, seen, used, set_id, count, sealed, disabled, snapshot }))

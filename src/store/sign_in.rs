@@ -50,7 +50,7 @@ pub fn look_up<R>(
 ) -> Result<LookUp<R>, Error> {
     let (attempts, used_codes, secrets) = (attempts::open()?, used_codes::open()?, secrets::open()?);
     let snapshot = Snapshot::latest();
-    let attempts = attempts.rows_of(user_id, &snapshot, attempts::read)?.pop();
+    let attempts = attempts::read(&attempts, user_id, &snapshot)?;
     if let Some((_, seen)) = attempts
         && let Some(refused) = refuse(&seen)?
     {

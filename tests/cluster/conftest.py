@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 from server import Cluster, Database
-from totp import NOON, fix_clock
+from totp import NOON, active_user, fix_clock
 
 _clusters: list[Cluster] = []  # those that are up, whose logs a failing test shows
 
@@ -54,6 +54,12 @@ def conn(quick_db):
     with closing(quick_db.connect()) as conn:
         fix_clock(conn, NOON)
         yield conn
+
+
+@pytest.fixture
+def alice(conn) -> str:
+    """The secret of an active user who has not used a code of NOON or later."""
+    return active_user(conn, "alice")
 
 
 @pytest.fixture

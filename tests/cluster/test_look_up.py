@@ -177,3 +177,13 @@ def test_many_calls_in_one_transaction_keep_no_memory(conn, quiet):
     conn.execute("DELETE FROM totp.used_codes WHERE user_id = 'broken'")
     conn.execute(CALLS.replace("CALLS", "2500"))
     signs_in(conn)
+
+
+def test_two_rows_of_attempts_are_an_error_and_no_way_round_a_lock(conn):
+    """Without its key the table may have them. A lock in one must not be missed in the other."""
+    import_secret(conn, "alice", SECRET)
+    with conn.transaction(force_rollback=True):
+        conn.execute("ALTER TABLE totp.attempts DROP CONSTRAINT attempts_pkey")
+        conn.execute("INSERT INTO totp.attempts SELECT * FROM totp.attempts")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            verify(conn, "alice", good())

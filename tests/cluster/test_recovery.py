@@ -7,24 +7,9 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 from rotation import Background
-from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, enroll, error_of, fix_clock, parallel, recover, recovery_codes, verify, wrong_code
+from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, codes_left, counters, enroll, error_of, events, fix_clock, parallel, recover, recovery_codes, verify
 
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-def alice(conn) -> str:
-    """The secret of an active user who has not used a code of NOON or later."""
-    return active_user(conn, "alice")
-
-
-def left(conn, user_id="alice") -> int:
-    [value] = {row[0] for row in conn.execute("SELECT recovery_codes_left FROM totp_status(%s)", [user_id])}
-    return value
-
-
-def events(conn, *names):
-    return conn.execute("SELECT event, user_id, device, detail FROM totp.audit_log WHERE event = ANY (%s) ORDER BY id", [list(names)]).fetchall()
 
 
 # --- A set of codes ---------------------------------------------------------------------------------
@@ -38,11 +23,11 @@ def test_the_form_of_the_codes(conn, alice):
 
 def test_each_code_is_good_once_in_any_order(conn, alice):
     codes = recovery_codes(conn)
-    assert left(conn) == 10
+    assert codes_left(conn) == 10
     for number, code in enumerate(codes[5:] + codes[:5], start=1):
         assert recover(conn, code) is True
         assert recover(conn, code) is False
-        assert left(conn) == 10 - number
+        assert codes_left(conn) == 10 - number
     assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)  # a used code is no guess
     assert verify(conn, "alice", code_at(alice, NOON)) is True
 
@@ -54,9 +39,9 @@ def test_ten_by_default(conn, alice):
 @pytest.mark.parametrize("count", [1, 2, 19, 20])
 def test_as_many_as_asked_for(conn, alice, count):
     codes = recovery_codes(conn, count=count)
-    assert len(set(codes)) == count == left(conn)
+    assert len(set(codes)) == count == codes_left(conn)
     assert [recover(conn, code) for code in codes] == [True] * count
-    assert left(conn) == 0
+    assert codes_left(conn) == 0
 
 
 @pytest.mark.parametrize("count", [0, -1, 21, 256, 257, 2**31 - 1, -(2**31), None])
@@ -66,7 +51,7 @@ def test_no_other_count(conn, alice, count):
     assert error.sqlstate == "22023"
     if count is not None:
         assert error.diag.message_detail == "It must be 1 to 20."
-    assert left(conn) == 10
+    assert codes_left(conn) == 10
     assert recover(conn, codes[0]) is True
 
 
@@ -123,7 +108,7 @@ def test_a_new_set_kills_the_old_one_in_the_same_statement(quick_db, conn, alice
         conn.execute("BEGIN")
         new = recovery_codes(conn)
         assert recover(conn, old[1]) is False
-        assert left(conn) == 10
+        assert codes_left(conn) == 10
         conn.execute("COMMIT")
         assert recover(other, old[2]) is False
         assert recover(other, new[2]) is True
@@ -139,7 +124,7 @@ def test_a_new_set_that_is_rolled_back_leaves_the_old_one(conn, alice):
     assert recover(conn, new[0]) is False
     assert recover(conn, old[0]) is False
     assert recover(conn, old[1]) is True
-    assert left(conn) == 8
+    assert codes_left(conn) == 8
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -165,10 +150,10 @@ def test_new_codes_count_for_a_transaction_that_began_before_them(quick_db, conn
         new = recovery_codes(conn)
         assert recover(other, old[0]) is False
         assert recover(other, new[0]) is True
-        assert left(other) == 9
+        assert codes_left(other) == 9
         other.execute("COMMIT")
     assert recover(conn, new[0]) is False
-    assert left(conn) == 9
+    assert codes_left(conn) == 9
 
 
 # --- Once, whatever happens --------------------------------------------------------------------------
@@ -195,7 +180,7 @@ def test_one_of_50_sessions_gets_in(quick_db, conn, alice, level):
             answers = parallel(50, enter, prepare=begin)
             assert [a for a in answers if isinstance(a, Exception)] == []
             assert sorted(answers) == [False] * 49 + [True]
-            assert left(conn) == 5 - used
+            assert codes_left(conn) == 5 - used
     assert len(events(conn, "recovery_code_used")) == 5
     assert events(conn, "replayed") == [("replayed", "alice", None, {"of": "recovery_codes"})] * 49 * 5
 
@@ -209,7 +194,7 @@ def test_all_codes_of_a_set_at_once(quick_db, conn, alice):
         for _ in range(10):
             codes = recovery_codes(conn, count=20)
             assert parallel(20, lambda i: recover(sessions[i], codes[i])) == [True] * 20  # noqa: B023
-            assert left(conn) == 0
+            assert codes_left(conn) == 0
             assert parallel(20, lambda i: recover(sessions[i], codes[i])) == [False] * 20  # noqa: B023
 
 
@@ -230,7 +215,7 @@ def test_a_use_that_is_rolled_back_stays_used(quick_db, conn, alice, level, way)
         other.execute("ROLLBACK")
         assert recover(other, code) is False
     assert recover(conn, code) is False
-    assert left(conn) == 0
+    assert codes_left(conn) == 0
 
 
 def test_a_use_stays_used_when_the_client_goes_away(quick_db, conn, alice):
@@ -261,7 +246,7 @@ def test_a_use_stays_used_over_a_crash(fresh_cluster):
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
         assert [recover(conn, code) for code in codes[:4]] == [False, False, False, True]
-        assert left(conn) == 6
+        assert codes_left(conn) == 6
 
 
 def test_maintenance_brings_no_code_back(conn, alice):
@@ -270,107 +255,7 @@ def test_maintenance_brings_no_code_back(conn, alice):
     for query in ("VACUUM FULL totp.used_codes", "CLUSTER totp.used_codes USING used_codes_pkey", "VACUUM FREEZE totp.used_codes", "VACUUM FULL totp.recovery_codes"):
         conn.execute(query)
         assert recover(conn, codes[0]) is False
-    assert left(conn) == 9
-    assert recover(conn, codes[1]) is True
-
-
-# --- Wrong entries ------------------------------------------------------------------------------------
-
-
-def counters(conn, user_id="alice"):
-    return conn.execute("SELECT failures, recovery_failures, locked_until > %s, recovery_locked_until > %s FROM totp.attempts WHERE user_id = %s",
-                        [NOON, NOON, user_id]).fetchone()
-
-
-def test_wrong_entries_lock_their_own_counter_and_no_other(conn, alice):
-    codes = recovery_codes(conn)
-    for number in range(1, MAX_ATTEMPTS + 1):
-        assert recover(conn, NO_CODE) is False
-        assert counters(conn) == (0, number, False, number == MAX_ATTEMPTS)
-    assert recover(conn, codes[0]) is False  # locked: a good one is refused, and stays good
-    assert left(conn) == 10
-    assert verify(conn, "alice", code_at(alice, NOON)) is True
-    assert counters(conn) == (0, MAX_ATTEMPTS, False, True)  # a good code clears the other counter, not this one
-    fix_clock(conn, NOON + 29 * SECOND)
-    assert recover(conn, codes[0]) is False
-    fix_clock(conn, NOON + 31 * SECOND)
-    assert recover(conn, codes[0]) is True
-    assert counters(conn) == (0, 0, False, False)
-
-
-def test_wrong_codes_do_not_lock_recovery(conn, alice):
-    codes = recovery_codes(conn)
-    wrong = wrong_code(code_at(alice, NOON))
-    for _ in range(MAX_ATTEMPTS):
-        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [wrong]).fetchone() == ("wrong",)
-    assert counters(conn) == (MAX_ATTEMPTS, 0, True, False)
-    assert recover(conn, codes[0]) is True
-    assert counters(conn) == (MAX_ATTEMPTS, 0, True, False)  # and a recovery code does not clear that counter
-    assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [code_at(alice, NOON)]).fetchone() == ("locked",)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_a_rolled_back_guess_is_charged(quick_db, conn, alice, level):
-    recovery_codes(conn)
-    with closing(quick_db.connect()) as other:
-        fix_clock(other, NOON)
-        for _ in range(3 * MAX_ATTEMPTS):
-            other.execute(f"BEGIN ISOLATION LEVEL {level}")
-            assert recover(other, NO_CODE) is False
-            other.execute("ROLLBACK")
-    assert counters(conn) == (0, MAX_ATTEMPTS, False, True)  # and what came in the lock was not judged
-
-
-def test_50_sessions_get_as_many_guesses_as_one(quick_db, conn, alice):
-    recovery_codes(conn)
-
-    def session(_):
-        other = quick_db.connect()
-        fix_clock(other, NOON)
-        return other
-
-    def guess(_, other):
-        with closing(other):
-            return recover(other, NO_CODE)
-
-    assert parallel(50, guess, prepare=session) == [False] * 50
-    assert counters(conn) == (0, MAX_ATTEMPTS, False, True)
-    assert len(events(conn, "failed")) == MAX_ATTEMPTS
-
-
-def test_a_lock_doubles_and_ends_at_the_hard_limit(conn, alice):
-    codes = recovery_codes(conn)
-    now, failures = NOON, 0
-    while True:
-        fix_clock(conn, now)
-        assert recover(conn, NO_CODE) is False
-        failures += 1
-        until = float(conn.execute("SELECT extract(epoch FROM recovery_locked_until) FROM totp.attempts").fetchone()[0])
-        if failures < MAX_ATTEMPTS:
-            assert until == float("-inf")
-        elif failures < 100:
-            assert until - now.timestamp() == min(30 * 2 ** (failures - MAX_ATTEMPTS), 3600)
-            now = datetime.fromtimestamp(until, UTC)
-        else:
-            assert until == float("inf")
-            break
-    assert failures == 100
-    fix_clock(conn, now + timedelta(days=3650))
-    assert recover(conn, codes[0]) is False
-    assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
-    assert recover(conn, codes[0]) is True
-
-
-def test_unlock_clears_both_counters_and_no_used_code(conn, alice):
-    codes = recovery_codes(conn)
-    assert recover(conn, codes[0]) is True
-    for _ in range(MAX_ATTEMPTS):
-        recover(conn, NO_CODE)
-        verify(conn, "alice", wrong_code(code_at(alice, NOON)))
-    assert counters(conn) == (MAX_ATTEMPTS, MAX_ATTEMPTS, True, True)
-    assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
-    assert counters(conn) == (0, 0, False, False)
-    assert recover(conn, codes[0]) is False
+    assert codes_left(conn) == 9
     assert recover(conn, codes[1]) is True
 
 
@@ -386,7 +271,7 @@ def test_codes_and_what_is_used_survive_a_rename(conn, alice):
     assert counters(conn, "alicia") == (0, 1, False, False)
     assert recover(conn, codes[0], "alicia") is False
     assert recover(conn, codes[1], "alicia") is True
-    assert left(conn, "alicia") == 8
+    assert codes_left(conn, "alicia") == 8
 
 
 @pytest.mark.parametrize("rotate", ["SELECT totp_rotate_key()", "CALL totp_rotate_key_online()"])
@@ -396,7 +281,7 @@ def test_codes_and_what_is_used_survive_a_rotation(conn, alice, rotate):
     conn.execute(rotate)
     assert recover(conn, codes[0]) is False
     assert recover(conn, codes[1]) is True
-    assert left(conn) == 8
+    assert codes_left(conn) == 8
 
 
 @pytest.mark.parametrize("query", ["SELECT totp_reset('alice', 'phone')", "SELECT totp_enroll('alice', device => 'phone')",
@@ -409,7 +294,7 @@ def test_codes_survive_what_is_done_to_one_device(conn, alice, query):
     conn.execute(query)
     assert recover(conn, codes[0]) is False
     assert recover(conn, codes[1]) is True
-    assert left(conn) == 8
+    assert codes_left(conn) == 8
 
 
 def test_codes_go_with_their_user(conn, alice):
@@ -420,7 +305,7 @@ def test_codes_go_with_their_user(conn, alice):
     assert recover(conn, codes[0]) is False
     active_user(conn, "alice")
     assert recover(conn, codes[0]) is False
-    assert left(conn) == 0
+    assert codes_left(conn) == 0
 
 
 def test_no_code_gets_in_where_every_device_is_disabled(conn, alice):

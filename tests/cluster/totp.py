@@ -185,3 +185,20 @@ def error_of(conn: psycopg.Connection, query: str, parameters=None) -> psycopg.E
         assert message[0].islower() and not message.endswith((".", "\n")), f"not in the style of the house: {message!r}"
         return error
     raise AssertionError(f"no error, but {rows}")
+
+
+def codes_left(conn: psycopg.Connection, user_id: str = "alice") -> int:
+    """How many recovery codes totp_status says are left."""
+    [value] = {row[0] for row in conn.execute("SELECT recovery_codes_left FROM totp_status(%s)", [user_id])}
+    return value
+
+
+def counters(conn: psycopg.Connection, user_id: str = "alice") -> tuple:
+    """Failures with codes and with recovery codes, and whether each is locked at NOON."""
+    return conn.execute("SELECT failures, recovery_failures, locked_until > %s, recovery_locked_until > %s FROM totp.attempts WHERE user_id = %s",
+                        [NOON, NOON, user_id]).fetchone()
+
+
+def events(conn: psycopg.Connection, *names: str) -> list[tuple]:
+    """Audit rows of these events."""
+    return conn.execute("SELECT event, user_id, device, detail FROM totp.audit_log WHERE event = ANY (%s) ORDER BY id", [list(names)]).fetchall()
