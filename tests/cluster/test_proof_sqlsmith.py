@@ -45,7 +45,7 @@ CREATE FUNCTION smith.pick(good {type}) RETURNS {type} LANGUAGE sql VOLATILE AS 
 
 
 class Target:
-    """A server that logs the SQLSTATE of each error, and counts the calls of each function; on it what sqlsmith is given."""
+    """A server that logs each statement and the SQLSTATE of each error, and counts the calls of each function; on it what sqlsmith is given."""
 
     def __init__(self, cluster) -> None:
         self.cluster = cluster
@@ -80,10 +80,11 @@ class Target:
         target = f"host={self.cluster.folder} dbname={self.database.name} user={role}"
         self.cluster.run("sqlsmith", f"--target={target}", f"--seed={SEED}", f"--max-queries={QUERIES}", "--exclude-catalog")
         log = re.sub(r"(?m)^25P01 WARNING: .*\n", "", self.cluster.log_text()[before:])  # its own ROLLBACK where it has begun nothing
+        assert set(self.functions) <= set(re.findall(r"\bsmith\.(\w+)", log))  # it left out none
         errors = re.findall(r"^(\w{5}) ERROR: .*", log, re.MULTILINE)
         assert 0 < len(errors) < QUERIES  # it worked, and not all of it was refused
         assert {state for state in errors if state.startswith("XX")} <= {"XX001"}  # a sealed value that does not open
-        assert not re.findall(r".*(?:FATAL|PANIC|WARNING): .*|.*(?:panicked|server process|\.rs\b).*", log)
+        assert not re.findall(r"^\w{5} (?:FATAL|PANIC|WARNING): .*|^\w{5} (?!LOG:  statement).*(?:panicked|server process|\.rs\b).*", log, re.MULTILINE)
 
     def called(self) -> set[str]:
         """The functions that were called, as PostgreSQL counts, once the sessions that called them have reported."""
@@ -100,12 +101,13 @@ def view_of(conn, function: Function) -> str:
 
 
 def test_random_statements(make_cluster):
-    target = Target(make_cluster(log_line_prefix="%e ", log_min_error_statement="panic", track_functions="all"))
+    target = Target(make_cluster(log_line_prefix="%e ", log_min_error_statement="panic", track_functions="all",
+                                 log_statement="all"))
     postmaster = target.cluster.pid()
     target.attack(target.role("verify", "enroll", "admin", "audit"))
     target.attack(target.role(superuser=True))
-    # PostgreSQL counts a call that returns; some functions are seldom called with what they do not refuse.
-    wait_until(lambda: len(target.called()) >= 0.85 * len(target.functions), "calls of most functions to be counted")
+    # PostgreSQL counts a call that returns: of some functions, by the luck of the seed and of names, none does.
+    wait_until(lambda: len(target.called()) > len(target.functions) / 2, "calls of most functions to be counted")
     with closing(target.database.connect()) as conn:  # nothing of it was committed, and all of it still works
         fix_clock(conn, NOON)
         assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (2,)
