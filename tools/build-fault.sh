@@ -15,12 +15,12 @@ if [ "${1:-}" = where ]; then
 fi
 
 tools/tree.sh "$tree"
-origin=$(cat "$tree/origin" && find src crates sql Cargo.toml Cargo.lock pg_totp.control -type f -print0 | sort -z | xargs -0 cksum)
+origin=$(cat "$tree/origin" && find src crates sql build.rs Cargo.toml Cargo.lock pg_totp.control -type f -print0 | sort -z | xargs -0 cksum)
 [ "$(cat "$tree/built-from" 2>/dev/null)" != "$origin" ] || exit 0
 
 # In a copy of the release build's folder, without our own crate: so the dependencies are not built again, and no artefact
 # of this build can be taken for one of the release. To be taken for up to date they must be asked for as cargo-pgrx does,
-# with its linker flag and the same pg_config. The SQL is that of the release build. Not optimised: that takes half a minute.
+# with the same pg_config. The SQL is that of the release build. Not optimised: that takes half a minute.
 say "building pg_totp with a fault, for the tests"
 use_tree "$TREE"
 CARGO_TARGET_DIR=$(mktemp -d "$ROOT/target/fault.XXXXXX")
@@ -30,8 +30,7 @@ if [ -d target/release ]; then
     cp -a target/release "$CARGO_TARGET_DIR/"
     rm -rf "$CARGO_TARGET_DIR"/release/{libpg_totp*,deps/libpg_totp*,.fingerprint/pg_totp-*}
 fi
-no_gc="target.'cfg(all(target_family = \"unix\", not(target_os = \"macos\")))'.rustflags = [\"-C\", \"link-arg=-Wl,--no-gc-sections\"]"
-cargo --config "$no_gc" rustc --lib --release --no-default-features --features "$PG_LABEL fault_no_flush" -- -C opt-level=0
+cargo rustc --lib --release --no-default-features --features "$PG_LABEL fault_no_flush" -- -C opt-level=0
 find "$tree$("$PG_CONFIG" --sharedir)/extension" -name 'pg_totp*' -delete
 install -m 644 "$TREE$("$PG_CONFIG" --sharedir)"/extension/pg_totp* "$tree$("$PG_CONFIG" --sharedir)/extension/"
 install -m 755 "$CARGO_TARGET_DIR/release/libpg_totp.so" "$tree$("$PG_CONFIG" --pkglibdir)/pg_totp.so"

@@ -79,7 +79,9 @@ BIN=$TREE$(dirname "$PG_CONFIG")
 # Release builds use TREE and debug builds TEST_TREE, always, or pgrx would make its bindings anew at each change.
 use_tree() { export PGRX_PG_CONFIG_PATH=$1$PG_CONFIG; }
 
-# RUSTFLAGS would override the linker flag by which cargo-pgrx keeps its schema section.
+# build.rs has the linker flag by which the schema section stays in the library. cargo-pgrx would give it as RUSTFLAGS,
+# and each dependency would be compiled twice, for cargo test and for its own build.
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 
 # Debian's own Python: the one whose venv module make setup installs.

@@ -123,8 +123,9 @@ fi
 pgrx_version=$(grep -A 1 '^name = "pgrx"$' Cargo.lock | sed -n 's/^version = "\(.*\)"$/\1/p')
 [ -n "$pgrx_version" ] || die "Cargo.lock does not name a version of pgrx"
 if [ "$("$TOOLS/bin/cargo-pgrx" pgrx --version 2>/dev/null)" != "cargo-pgrx $pgrx_version" ]; then
-    say "building cargo-pgrx $pgrx_version into target/tools (about 3 minutes)"
-    cargo install cargo-pgrx --version "$pgrx_version" --locked --force --root "$TOOLS"
+    say "building cargo-pgrx $pgrx_version into target/tools (a minute or two)"
+    # Without optimization: it builds in less than half of the time, and has seconds of work.
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$pgrx_version" --locked --force --debug --root "$TOOLS"
 fi
 
 # cargo-pgrx's list of installations. Written only where it changes: pgrx builds anew when it does.

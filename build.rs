@@ -1,0 +1,10 @@
+//! Tells the linker to keep the section of the library in which pgrx describes the SQL functions.
+//!
+//! cargo-pgrx would do that by RUSTFLAGS, under which every dependency is compiled anew: tools/env.sh switches it off.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os != "macos" && os != "windows") {
+        println!("cargo::rustc-link-arg-cdylib=-Wl,--no-gc-sections");
+    }
+}
