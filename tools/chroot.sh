@@ -97,8 +97,11 @@ else
         rm -rf "$system.new"
         cp -a "$base" "$system.new"
         mkdir -p "$system.new/build"
-        # A newer Debian runs what an older one built: cargo-pgrx takes minutes. tools/setup.sh makes its own if not.
-        [ ! -d "$TOOLS" ] || cp -a "$TOOLS" "$system.new/build/"
+        # A newer Debian runs what an older one built: cargo-pgrx takes minutes, and so do the crates that do not look at
+        # PostgreSQL. What does not fit is made anew.
+        for built in tools debug release; do
+            [ ! -d "target/$built" ] || tar -C target --exclude incremental -c "$built" | tar -C "$system.new/build" -x
+        done
         mv "$system.new" "$system"
     fi
 fi

@@ -8,7 +8,7 @@ import signal
 from contextlib import closing
 
 import pytest
-from server import Cluster, Database
+from server import Cluster, Database, Template
 from totp import NOON, active_user, fix_clock
 
 _clusters: list[Cluster] = []  # those that are up, whose logs a failing test shows
@@ -20,10 +20,17 @@ def cluster():
     yield from _running_cluster()
 
 
+@pytest.fixture(scope="session")
+def _template():
+    template = Template()
+    yield template
+    template.origin.remove()
+
+
 @pytest.fixture
-def fresh_cluster():
+def fresh_cluster(_template):
     """A server of the test's own, started, with a key file: to stop, kill, restart, configure."""
-    yield from _running_cluster()
+    yield from _running_cluster(_template)
 
 
 @pytest.fixture
@@ -78,9 +85,9 @@ def log(cluster):
 
 
 @pytest.fixture
-def make_cluster():
+def make_cluster(_template):
     """A function that makes further servers: make_cluster(key=..., setting=value, ...). Started, and removed afterwards."""
-    yield from _cluster_maker()
+    yield from _cluster_maker(_template)
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +111,11 @@ def make_standby():
         _remove(one)
 
 
-def _cluster_maker():
+def _cluster_maker(template: Template | None = None):
     made = []
 
     def make(key: str | None = None, **settings) -> Cluster:
-        made.append(_new_cluster())
+        made.append(_new_cluster(template))
         return made[-1].init(key, **settings).start()
 
     try:
@@ -118,16 +125,16 @@ def _cluster_maker():
             _remove(one)
 
 
-def _running_cluster():
-    one = _new_cluster()
+def _running_cluster(template: Template | None = None):
+    one = _new_cluster(template)
     try:
         yield one.init().start()
     finally:
         _remove(one)
 
 
-def _new_cluster() -> Cluster:
-    one = Cluster()
+def _new_cluster(template: Template | None) -> Cluster:
+    one = Cluster(template=template)
     _clusters.append(one)
     return one
 

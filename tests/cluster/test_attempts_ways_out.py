@@ -1,7 +1,7 @@
 """Every way to take a transaction back gives back no guess and no used code.
 
 Each way is a script for psql: it guesses, hears the answer in a NOTICE while its transaction is open, and takes the
-transaction back. PG_TOTP_TRIES is the number of tries by each way.
+transaction back.
 """
 
 import os
@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import psycopg
 import pytest
+from amounts import amount
 from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, wrong_codes
 
-TRIES = int(os.environ.get("PG_TOTP_TRIES", "10000"))
+TRIES = amount("TRIES", 10_000, light=1_000)  # by each way
 
 # What a script may use: guess() says the reason before its transaction ends, and returns 0.
 TOOLS = """

@@ -9,9 +9,11 @@ from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
+from amounts import amount
 from server import CHECKOUT
 
-ROWS, DAYS, USERS = 10_000_000, 100, 499_979  # a prime, so that no event keeps to some users
+ROWS, DAYS = amount("AUDIT_ROWS", 10_000_000, light=1_000_000), 100
+USERS = ROWS // 20 - 21  # odd, so that no event keeps to some users
 A_DAY = ROWS // DAYS
 NOW = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 NAMES = ["alice", "bob", "carol", "dave", "erin"]  # the users of the documents are among them

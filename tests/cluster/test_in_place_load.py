@@ -1,19 +1,18 @@
 """Charges and sign-ins beside everything that moves rows: none lost, none invented, no byte of another row.
 
 The sessions that count run in the server, as procedures that commit and roll back, and note what they were told.
-PG_TOTP_CHARGES and PG_TOTP_RACES are the sizes.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+from amounts import amount
 from server import wait_until
 from totp import NOON, SECRET, code_at, fix_clock, import_secret
 
 WRONG = "00000000"
-CHARGES = int(os.environ.get("PG_TOTP_CHARGES", "64000"))
-RACES = int(os.environ.get("PG_TOTP_RACES", "10000"))
+CHARGES = amount("CHARGES", 64_000, light=6_400)
+RACES = amount("RACES", 10_000, light=1_000)
 SESSIONS = 32
 CHARGES_A_USER = 50
 HARD_LIMIT = 100

@@ -5,9 +5,10 @@ from contextlib import closing
 
 import psycopg
 import pytest
+from amounts import amount
 from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, good, import_secret, parallel, verify, wrong
 
-SIGN_INS = 100_000
+SIGN_INS = amount("SIGN_INS", 100_000, light=20_000)
 
 
 # --- fails closed --------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """kill -9 at random moments under load: nothing that a client was told is lost. And the proof that this would be seen.
 
-PG_TOTP_CRASHES is the number of kills, PG_TOTP_SEED repeats a run's choices.
+PG_TOTP_SEED repeats a run's choices.
 """
 
 import os
@@ -12,12 +12,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from amounts import amount
 from crash_ledger import ACCEPTED_AGAIN, MAX_ATTEMPTS, PERIOD, SECOND, Ledger
 from crash_load import Session, assert_no_corruption, under_load, wrong_code_near
 from server import CHECKOUT, Cluster
 from totp import code_at
 
-CRASHES = int(os.environ.get("PG_TOTP_CRASHES", "20"))
+CRASHES = amount("CRASHES", 20, light=4)
 SEED = int(os.environ["PG_TOTP_SEED"]) if "PG_TOTP_SEED" in os.environ else None
 SETTINGS = {"totp__enrollment_ttl": "30d"}  # a user's clock runs fast
 

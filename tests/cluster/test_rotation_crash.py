@@ -8,13 +8,14 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from amounts import amount
 from rotation import NOON, import_users, keys, open_everything, session, sign_in_all
 from totp import enroll
 
 USERS = 2_000
 PENDING = 100
 RECOVERY_SETS = 100
-KILLS = 20
+KILLS = amount("KILLS", 20, light=4)
 
 
 @pytest.fixture
