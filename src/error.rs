@@ -76,7 +76,7 @@ pub enum Error {
     DoesNotOpen,
     #[error("rows of schema \"totp\" are missing or altered")]
     RowsAltered,
-    #[error("table \"totp.{0}\" cannot be changed in place")]
+    #[error("table \"totp.{0}\" cannot be used as it is")]
     TableAltered(&'static str),
     #[error("the operating system gave no random bytes")]
     Random,

@@ -65,10 +65,12 @@ fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) ->
 /// audited even where there was no device any more: failures, locks and recovery codes go too.
 fn remove_user(user: UserId) -> Result<Vec<String>, Error> {
     while !attempts::delete(user.as_str())? {
-        // An enrolment may have committed since the delete looked: then there is a row to delete now.
-        if !attempts::exists(user.as_str())? {
+        // An enrolment may have committed since the delete looked: then there is a row to delete now. One that was
+        // deleted by hand is made again, so that what it left behind goes too.
+        if secrets::of_user(&Snapshot::latest(), user.as_str())?.is_empty() {
             return Ok(Vec::new());
         }
+        attempts::lock_or_insert(user.as_str())?;
         pgrx::check_for_interrupts!();
     }
     audit::record(Event::Removed, clock::now()?, Some(user.as_str()), None)?;

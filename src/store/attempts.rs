@@ -119,11 +119,6 @@ pub fn find(user_id: &str) -> Result<Option<(RowAddress, Snapshot)>, Error> {
     Ok(read(&table, user_id, &snapshot)?.map(|(address, _)| (address, snapshot)))
 }
 
-/// Whether the user has a row.
-pub fn exists(user_id: &str) -> Result<bool, Error> {
-    Ok(find(user_id)?.is_some())
-}
-
 /// Removes the row and returns what it held when it went.
 pub fn take(user_id: &str) -> Result<Option<Attempts>, Error> {
     let snapshot = Snapshot::latest();

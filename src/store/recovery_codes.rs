@@ -47,7 +47,7 @@ pub fn look_up(user_id: &str) -> Result<Option<LookUp>, Error> {
     let Some((set_id, count, sealed, disabled)) = set else { return Ok(None) };
     let (attempts, seen) = attempts::read(&attempts, user_id, &snapshot)?.ok_or(Error::RowsAltered)?;
     let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
-    let (used, _) = *used.iter().find(|(_, used)| used.secret_id == set_id).ok_or(Error::RowsAltered)?;
+    let (used, _) = used_codes::only_of(set_id, &used)?;
     Ok(Some(LookUp { attempts, seen, used, set_id, count, sealed, disabled, snapshot }))
 }
 

@@ -43,7 +43,7 @@ pub struct Candidate {
 
 /// Looks up a user, unless `refuse` has an answer to the user's attempts already.
 ///
-/// Errors: 55000 where a secret is without its row in `totp.attempts` or `totp.used_codes`: never a free guess.
+/// Errors: 55000 where a secret has not one row in `totp.attempts` and one in `totp.used_codes`: never a free guess.
 pub fn look_up<R>(
     user_id: &str,
     refuse: impl FnOnce(&Attempts) -> Result<Option<R>, Error>,
@@ -59,13 +59,12 @@ pub fn look_up<R>(
     let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
     let mut secrets = secrets.rows_of(user_id, &snapshot, |_, row| {
         let secret = SealedSecret::read(row, secrets::SEALED_COLUMNS)?;
-        let (used, seen) =
-            used.iter().find(|(_, used)| used.secret_id == secret.secret_id).ok_or(Error::RowsAltered)?;
+        let (used, seen) = used_codes::only_of(secret.secret_id, &used)?;
         Ok(Candidate {
             created_at: row.time(secrets::CREATED_AT)?,
             expires_at: row.time_or_null(secrets::EXPIRES_AT),
             disabled: row.time_or_null(secrets::DISABLED_AT).is_some(),
-            used: *used,
+            used,
             seen_step: seen.step,
             secret,
         })

@@ -75,6 +75,16 @@ pub fn read(address: RowAddress, row: &Row) -> Result<(RowAddress, UsedCode), Er
     Ok((address, UsedCode::from_words(row.words()?)))
 }
 
+/// The row of a secret or a recovery set among those of its user. Errors: 55000 where there is none, or, as without the
+/// table's key there may be, another one.
+pub fn only_of(secret_id: i64, rows: &[(RowAddress, UsedCode)]) -> Result<(RowAddress, UsedCode), Error> {
+    let mut found = rows.iter().filter(|(_, used)| used.secret_id == secret_id);
+    match (found.next(), found.next()) {
+        (Some(row), None) => Ok(*row),
+        _ => Err(Error::RowsAltered),
+    }
+}
+
 /// Adds the row of a secret or a recovery set.
 pub fn insert(user_id: &str, used: &UsedCode) -> Result<(), Error> {
     INSERT.with(|s| {

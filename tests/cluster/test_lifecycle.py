@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from rotation import Background
-from totp import EARLIER, LATER, LEVELS, MAX_ATTEMPTS, NOON, active_user, code_at, enabled, enroll, error_of, fix_clock, reset, states, verify, wrong_code
+from totp import EARLIER, LATER, LEVELS, MAX_ATTEMPTS, NOON, active_user, code_at, enabled, enroll, error_of, fix_clock, reset, states, verify, wrong_codes
 
 
 def reason(conn, code, device=None, user_id="alice") -> str:
@@ -65,7 +65,7 @@ def test_a_removal_counts_at_once(conn, old):
 def test_an_unlock_counts_at_once(conn, old):
     secret = active_user(conn)
     for _ in range(MAX_ATTEMPTS):
-        assert reason(old, wrong_code(code_at(secret, NOON))) == "wrong"
+        assert reason(old, next(wrong_codes(secret, NOON))) == "wrong"
     assert reason(old, code_at(secret, NOON)) == "locked"
     assert value(conn, "SELECT totp_unlock('alice')") is True
     assert reason(old, code_at(secret, NOON)) == "accepted"
@@ -99,7 +99,7 @@ def test_an_unlock_counts_before_it_is_committed_and_stays(quick_db, conn):
     """It changes in place, as the failures do: no ROLLBACK brings the lock back."""
     secret = active_user(conn)
     for _ in range(MAX_ATTEMPTS):
-        reason(conn, wrong_code(code_at(secret, NOON)))
+        reason(conn, next(wrong_codes(secret, NOON)))
     with closing(quick_db.connect()) as support:
         fix_clock(support, NOON)
         support.execute("BEGIN")
@@ -196,7 +196,7 @@ def test_a_reset_kills_a_staged_secret_too(conn):
 def test_a_reset_leaves_the_other_devices_and_clears_no_lock(conn):
     phone, tablet = active_user(conn, device="phone"), active_user(conn, device="tablet")
     for _ in range(MAX_ATTEMPTS):
-        reason(conn, wrong_code(code_at(phone, NOON)))
+        reason(conn, next(wrong_codes(phone, NOON)))
     reset(conn, device="phone")
     assert reason(conn, code_at(tablet, NOON)) == "locked"
     fix_clock(conn, NOON + timedelta(minutes=1))
@@ -263,6 +263,14 @@ def test_remove_leaves_no_row(conn):
         assert conn.execute(f"SELECT count(*) FROM totp.{table}").fetchone() == (0,)
 
 
+def test_a_user_whose_attempts_were_deleted_by_hand_is_removed_too(conn):
+    active_user(conn)
+    conn.execute("DELETE FROM totp.attempts")
+    assert value(conn, "SELECT totp_remove('alice')") == 1
+    for table in ("secrets", "used_codes", "attempts"):
+        assert conn.execute(f"SELECT count(*) FROM totp.{table}").fetchone() == (0,)
+
+
 # --- Unlock ----------------------------------------------------------------------------------------------
 
 
@@ -270,7 +278,7 @@ def test_unlock_says_whether_there_was_anything(conn):
     secret = active_user(conn)
     assert value(conn, "SELECT totp_unlock('alice')") is False
     assert value(conn, "SELECT totp_unlock('nobody')") is False
-    reason(conn, wrong_code(code_at(secret, NOON)))
+    reason(conn, next(wrong_codes(secret, NOON)))
     assert value(conn, "SELECT totp_unlock('alice')") is True
     assert value(conn, "SELECT totp_unlock('alice')") is False
     assert error_of(conn, "SELECT totp_unlock(NULL)").sqlstate == "22023"
@@ -280,7 +288,7 @@ def test_unlock_leaves_a_used_code_used(conn):
     secret = active_user(conn)
     assert verify(conn, "alice", code_at(secret, NOON)) is True
     for _ in range(MAX_ATTEMPTS):
-        reason(conn, wrong_code(code_at(secret, NOON)))
+        reason(conn, next(wrong_codes(secret, NOON)))
     assert value(conn, "SELECT totp_unlock('alice')") is True
     assert reason(conn, code_at(secret, NOON)) == "replayed"
 
@@ -293,7 +301,7 @@ def test_a_rename_takes_everything_along(conn):
     staged_secret = enroll(conn, "alice", device="tablet")
     [code, *_] = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
     conn.execute("SELECT totp_disable('alice', 'phone')")
-    reason(conn, wrong_code(code_at(tablet, NOON)))
+    reason(conn, next(wrong_codes(tablet, NOON)))
     before = conn.execute("SELECT * FROM totp_status('alice')").fetchall()
     assert value(conn, "SELECT totp_rename_user('alice', 'alicia')") == 2
     assert conn.execute("SELECT * FROM totp_status('alicia')").fetchall() == before
@@ -311,7 +319,7 @@ def test_a_rename_takes_everything_along(conn):
 def test_a_rename_takes_a_lock_along(conn):
     secret = active_user(conn)
     for _ in range(MAX_ATTEMPTS):
-        reason(conn, wrong_code(code_at(secret, NOON)))
+        reason(conn, next(wrong_codes(secret, NOON)))
     conn.execute("SELECT totp_rename_user('alice', 'alicia')")
     assert reason(conn, code_at(secret, NOON), user_id="alicia") == "locked"
 
@@ -352,7 +360,7 @@ def test_two_users_renamed_to_one_id_at_once(quick_db, conn):
 ])
 def test_each_act_is_audited_once(quick_db, conn, act, event, device):
     secret = active_user(conn)
-    reason(conn, wrong_code(code_at(secret, NOON)))
+    reason(conn, next(wrong_codes(secret, NOON)))
     if event == "enabled":
         conn.execute("SELECT totp_disable('alice')")
     conn.execute("DELETE FROM totp.audit_log")

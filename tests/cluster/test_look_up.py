@@ -179,11 +179,12 @@ def test_many_calls_in_one_transaction_keep_no_memory(conn, quiet):
     signs_in(conn)
 
 
-def test_two_rows_of_attempts_are_an_error_and_no_way_round_a_lock(conn):
-    """Without its key the table may have them. A lock in one must not be missed in the other."""
+@pytest.mark.parametrize("table", ["attempts", "used_codes"])
+def test_two_rows_in_place_of_one_are_an_error(conn, table):
+    """Without its key the table may have them. A lock, or a used code, in one must not be missed in the other."""
     import_secret(conn, "alice", SECRET)
     with conn.transaction(force_rollback=True):
-        conn.execute("ALTER TABLE totp.attempts DROP CONSTRAINT attempts_pkey")
-        conn.execute("INSERT INTO totp.attempts SELECT * FROM totp.attempts")
+        conn.execute(f"ALTER TABLE totp.{table} DROP CONSTRAINT {table}_pkey")
+        conn.execute(f"INSERT INTO totp.{table} SELECT * FROM totp.{table}")
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
             verify(conn, "alice", good())
