@@ -9,7 +9,7 @@ import fixture
 from shards import PARTITIONS, Router
 from server import Cluster
 
-USERS = 3_000  # signed in once each in a run
+USERS = fixture.scaled(3_000, 80)  # signed in once each in a run
 ROUNDS = 3
 
 

@@ -33,7 +33,7 @@ def verdict(tmp_path, capsys):
 def test_a_document_that_is_right_passes(verdict):
     code, out = verdict(GOOD)
     assert code == 0
-    assert out.endswith("examples: 1 passed, 0 failed\n")
+    assert out.endswith("examples: 1 passed, 0 failed, 0 skipped\n")
 
 
 def test_other_output_fails_with_a_diff(verdict):
@@ -119,6 +119,13 @@ def test_a_block_that_calls_without_sql_fails(verdict):
 ])
 def test_references_must_lead_somewhere(verdict, prose, code):
     assert verdict(GOOD + f"\nSee {prose}.\n")[0] == code
+
+
+@pytest.mark.parametrize("needed, counts", [("plpgsql", "1 passed, 0 failed, 0 skipped"), ("no_such", "0 passed, 0 failed, 1 skipped")])
+def test_a_document_that_needs_what_the_server_lacks_is_counted_as_skipped(verdict, needed, counts):
+    code, out = verdict(f"<!-- needs {needed} -->\n{GOOD}")
+    assert code == 0
+    assert out.endswith(f"examples: {counts}\n")
 
 
 def test_a_named_file_is_written_where_psql_finds_it(verdict):
