@@ -168,7 +168,11 @@ fn line(event: Event, user_id: &str, detail: &[(&str, &str)]) -> Line {
 
 /// A line that says by whom it was done, since the audit row that does may be rolled back.
 fn signed(event: &str) -> Line {
-    let line = Line::new(event).text("db_user", &session_user());
+    let line = Line::new(event);
+    if !line.is_wanted() {
+        return line;
+    }
+    let line = line.text("db_user", &session_user());
     match settings::actor() {
         Some(actor) => line.text("actor", &actor),
         None => line,

@@ -10,6 +10,7 @@ compile_error!("pg_totp must be built with panic = \"unwind\"");
 mod api;
 mod audit;
 mod clock;
+mod columns;
 mod enrollment;
 mod error;
 mod floor;

@@ -37,6 +37,11 @@ impl Line {
         Self(is_wanted.then(|| format!("totp: event={event}")))
     }
 
+    /// Whether it will be written.
+    pub fn is_wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Adds a quoted value.
     pub fn text(self, key: &str, value: &str) -> Self {
         self.add(|line| write!(line, " {key}={}", quoted(value)))

@@ -5,6 +5,7 @@
 use pgrx::pg_sys;
 
 use super::{InPlace, RowAddress, Words};
+use crate::columns::is_named;
 use crate::error::Error;
 
 const WORDS_LEN: usize = size_of::<Words>();
@@ -249,7 +250,7 @@ unsafe fn can_change_in_place<T: InPlace>(relation: pg_sys::Relation) -> bool {
                 columns.get(i).is_some_and(|c| {
                     c.attnotnull
                         && !c.attisdropped
-                        && c.name() == *name
+                        && is_named(c, name)
                         && matches!(c.atttypid, pg_sys::INT8OID | pg_sys::TIMESTAMPTZOID)
                 })
             })

@@ -54,12 +54,12 @@ impl InPlace for Attempts {
 static TABLE: UserTable = UserTable {
     name: c"attempts",
     columns: &[
-        (c"locked_until", TIMESTAMPTZOID),
-        (c"recovery_locked_until", TIMESTAMPTZOID),
-        (c"last_failed_at", TIMESTAMPTZOID),
-        (c"failures", INT8OID),
-        (c"recovery_failures", INT8OID),
-        (c"user_id", TEXTOID),
+        ("locked_until", TIMESTAMPTZOID),
+        ("recovery_locked_until", TIMESTAMPTZOID),
+        ("last_failed_at", TIMESTAMPTZOID),
+        ("failures", INT8OID),
+        ("recovery_failures", INT8OID),
+        ("user_id", TEXTOID),
     ],
     select: &SELECT,
 };

@@ -40,6 +40,12 @@ impl Row {
         self.get(column).ok_or(Error::RowsAltered)
     }
 
+    /// A `text` that is never NULL.
+    pub fn text(&self, column: i32) -> Result<&str, Error> {
+        // SAFETY: a datum of type text, which stays until the last value of the row is read, as `load` asks.
+        self.datum(column).and_then(|datum| unsafe { <&str>::from_datum(datum, false) }).ok_or(Error::RowsAltered)
+    }
+
     /// A `bigint` or `timestamptz` that is never NULL, as its 8 bytes.
     pub fn word(&self, column: i32) -> Result<i64, Error> {
         self.time_or_null(column).ok_or(Error::RowsAltered)

@@ -9,6 +9,7 @@ use pgrx::{IntoDatum, pg_sys};
 use super::row::Row;
 use super::spi::{Snapshot, Statement, text};
 use super::table_oid;
+use crate::columns::is_named;
 use crate::error::Error;
 use crate::inplace::RowAddress;
 use crate::versions;
@@ -17,7 +18,7 @@ use crate::versions;
 pub struct UserTable {
     pub name: &'static CStr,
     /// Names and types of its columns, from the first on.
-    pub columns: &'static [(&'static CStr, pg_sys::Oid)],
+    pub columns: &'static [(&'static str, pg_sys::Oid)],
     /// Selects these columns, then `tableoid, ctid, xmin`, of a user: for a table that is partitioned or has children.
     pub select: &'static LocalKey<Statement>,
 }
@@ -83,10 +84,10 @@ impl UserTable {
         let mut user_id = None;
         for (index, (name, type_oid)) in self.columns.iter().enumerate() {
             let column = columns.get(index)?;
-            if column.attisdropped || column.atttypid != *type_oid || column.name().as_bytes() != name.to_bytes() {
+            if column.attisdropped || column.atttypid != *type_oid || !is_named(column, name) {
                 return None;
             }
-            if *name == c"user_id" && column.attcollation == pg_sys::C_COLLATION_OID {
+            if *name == "user_id" && column.attcollation == pg_sys::C_COLLATION_OID {
                 user_id = Some(column.attnum);
             }
         }

@@ -58,7 +58,7 @@ impl SealedSecret {
     pub fn read(row: &Row, column: i32) -> Result<Self, Error> {
         Ok(Self {
             device: row.must(column)?,
-            slot: Slot::from_stored(&row.must::<String>(column + 1)?)?,
+            slot: Slot::from_stored(row.text(column + 1)?)?,
             secret_id: row.must(column + 2)?,
             sealed: row.must(column + 5)?,
             parameters: read_parameters(row, column + 6)?,
@@ -68,7 +68,7 @@ impl SealedSecret {
 
 /// Reads the columns algorithm, digits, period, from `column` on.
 fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
-    parameters(&row.must::<String>(column)?, row.must(column + 1)?, row.must(column + 2)?)
+    parameters(row.text(column)?, row.must(column + 1)?, row.must(column + 2)?)
 }
 
 /// The parameters of a secret, from what the table stores.
@@ -150,23 +150,23 @@ pub struct Listed {
 static TABLE: UserTable = UserTable {
     name: c"secrets",
     columns: &[
-        (c"user_id", TEXTOID),
-        (c"device", TEXTOID),
-        (c"slot", TEXTOID),
-        (c"secret_id", INT8OID),
-        (c"version", INT4OID),
-        (c"key_id", INT4OID),
-        (c"sealed", BYTEAOID),
-        (c"algorithm", TEXTOID),
-        (c"digits", INT2OID),
-        (c"period", INT2OID),
-        (c"issuer", TEXTOID),
-        (c"account_name", TEXTOID),
-        (c"created_at", TIMESTAMPTZOID),
-        (c"confirmed_at", TIMESTAMPTZOID),
-        (c"enforced_since", TIMESTAMPTZOID),
-        (c"expires_at", TIMESTAMPTZOID),
-        (c"disabled_at", TIMESTAMPTZOID),
+        ("user_id", TEXTOID),
+        ("device", TEXTOID),
+        ("slot", TEXTOID),
+        ("secret_id", INT8OID),
+        ("version", INT4OID),
+        ("key_id", INT4OID),
+        ("sealed", BYTEAOID),
+        ("algorithm", TEXTOID),
+        ("digits", INT2OID),
+        ("period", INT2OID),
+        ("issuer", TEXTOID),
+        ("account_name", TEXTOID),
+        ("created_at", TIMESTAMPTZOID),
+        ("confirmed_at", TIMESTAMPTZOID),
+        ("enforced_since", TIMESTAMPTZOID),
+        ("expires_at", TIMESTAMPTZOID),
+        ("disabled_at", TIMESTAMPTZOID),
     ],
     select: &SELECT,
 };
@@ -245,7 +245,7 @@ pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Erro
         s.rows(snapshot, &[text(user_id)], |row| {
             Ok(Existing {
                 device: row.must(1)?,
-                slot: Slot::from_stored(&row.must::<String>(2)?)?,
+                slot: Slot::from_stored(row.text(2)?)?,
                 secret_id: row.must(3)?,
                 version: row.must(4)?,
                 enforced_since: row.time_or_null(5),

@@ -44,12 +44,12 @@ impl UsedCode {
 static TABLE: UserTable = UserTable {
     name: c"used_codes",
     columns: &[
-        (c"time_step", INT8OID),
-        (c"used_at", TIMESTAMPTZOID),
-        (c"uses", INT8OID),
-        (c"recovery_mask", INT8OID),
-        (c"secret_id", INT8OID),
-        (c"user_id", TEXTOID),
+        ("time_step", INT8OID),
+        ("used_at", TIMESTAMPTZOID),
+        ("uses", INT8OID),
+        ("recovery_mask", INT8OID),
+        ("secret_id", INT8OID),
+        ("user_id", TEXTOID),
     ],
     select: &SELECT,
 };
