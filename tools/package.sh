@@ -30,7 +30,7 @@ strip --strip-unneeded --remove-section=.comment --remove-section=.note "$librar
 chmod 644 "$library"
 
 cp README.md SECURITY.md "$doc"
-cp -r docs "$doc"
+cp -r docs examples "$doc"
 gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
 gzip -9n >"$doc/changelog.Debian.gz" <<CHANGELOG
 pg-totp ($version) unstable; urgency=medium
