@@ -29,7 +29,7 @@ def users_of(partitions, size: int, prefix: str = "user") -> list[str]:
 
 
 class Shard:
-    """A server with the extension and shard.sql. `host` and `port` are where the router looks for it."""
+    """A server with the extension and shard.sql. `connection` is where the router looks for it."""
 
     def __init__(self, name: str, database: Database) -> None:
         self.name, self.database = name, database

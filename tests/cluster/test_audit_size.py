@@ -76,14 +76,13 @@ def _scans(node: dict) -> list[tuple[str, str, int]]:
 
 
 def _in_documents() -> dict[str, str]:
-    """Every query of the audit log by user or time that a document shows, under its place; its now() is the test's."""
+    """Every query of the audit log by user or time that a document shows, under its document and number; its now() is the test's."""
     found = {}
     for document in sorted(CHECKOUT.glob("docs/**/*.md")):
-        source = document.read_text()
-        for block in re.finditer(r"^```sql\n(.*?)^```", source, re.MULTILINE | re.DOTALL):
-            for query in re.findall(r"^SELECT [^;]*?\bFROM totp\.audit_log\b[^;]*WHERE[^;]*", block[1], re.MULTILINE):
-                place = f"{document.name}:{source[:block.start()].count(chr(10)) + 1}"
-                found[place] = query.replace("now()", f"timestamptz '{NOW}'")
+        blocks = re.findall(r"^```sql\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+        queries = [query for block in blocks for query in re.findall(r"^SELECT [^;]*?\bFROM totp\.audit_log\b[^;]*WHERE[^;]*", block, re.MULTILINE)]
+        for number, query in enumerate(queries, start=1):
+            found[f"{document.relative_to(CHECKOUT)} {number}"] = query.replace("now()", f"timestamptz '{NOW}'")
     return found
 
 

@@ -8,7 +8,8 @@ from datetime import timedelta
 
 import pytest
 from population import check_roles
-from totp import NOON, code_at, enroll, error_of, fix_clock, verify
+from server import wait_until
+from totp import NOON, code_at, enroll, error_of, fix_clock, verify, wrong_codes
 
 # A restored database cannot know what was accepted in WAL that it does not have, so for a minute it refuses codes that may
 # have been used. Sign-ins here come after that.
@@ -30,7 +31,7 @@ def origin(make_module_cluster):
         secrets["staged, new"] = enroll(conn, "staged")
         secrets["tablet"] = enroll(conn, "two devices", device="tablet", algorithm="SHA256", digits=8, period=60)
         for _ in range(5):
-            verify(conn, "locked", code_at(secrets["alice"], NOON))
+            verify(conn, "locked", next(wrong_codes(secrets["locked"], NOON)))
         # The code of the last second before the dump.
         assert verify(conn, "alice", code_at(secrets["alice"], NOON.timestamp() + 30)) is True
     roles = {capability: db.create_role(capability) for capability in ("verify", "enroll", "admin", "audit")}
@@ -195,6 +196,7 @@ def test_a_dump_while_users_sign_in_is_consistent(origin, make_cluster):
             enroll(conn, f"user {i}")
 
     stop = threading.Event()
+    signed_in = [0] * 3  # how often each session's user has
 
     def live(number):
         with closing(db.connect()) as conn:
@@ -203,13 +205,17 @@ def test_a_dump_while_users_sign_in_is_consistent(origin, make_cluster):
                 user_id = f"user {number}"
                 conn.execute("SELECT totp_remove(%s)", [user_id])
                 secret = enroll(conn, user_id)
-                verify(conn, user_id, code_at(secret, NOON))
+                assert verify(conn, user_id, code_at(secret, NOON)) is True
+                signed_in[number] += 1
 
     threads = [threading.Thread(target=live, args=(i,)) for i in range(3)]
     for thread in threads:
         thread.start()
+    dumps = []
     try:
-        dumps = [origin["server"].client("pg_dump", "-d", "busy") for _ in range(3)]
+        for number in range(3):
+            wait_until(lambda: min(signed_in) > 10 * number, "the users to sign in")  # noqa: B023
+            dumps.append(origin["server"].client("pg_dump", "-d", "busy"))
     finally:
         stop.set()
         for thread in threads:

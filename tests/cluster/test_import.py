@@ -41,7 +41,6 @@ def test_bits_after_the_last_byte_do_not_matter(conn):
     assert verify(conn, "alice", code_at("A" * 26 + "=" * 6, NOON)) is True
 
 
-LOST_CHARACTER = "a character is missing"
 NOT_BASE32 = {
     "empty": "", "white space": " \t\n", "padding": "========", "dashes": "----",
     "zero": "0" + SECRET[1:], "one": SECRET[:31] + "1", "eight": SECRET[:16] + "8" + SECRET[17:], "nine": SECRET[:5] + "9" + SECRET[6:],

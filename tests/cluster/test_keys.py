@@ -332,7 +332,7 @@ def test_a_broken_file_keeps_the_keys_in_use(server, db, alice, key_file, later)
         reload_seen_by(server, conn)
         fix_clock(conn, later + timedelta(minutes=2))
         assert error_of(conn, "SELECT totp_verify('alice', '123456')").sqlstate == "55000"
-    # Another session, which has no keys in use, gets the error: here that of the next test's broken file.
+    # Another session, which has no keys in use, gets the error.
     server.write_key_file("garbage")
     refused(db, later + timedelta(minutes=3), alice)
 

@@ -170,7 +170,6 @@ def test_codes_used_in_lost_wal_are_refused_once_and_for_a_minute(way, request):
         assert uses == USERS, "the copy knows what was to be lost"
         log = len(db.cluster.log_text())
         until = datetime.fromtimestamp(NOW.timestamp() // PERIOD * PERIOD + 2 * PERIOD, UTC)
-        assert until - NOW <= timedelta(seconds=90)
 
         # The first calls, all at once and all rolled back, later and later: they set one floor, and it stays.
         def ask(number, conn):

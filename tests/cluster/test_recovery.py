@@ -2,15 +2,11 @@
 
 import re
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 from rotation import Background
 from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, codes_left, counters, enroll, error_of, events, fix_clock, parallel, recover, recovery_codes, verify
-
-SECOND = timedelta(seconds=1)
-
 
 # --- A set of codes ---------------------------------------------------------------------------------
 

@@ -324,10 +324,19 @@ def test_another_valid_key_in_the_file(key_cluster, db, people, how):
     all_get_in(db, people, NOON + MINUTE)
 
 
-def test_no_key_in_any_setting_log_or_message(key_cluster, db, people):
-    """Of all that went wrong in this module."""
-    shown = db.execute("SELECT name, setting FROM pg_settings WHERE name LIKE 'totp.%'")
-    text = key_cluster.log_text().lower()
+def test_what_a_refused_key_file_holds_is_in_no_setting_log_or_message(key_cluster, db, people):
+    """Nor what the tests before it wrote into the file."""
+    shown = []
+    for text, message in [(f"{OLD}0\n", "master key file is not valid"), (f"{NEW}\n{NEW}\n", "master key file is not valid"),
+                          (f"{OTHER}\n", "which is not loaded")]:
+        logged = len(key_cluster.log_text())
+        replace_key_file(key_cluster, text)
+        with session(db) as conn:
+            error = error_of(conn, AT_ONCE)
+            settings = dict(conn.execute("SELECT name, setting FROM pg_settings WHERE name LIKE 'totp.%'").fetchall())
+        assert message in error.diag.message_primary and "totp.max_attempts" in settings
+        assert message in key_cluster.log_text()[logged:]
+        shown += [str(error), *settings.values()]
+    shown.append(key_cluster.log_text())
     for key in (OLD, NEW, OTHER):
-        assert all(key not in setting for _, setting in shown)
-        assert key not in text and key[:32] not in text
+        assert all(key[:32] not in text.lower() for text in shown)

@@ -116,7 +116,7 @@ def one_shard(plain_router):
         plain_router.move(partitions, shard)
 
 
-def _passes_through(router, name: str, script: str, expected: str) -> None:
+def _passes_through(router, script: str, expected: str) -> None:
     script, expected = _without_rollbacks(script), _without_rollbacks(expected)
     sent = _set_on_the_shards(script)
     output = router.database.cluster.run(
@@ -129,7 +129,7 @@ def _passes_through(router, name: str, script: str, expected: str) -> None:
 def test_the_tests_of_the_surface_pass_through_the_router(plain_router, name):
     """tests/regress/sql/*.sql print the same. surface.sql is about the catalogue: see the first test."""
     folder = CHECKOUT / "tests" / "regress"
-    _passes_through(plain_router, name, (folder / "sql" / f"{name}.sql").read_text(), (folder / "expected" / f"{name}.out").read_text())
+    _passes_through(plain_router, (folder / "sql" / f"{name}.sql").read_text(), (folder / "expected" / f"{name}.out").read_text())
 
 
 def test_the_test_of_keys_passes_through_a_router_of_one_shard(plain_router, one_shard):
@@ -139,7 +139,7 @@ def test_the_test_of_keys_passes_through_a_router_of_one_shard(plain_router, one
     expected = (folder / "expected" / "keys.out").read_text()
     line = "SELECT current_setting('totp.key_file') <> '' AS has_key_file;\n"
     assert line in script
-    _passes_through(plain_router, "keys", script.replace(line, ""), re.sub(re.escape(line) + r".*?\n\n", "", expected, flags=re.S))
+    _passes_through(plain_router, script.replace(line, ""), re.sub(re.escape(line) + r".*?\n\n", "", expected, flags=re.S))
 
 
 def test_every_test_of_the_surface_is_among_these(router):
