@@ -115,7 +115,11 @@ if [ -z "$fresh" ] && command -v rustup >/dev/null; then
 fi
 
 # Out of the caller's environment: what names folders, servers and installations of this system.
-unset TMPDIR PG_CONFIG PGRX_HOME PGRX_PG_CONFIG_PATH "${!PG@}" LIBCLANG_PATH VIRTUAL_ENV
+# The seed and the amounts of the tests (tests/cluster/amounts.py) stay.
+unset TMPDIR LIBCLANG_PATH VIRTUAL_ENV
+for name in "${!PG@}"; do
+    [[ $name == PG_TOTP_* ]] || unset "$name"
+done
 export IN_CHROOT=$release LC_ALL=C.UTF-8 PATH=${CARGO_HOME:-$HOME/.cargo}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # shellcheck disable=SC2016 # the inner shell expands it
 isolated '

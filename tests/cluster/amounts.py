@@ -1,10 +1,13 @@
 """How much the tests of load do: all of it, or a part of it with LOAD=light.
 
-PG_TOTP_CRASHES=100 and the like set one of the amounts, for a longer look.
+PG_TOTP_CRASHES=100 and the like set one of the amounts, for a longer look. PG_TOTP_SEED repeats the choices of a run,
+whose tests print its seed.
 """
 
 import os
+import random
 
+SEED = int(os.environ.get("PG_TOTP_SEED", random.randrange(2**32)))
 LIGHT = os.environ.get("LOAD") == "light"
 
 

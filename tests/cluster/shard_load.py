@@ -1,15 +1,13 @@
-"""What the tests of examples/scale-out/ share: a router with three shards, a pooler, sign-ins under way."""
+"""What the tests of examples/scale-out/ share: a router with three shards, sign-ins under way."""
 
-import os
 import secrets
-import signal
 import threading
 from contextlib import closing
 
 import psycopg
 import pytest
 from rotation import GUARD, secret_of
-from server import Cluster, Database, wait_until
+from server import Cluster, Database
 from shards import Router
 from totp import NOON, check, code_at, wrong_code
 
@@ -41,28 +39,9 @@ def router(request) -> Router:
     return _made[0]
 
 
-class Pooler:
-    """A pgbouncer in transaction mode before some databases: {name: Database}. A call that takes longer than two seconds is cut off."""
-
-    def __init__(self, cluster: Cluster, databases: dict[str, Database], users: list[str]) -> None:
-        self.folder = cluster.folder / "pooler"
-        routes = "".join(f"{name} = host={db.cluster.folder} port=5432 dbname={db.name}\n" for name, db in databases.items())
-        conf = {"pool_mode": "transaction", "default_pool_size": 2, "max_client_conn": 200, "listen_port": 6432, "auth_type": "trust",
-                "unix_socket_dir": self.folder, "auth_file": self.folder / "users", "logfile": self.folder / "log",
-                "pidfile": self.folder / "pid", "query_timeout": 2, "server_connect_timeout": 2, "server_login_retry": 1}
-        ini = f"[databases]\n{routes}[pgbouncer]\n" + "".join(f"{k} = {v}\n" for k, v in conf.items())
-        cluster.run("sh", "-c", 'mkdir "$1" && cd "$1" && cat >ini && printf "$2" >users', "sh", self.folder,
-                    "".join(f'"{user}" ""\n' for user in users), stdin=ini)
-        cluster.run("/usr/sbin/pgbouncer", "--daemon", "--quiet", self.folder / "ini")
-        wait_until((self.folder / "pid").exists, "pgbouncer to start")
-        self._pid = int((self.folder / "pid").read_text())
-
-    def connect(self, name: str, user: str) -> psycopg.Connection:
-        return psycopg.connect(host=str(self.folder), port=6432, dbname=name, user=user, autocommit=True, prepare_threshold=None)
-
-    def stop(self) -> None:
-        os.kill(self._pid, signal.SIGTERM)
-        os.waitpid(self._pid, 0)  # ours to reap: server.py takes orphans in
+def code_of(user_id: str, step: int = 0) -> str:
+    """The code of a user of secret_of() at noon, or so many steps later."""
+    return code_at(secret_of(user_id), NOON.timestamp() + 30 * step)
 
 
 class Load:

@@ -6,10 +6,9 @@ from datetime import timedelta
 from itertools import islice
 
 import pytest
-from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, parallel, verify, wrong_codes
+from totp import LEVELS, MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, parallel, verify, wrong_codes
 
 SECOND = timedelta(seconds=1)
-ISOLATION = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 
 
 @pytest.fixture
@@ -107,7 +106,7 @@ def test_a_success_after_a_lock_clears_the_lock_and_its_length(conn):
 
 # --- fifty at once ---------------------------------------------------------------------
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 def test_of_fifty_wrong_codes_at_once_as_many_are_judged_as_of_one_session(quick_db, conn, isolation):
     codes = list(islice(wrong_codes(SECRET, NOON), 50))
 
@@ -133,7 +132,7 @@ def test_of_fifty_wrong_codes_at_once_as_many_are_judged_as_of_one_session(quick
     assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (MAX_ATTEMPTS,)
 
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 def test_of_fifty_uses_of_one_code_at_once_one_is_accepted(quick_db, conn, isolation):
     def session(_):
         conn = quick_db.connect(autocommit=False)

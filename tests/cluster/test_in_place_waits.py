@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from server import wait_until
-from totp import NOON, SECRET, check, enroll, fix_clock, good, import_secret, verify, wrong
+from totp import LEVELS, NOON, SECRET, check, enroll, fix_clock, good, import_secret, verify, wrong
 
 OTHER_SECRET = "KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT"
-ISOLATION = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 IN_PLACE = ["attempts", "used_codes"]
 BLOCKED_AFTER = "20s"
 
@@ -51,7 +50,7 @@ def signs_in(conn, user_id="alice"):
 
 # --- snapshots -----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 def test_with_a_snapshot_from_before_a_reset_the_old_code_is_refused(conn, open_session, isolation):
     late = open_session(isolation)
     conn.execute("SELECT totp_reset('alice')")
@@ -60,7 +59,7 @@ def test_with_a_snapshot_from_before_a_reset_the_old_code_is_refused(conn, open_
     assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (1,)
 
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 def test_with_a_snapshot_from_before_an_enrolment_its_first_code_activates_it(conn, open_session, isolation):
     late = open_session(isolation)
     secret = enroll(conn, "bob")
@@ -70,7 +69,7 @@ def test_with_a_snapshot_from_before_an_enrolment_its_first_code_activates_it(co
     assert check(conn, "bob", good(0, secret)).reason == "replayed"
 
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 def test_with_a_snapshot_from_before_a_new_secret_was_staged_its_first_code_replaces_the_old(conn, open_session, isolation):
     late = open_session(isolation)
     secret = enroll(conn, "alice")
@@ -81,7 +80,7 @@ def test_with_a_snapshot_from_before_a_new_secret_was_staged_its_first_code_repl
     assert check(conn, "alice", good(1)).reason == "wrong"
 
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 @pytest.mark.parametrize("change, reason", [
     ("totp_remove('alice')", "not_enrolled"), ("totp_disable('alice')", "disabled"), ("totp_rename_user('alice', 'bob')", "not_enrolled"),
     ("totp_rotate_key()", "accepted"), ("totp_enroll('alice')", "accepted"), ("totp_enroll('alice', keep_current => false)", "wrong")])
@@ -92,7 +91,7 @@ def test_with_an_old_snapshot_the_latest_state_is_judged(conn, open_session, iso
     late.execute("COMMIT")
 
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 def test_with_an_old_snapshot_charges_and_uses_of_others_count(conn, open_session, isolation):
     late = open_session(isolation)
     assert verify(conn, "alice", good()) is True
@@ -105,7 +104,7 @@ def test_with_an_old_snapshot_charges_and_uses_of_others_count(conn, open_sessio
     late.execute("COMMIT")
 
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 def test_what_the_own_transaction_did_is_judged_too(open_session, isolation):
     conn = open_session(isolation)
     secret = enroll(conn, "bob")
@@ -137,7 +136,7 @@ def test_nothing_is_judged_on_a_copy_that_a_rollback_would_forget(conn, open_ses
 
 # --- who does not wait -----------------------------------------------------------------------
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 @pytest.mark.parametrize("what", ["a wrong code", "a good code", "a replay", "an unlock", "a status"])
 def test_an_idle_transaction_that_judged_blocks_nobody(conn, open_session, isolation, what):
     check(conn, "alice", good(-1))
@@ -239,7 +238,7 @@ HOW = {
 }
 
 
-@pytest.mark.parametrize("isolation", ISOLATION)
+@pytest.mark.parametrize("isolation", LEVELS)
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
 @pytest.mark.parametrize("change", ENDS)
 def test_a_sign_in_waits_for_the_removal_of_its_secret(conn, open_session, change, end, isolation):

@@ -1,68 +1,29 @@
 """Through pgbouncer in transaction mode: a client's transactions run on whatever server connection is free."""
 
-import os
-import re
-import signal
 from contextlib import ExitStack, closing
 from datetime import timedelta
 
 import psycopg
 import pytest
-from server import wait_until
+from pooler import Pooler
 from totp import NOON, check, code_at, enroll, parallel, verify, wrong_codes
 
 NEXT = NOON + timedelta(seconds=30)
-PROGRAM = "/usr/sbin/pgbouncer"
 APP = "pooled_app"  # the role that the clients are
-
-
-class Pooler:
-    """A pgbouncer in front of a cluster, with `size` server connections for each database."""
-
-    def __init__(self, cluster, size: int) -> None:
-        self.cluster = cluster
-        self.folder = cluster.folder / f"pooler-{size}"
-        conf = {"pool_mode": "transaction", "default_pool_size": size, "max_client_conn": 100, "listen_port": 6432,
-                "unix_socket_dir": self.folder, "auth_type": "trust", "auth_file": self.folder / "users",
-                "logfile": self.folder / "log", "pidfile": self.folder / "pid"}
-        [version] = re.findall(r"PgBouncer (\d+)\.(\d+)", cluster.run(PROGRAM, "--version"))
-        self.keeps_prepared_statements = tuple(map(int, version)) >= (1, 21)
-        if self.keeps_prepared_statements:
-            conf["max_prepared_statements"] = 100
-        ini = f"[databases]\n* = host={cluster.folder} port=5432\n[pgbouncer]\n" + "".join(f"{k} = {v}\n" for k, v in conf.items())
-        cluster.run("sh", "-c", 'mkdir "$1" && cd "$1" && cat >ini && echo "$2" >users', "sh", self.folder, f'"{APP}" ""', stdin=ini)
-
-    def start(self) -> "Pooler":
-        self.cluster.run(PROGRAM, "--daemon", "--quiet", self.folder / "ini")
-        wait_until((self.folder / "pid").exists, "pgbouncer to start")
-        self.pid = int((self.folder / "pid").read_text())
-        return self
-
-    def stop(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
-        os.waitpid(self.pid, 0)  # it is ours to reap: server.py takes orphans in
-
-    def connect(self, db, autocommit: bool = True, prepare_threshold: int | None = None, **options) -> psycopg.Connection:
-        """A client. psycopg prepares no statement without a threshold, as it must not where the pooler keeps none."""
-        return psycopg.connect(host=str(self.folder), port=6432, dbname=db.name, user=APP, autocommit=autocommit,
-                               prepare_threshold=prepare_threshold, **options)
 
 
 @pytest.fixture(scope="module")
 def pooler(cluster):
     """Two server connections."""
-    yield from _running(Pooler(cluster, 2))
+    with Pooler(cluster, [APP], size=2) as pooler:
+        yield pooler
 
 
 @pytest.fixture(scope="module")
 def narrow(cluster):
     """One server connection, so that every client uses the same."""
-    yield from _running(Pooler(cluster, 1))
-
-
-def _running(one):
-    yield one.start()
-    one.stop()
+    with Pooler(cluster, [APP], size=1) as pooler:
+        yield pooler
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +54,7 @@ def backend(conn) -> int:
 
 
 def test_sign_in(pooler, db):
-    with closing(pooler.connect(db)) as conn:
+    with closing(pooler.connect(db.name)) as conn:
         secret = enrolled(conn, "alice")
         wrong = wrong_codes(secret, NOON)
         assert check(conn, "alice", next(wrong))[:4] == (False, "wrong", None, 4)
@@ -108,21 +69,21 @@ def test_sign_in(pooler, db):
 
 
 def test_of_ten_clients_one_gets_in(pooler, db):
-    with closing(pooler.connect(db)) as conn:
+    with closing(pooler.connect(db.name)) as conn:
         secret = enrolled(conn, "alice")
 
     def sign_in(_, conn):
         with closing(conn):
             return verify(conn, "alice", code_at(secret, NOON))
 
-    answers = parallel(10, sign_in, prepare=lambda _: pooler.connect(db))
+    answers = parallel(10, sign_in, prepare=lambda _: pooler.connect(db.name))
     assert sorted(answers) == [False] * 9 + [True]
     servers = db.value("SELECT count(*) FROM pg_stat_activity WHERE usename = %s", [APP])
     assert 1 <= servers <= 2
 
 
 def test_a_used_code_and_a_guess_count_on_every_server_connection(pooler, db):
-    with closing(pooler.connect(db)) as one, closing(pooler.connect(db)) as other:
+    with closing(pooler.connect(db.name)) as one, closing(pooler.connect(db.name)) as other:
         secret = enrolled(one, "alice")
         with other.transaction():  # it holds a server connection: the other client gets the other one
             first = backend(other)
@@ -133,7 +94,7 @@ def test_a_used_code_and_a_guess_count_on_every_server_connection(pooler, db):
 
 
 def test_a_rollback_gives_nothing_back(pooler, db):
-    with closing(pooler.connect(db, autocommit=False)) as conn:
+    with closing(pooler.connect(db.name, autocommit=False)) as conn:
         with conn.transaction():
             secret = enrolled(conn, "alice")
         assert verify(conn, "alice", code_at(secret, NOON)) is True
@@ -143,7 +104,7 @@ def test_a_rollback_gives_nothing_back(pooler, db):
 
 
 def test_an_actor_set_with_local_goes_with_its_transaction(narrow, db):
-    with closing(narrow.connect(db)) as one, closing(narrow.connect(db)) as other:
+    with closing(narrow.connect(db.name)) as one, closing(narrow.connect(db.name)) as other:
         with one.transaction():
             one.execute("SET LOCAL totp.actor = 'clerk 42'")
             enroll(one, "alice")
@@ -155,7 +116,7 @@ def test_an_actor_set_with_local_goes_with_its_transaction(narrow, db):
 
 def test_an_actor_set_without_local_is_taken_for_that_of_other_clients(narrow, db):
     """A limit of the mode, which docs/operations/pooling.md warns of: should a pooler mend it, the warning can go."""
-    with closing(narrow.connect(db)) as one, closing(narrow.connect(db)) as other:
+    with closing(narrow.connect(db.name)) as one, closing(narrow.connect(db.name)) as other:
         one.execute("SET totp.actor = 'clerk 42'")
         enroll(other, "bob")
         one.execute("RESET totp.actor")
@@ -164,7 +125,7 @@ def test_an_actor_set_without_local_is_taken_for_that_of_other_clients(narrow, d
 
 def test_the_audit_log_names_the_application_of_each_client(narrow, db):
     with ExitStack() as stack:
-        clients = [stack.enter_context(closing(narrow.connect(db, application_name=name))) for name in ("web", "batch")]
+        clients = [stack.enter_context(closing(narrow.connect(db.name, application_name=name))) for name in ("web", "batch")]
         for number in range(4):
             enroll(clients[number % 2], f"user {number}")
     assert db.execute("SELECT application_name, client_addr FROM totp.audit_log ORDER BY id") == [("web", None), ("batch", None)] * 2
@@ -173,7 +134,7 @@ def test_the_audit_log_names_the_application_of_each_client(narrow, db):
 def test_a_prepared_statement_serves_or_is_an_error(pooler, db):
     """Before 1.21 pgbouncer does not bring it along to another server connection. That error counts no guess and burns no code."""
     query = "SELECT totp_verify('alice', %s)"
-    with closing(pooler.connect(db, prepare_threshold=1)) as conn, closing(pooler.connect(db)) as a, closing(pooler.connect(db)) as b:
+    with closing(pooler.connect(db.name, prepare_threshold=1)) as conn, closing(pooler.connect(db.name)) as a, closing(pooler.connect(db.name)) as b:
         secret = enrolled(a, "alice")
         with conn.transaction():
             assert conn.execute(query, [next(wrong_codes(secret, NOON))], prepare=True).fetchone() == (False,)

@@ -1,14 +1,13 @@
 """A standby while it is one, and what a synchronous one has when the primary is killed under load."""
 
 import random
-import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from crash_ledger import NOON, Ledger
-from crash_load import assert_no_corruption, under_load
+from crash_load import assert_no_corruption, more_of, under_load
 from server import Database, wait_until
-from totp import SECRET, check, code_at, enroll, error_of, fix_clock, import_secret, verify
+from totp import SECRET, check, code_at, enroll, error_of, fix_clock, import_secret, verify, wrong_codes
 
 NOW = datetime.fromtimestamp(NOON, UTC)
 NEVER = float("-inf")
@@ -37,14 +36,14 @@ def test_all_that_was_told_is_on_the_promoted_synchronous_standby(make_cluster, 
     with under_load(ledger) as sessions:
         wanted = ("right: accepted", "wrong: wrong", "locks told", "recovery: true", "unlock: true")
         wait_until(lambda: all(ledger.counts[what] > 5 for what in wanted), "everything to have been told")
-        threading.Event().wait(random.Random(ledger.seed).uniform(0, 1))
-        ledger.counts["transactions open at the kill"] += sum(session.in_transaction for session in sessions)
+        more_of(ledger, "calls", random.Random(ledger.seed).randint(1, 1500))
+        ledger.count(*("transactions open at the kill" for session in sessions if session.in_transaction))
         primary.kill9()
     standby.promote()
     ledger.db = Database(standby, db.name)
     with closing(stays):
         # The floor, at a time before the codes of the load: so it refuses none of them.
-        assert check(stays, "hot 0", "000000").reason in ("wrong", "replayed")
+        assert check(stays, "hot 0", next(wrong_codes(ledger.hot[0].secret, NOON))).reason == "wrong"
         assert stays.execute("SELECT floor_at FROM totp.floor").fetchone() == (NOW,)
         # What the standby refused is not used up. The pending secret is as old as the floor.
         for call, code in [calls[2], calls[3]]:
@@ -52,6 +51,7 @@ def test_all_that_was_told_is_on_the_promoted_synchronous_standby(make_cluster, 
     ledger.settle(killed_at=NEVER)
     print(f"seed {ledger.seed}", *sorted(ledger.counts.items()), *ledger.findings, sep="\n")
     assert ledger.findings == []
+    assert ledger.errors == set()
     assert_no_corruption(ledger.db)
 
 
@@ -71,9 +71,7 @@ def test_a_user_waits_at_most_one_period_more_than_the_window_has_steps(db, clus
                 conn.execute("SELECT set_config('totp.window_steps', %s, false)", [str(window)])
                 fix_clock(conn, floor)
                 retry_at = check(conn, f"{window, period}", code_at(SECRET, floor, period=period)).retry_at
-                longest = timedelta(seconds=(window + 1) * period)
-                assert timedelta(0) < retry_at - floor <= longest
-                assert period != 30 or longest <= timedelta(seconds=90)
+                assert timedelta(0) < retry_at - floor <= timedelta(seconds=(window + 1) * period)
                 fix_clock(conn, retry_at)
                 assert verify(conn, f"{window, period}", code_at(SECRET, retry_at, period=period)) is True
         copy.drop()

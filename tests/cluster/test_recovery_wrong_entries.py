@@ -4,7 +4,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, code_at, codes_left, counters, events, fix_clock, parallel, recover, recovery_codes, verify, wrong_code
+from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, code_at, codes_left, counters, events, fix_clock, parallel, recover, recovery_codes, verify, wrong_codes
 
 SECOND = timedelta(seconds=1)
 
@@ -27,7 +27,7 @@ def test_wrong_entries_lock_their_own_counter_and_no_other(conn, alice):
 
 def test_wrong_codes_do_not_lock_recovery(conn, alice):
     codes = recovery_codes(conn)
-    wrong = wrong_code(code_at(alice, NOON))
+    wrong = next(wrong_codes(alice, NOON))
     for _ in range(MAX_ATTEMPTS):
         assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [wrong]).fetchone() == ("wrong",)
     assert counters(conn) == (MAX_ATTEMPTS, 0, True, False)
@@ -93,7 +93,7 @@ def test_unlock_clears_both_counters_and_no_used_code(conn, alice):
     assert recover(conn, codes[0]) is True
     for _ in range(MAX_ATTEMPTS):
         recover(conn, NO_CODE)
-        verify(conn, "alice", wrong_code(code_at(alice, NOON)))
+        verify(conn, "alice", next(wrong_codes(alice, NOON)))
     assert counters(conn) == (MAX_ATTEMPTS, MAX_ATTEMPTS, True, True)
     assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
     assert counters(conn) == (0, 0, False, False)

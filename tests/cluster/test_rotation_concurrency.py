@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from rotation import AT_ONCE, GUARD, NOON, ONLINE, Background, both_kinds, import_users, keys, open_everything, session, sign_in_all
-from totp import EARLIER, LATER, active_user, code_at, enroll, states, verify, wrong_code
+from totp import EARLIER, LATER, active_user, code_at, enroll, states, verify, wrong_codes
 
 
 levels = pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
@@ -202,14 +202,14 @@ def signs_in_without_waiting(db, level, secret, recovery_code, when):
     with session(db, when) as conn:
         conn.execute(GUARD)
         conn.execute(f"SET default_transaction_isolation = '{level}'")
-        code = code_at(secret, when)
+        code, wrong = code_at(secret, when), next(wrong_codes(secret, when))
         assert conn.execute("SELECT totp_enabled('alice')").fetchone() == (True,)
-        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [wrong_code(code)]).fetchone() == ("wrong",)
+        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [wrong]).fetchone() == ("wrong",)
         assert verify(conn, "alice", code) is True
         assert verify(conn, "alice", code) is False
         assert conn.execute("SELECT totp_recover('alice', %s)", [recovery_code]).fetchone() == (True,)
         assert conn.execute("SELECT totp_recover('alice', %s)", [recovery_code]).fetchone() == (False,)
-        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [wrong_code(code)]).fetchone() == ("wrong",)
+        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [wrong]).fetchone() == ("wrong",)
         assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
         assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("active",)
 

@@ -5,9 +5,9 @@ from contextlib import closing
 
 import pytest
 from rotation import import_users, secret_of
-from shard_load import router  # noqa: F401
+from shard_load import code_of, router  # noqa: F401
 from shards import partition, script, users_of
-from totp import NOON, check, code_at, error_of, import_secret, parallel, verify, wrong_code
+from totp import check, error_of, import_secret, parallel, verify, wrong_code
 
 FUNCTIONS = "FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname LIKE 'totp\\_%%'"
 
@@ -35,10 +35,6 @@ def role(router):
     yield make
     for name in made:
         router.database.psql(f"DROP OWNED BY {name}_group; DROP ROLE {name}, {name}_group")
-
-
-def code_of(user_id: str, step: int = 0) -> str:
-    return code_at(secret_of(user_id), NOON.timestamp() + 30 * step)
 
 
 # --- Where it happens --------------------------------------------------------------------------------------------------

@@ -3,20 +3,17 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 import psycopg
 import pytest
+from pooler import Pooler
 from rotation import AT_ONCE, GUARD, Background, import_users, open_everything, secret_of
 from server import Database, _children, wait_until
-from shard_load import Load, Pooler, router  # noqa: F401
+from shard_load import Load, code_of, router  # noqa: F401
 from shards import Shard, partition, users_of
 from totp import NOON, check, code_at, error_of, parallel, verify, wrong_code
-
-
-def code_of(user_id: str, step: int = 0) -> str:
-    return code_at(secret_of(user_id), NOON.timestamp() + 30 * step)
 
 
 def new_users(router, size: int, prefix: str) -> list[str]:
@@ -210,26 +207,34 @@ def test_what_is_cancelled_on_the_router_is_cancelled_on_the_shard(router):
 
 # --- A pooler between ----------------------------------------------------------------------------------------------------
 
-@pytest.fixture(scope="module")
-def poolers(router):
-    """One pgbouncer before the router and, as the router sees them, before the shards, for the tests from here on."""
-    shards = {shard.name: shard.database for shard in router.shards}
+@contextmanager
+def pooled(router, shards: list[Shard], **settings):
+    """One pgbouncer before the router and, as the router sees them, before these shards."""
+    databases = {"router": router.database, **{shard.name: shard.database for shard in shards}}
     capabilities = [f"totp_router_{name}" for name in ("verify", "enroll", "audit", "admin", "owner")]
-    pooler = Pooler(router.database.cluster, {"router": router.database, **shards}, ["postgres", *capabilities])
-    with closing(router.database.connect()) as conn:
-        for name in shards:
-            conn.execute("UPDATE totp_router.shards SET connection = %s WHERE name = %s", [f"host={pooler.folder} port=6432 dbname={name}", name])
-    router.apply()
-    yield pooler
-    with closing(router.database.connect()) as conn:
-        for shard in router.shards:
-            conn.execute("UPDATE totp_router.shards SET connection = %s WHERE name = %s", [shard.connection, shard.name])
-    router.apply()
-    pooler.stop()
+
+    def lead(connections: dict[str, str]) -> None:
+        with closing(router.database.connect()) as conn:
+            for name, connection in connections.items():
+                conn.execute("UPDATE totp_router.shards SET connection = %s WHERE name = %s", [connection, name])
+        router.apply()
+
+    with Pooler(router.database.cluster, ["postgres", *capabilities], databases, **settings) as pooler:
+        lead({shard.name: f"host={pooler.folder} port=6432 dbname={shard.name}" for shard in shards})
+        try:
+            yield pooler
+        finally:
+            lead({shard.name: shard.connection for shard in shards})
 
 
-def test_through_pgbouncer_before_the_router_and_before_the_shards(router, poolers):
-    with closing(poolers.connect("router", "postgres")) as conn:
+@pytest.fixture
+def pooler(router):
+    with pooled(router, router.shards) as pooler:
+        yield pooler
+
+
+def test_through_pgbouncer_before_the_router_and_before_the_shards(pooler):
+    with closing(pooler.connect("router")) as conn:
         users = import_users(conn, 12, prefix="pooled")
         for user in users:
             assert (verify(conn, user, code_of(user)), verify(conn, user, code_of(user))) == (True, False)
@@ -239,14 +244,14 @@ def test_through_pgbouncer_before_the_router_and_before_the_shards(router, poole
         assert len(conn.execute("SELECT * FROM totp_rotate_key()").fetchall()) == 3
         assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE actor = 'support:7' AND user_id = ANY (%s)", [users]).fetchone() == (12,)
         [user] = import_users(conn, 1, prefix="pooled-crowd")
-    clients = [poolers.connect("router", "postgres") for _ in range(64)]
+    clients = [pooler.connect("router") for _ in range(64)]
     answers = parallel(64, lambda n, _: verify(clients[n], user, code_of(user)), lambda n: clients[n].execute("SELECT 1"))
     for client in clients:
         client.close()
     assert sorted(answers) == [False] * 63 + [True]
 
 
-def test_a_shard_that_does_not_answer_is_an_error_within_a_bound(router, poolers):
+def test_a_shard_that_does_not_answer_is_an_error_within_a_bound(router):
     """A process that is there and says nothing is what neither PL/Proxy nor TCP gives up on; the pooler does."""
     shard = router.shards[1]
     [his], [other] = users_of(router.partitions_of(shard), 1, "silent"), users_of(router.partitions_of(router.shards[0]), 1, "silent")
@@ -254,18 +259,20 @@ def test_a_shard_that_does_not_answer_is_an_error_within_a_bound(router, poolers
         conn.execute(GUARD)
         for user in (his, other):
             conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [user, secret_of(user)])
-        family = [shard.cluster.pid(), *_children(shard.cluster.pid())]
-        for pid in family:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            for _ in range(2):
-                error = error_of(conn, "SELECT totp_verify(%s, %s)", [his, code_of(his)])
-                assert error.sqlstate == "08P01"  # the pooler's; and not 57014, which would be the guard
-                assert verify(conn, other, wrong_code(code_of(other))) is False
-        finally:
+        with pooled(router, [shard], query_timeout=2):
+            wait_until(lambda: _answers(conn, his), "the pooler to have a connection")
+            family = [shard.cluster.pid(), *_children(shard.cluster.pid())]
             for pid in family:
-                os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: _answers(conn, his), "the shard to be back")
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                for _ in range(2):
+                    error = error_of(conn, "SELECT totp_verify(%s, %s)", [his, code_of(his)])
+                    assert error.sqlstate == "08P01"  # the pooler's; and not 57014, which would be the guard
+                    assert verify(conn, other, wrong_code(code_of(other))) is False
+            finally:
+                for pid in family:
+                    os.kill(pid, signal.SIGCONT)
+            wait_until(lambda: _answers(conn, his), "the shard to be back")
         assert verify(conn, his, wrong_code(code_of(his))) is False
 
 

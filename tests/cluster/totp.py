@@ -19,17 +19,25 @@ SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # the one of the examples of RFC 42
 
 NO_CODE = "AAAAAA-AAAAAA-AAAAAA-AAAAAA"  # a recovery code, well formed, of nobody's set
 
-# A secret never stands without its row of used codes and its user's row of attempts, nor these without it.
+# What must never be seen in any snapshot: a secret and a set of recovery codes never stand without their row of used codes and
+# their user's row of attempts, nor a row of used codes without them.
 ORPHANS = """
-SELECT 'secret without used code' FROM totp.secrets s
+SELECT 'secret without attempts', user_id FROM totp.secrets s WHERE NOT EXISTS (SELECT FROM totp.attempts a WHERE a.user_id = s.user_id)
+UNION ALL
+SELECT 'recovery codes without attempts', user_id FROM totp.recovery_codes r
+ WHERE NOT EXISTS (SELECT FROM totp.attempts a WHERE a.user_id = r.user_id)
+UNION ALL
+SELECT 'secret without used codes', user_id FROM totp.secrets s
  WHERE NOT EXISTS (SELECT FROM totp.used_codes u WHERE (u.user_id, u.secret_id) = (s.user_id, s.secret_id))
 UNION ALL
-SELECT 'secret without attempts' FROM totp.secrets s WHERE NOT EXISTS (SELECT FROM totp.attempts a WHERE a.user_id = s.user_id)
+SELECT 'recovery codes without used codes', user_id FROM totp.recovery_codes r
+ WHERE NOT EXISTS (SELECT FROM totp.used_codes u WHERE (u.user_id, u.secret_id) = (r.user_id, r.set_id))
 UNION ALL
-SELECT 'used code without secret' FROM totp.used_codes u
+SELECT 'used codes of nothing', user_id FROM totp.used_codes u
  WHERE NOT EXISTS (SELECT FROM totp.secrets s WHERE (u.user_id, u.secret_id) = (s.user_id, s.secret_id))
+   AND NOT EXISTS (SELECT FROM totp.recovery_codes r WHERE (u.user_id, u.secret_id) = (r.user_id, r.set_id))
 UNION ALL
-SELECT 'two rows of one slot' FROM totp.secrets GROUP BY user_id, device, slot HAVING count(*) > 1"""
+SELECT 'two rows of one slot', user_id FROM totp.secrets GROUP BY user_id, device, slot HAVING count(*) > 1"""
 
 DIGESTS = {"SHA1": hashlib.sha1, "SHA256": hashlib.sha256, "SHA512": hashlib.sha512}
 
@@ -45,9 +53,10 @@ def wrong_code(right: str) -> str:
     return str((int(right) + 1) % 10 ** len(right)).zfill(len(right))
 
 
-def wrong_codes(secret: str, when: datetime, digits: int = 6) -> Iterator[str]:
+def wrong_codes(secret: str, when: datetime | int | float, digits: int = 6) -> Iterator[str]:
     """All codes that no step near that time has, in order."""
-    near = {code_at(secret, when.timestamp() + 30 * step, digits=digits) for step in range(-3, 4)}
+    unix_time = when.timestamp() if isinstance(when, datetime) else when
+    near = {code_at(secret, unix_time + 30 * step, digits=digits) for step in range(-3, 4)}
     return (code for code in (f"{number:0{digits}}" for number in range(10 ** digits)) if code not in near)
 
 
