@@ -33,11 +33,12 @@ statement!(writes INSERT(INT4OID, BYTEAOID, TEXTOID, TIMESTAMPTZOID), c"
 INSERT INTO totp.data_keys (key_id, state, wrapped, master_key, created_at) VALUES ($1, 'current', $2, $3, $4)");
 statement!(reads ALL(), c"SELECT key_id, wrapped, master_key FROM totp.data_keys");
 statement!(writes RETIRE(), c"UPDATE totp.data_keys SET state = 'retiring' WHERE state = 'current'");
+// Not NOT EXISTS: that may become a join that hashes every secret.
 statement!(writes DELETE_RETIRING(), c"
 DELETE FROM totp.data_keys k
  WHERE state = 'retiring'
-   AND NOT EXISTS (SELECT FROM totp.secrets s WHERE s.key_id = k.key_id)
-   AND NOT EXISTS (SELECT FROM totp.recovery_codes r WHERE r.key_id = k.key_id)");
+   AND (SELECT s.key_id FROM totp.secrets s WHERE s.key_id = k.key_id LIMIT 1) IS NULL
+   AND (SELECT r.key_id FROM totp.recovery_codes r WHERE r.key_id = k.key_id LIMIT 1) IS NULL");
 statement!(writes DELETE(INT4ARRAYOID), c"DELETE FROM totp.data_keys WHERE key_id = ANY ($1)");
 statement!(reads LIST(), c"
 SELECT k.key_id, k.state, k.created_at, k.master_key,

@@ -33,7 +33,7 @@ UPDATE totp.recovery_codes
  WHERE key_id <> $1 AND user_id = ANY ($2)");
 statement!(reads REMAINING(), c"
 SELECT pg_catalog.count(*)
-  FROM totp.secrets s JOIN totp.data_keys k ON k.key_id = s.key_id AND k.state = 'retiring'");
+  FROM totp.secrets WHERE key_id = ANY (ARRAY(SELECT key_id FROM totp.data_keys WHERE state = 'retiring'))");
 // Two statements, each an index scan in the order of its primary key that ends after a batch.
 statement!(reads NEXT_WITH_SECRETS(TEXTOID, INT4OID, INT4OID), c"
 SELECT user_id FROM totp.secrets WHERE user_id > $1 AND key_id <> $2 ORDER BY user_id LIMIT $3");
