@@ -85,3 +85,13 @@ def replace_key_file(cluster, text, mode=0o600) -> None:
     cluster.run("rm", "-f", cluster.key_file)
     if text is not None:
         cluster.write_key_file(text, mode)
+
+
+def nothing_told(error, *secret_texts):
+    """The error names no file and no part of a key."""
+    told = " ".join(filter(None, [error.diag.message_primary, error.diag.message_detail, error.diag.message_hint, error.diag.context]))
+    assert "/" not in told and "master.key" not in told
+    for text in secret_texts:
+        for i in range(0, max(len(text.strip()) - 8, 0)):
+            part = text.strip()[i : i + 8]
+            assert not (set(part) <= set("0123456789abcdefABCDEF") and len(set(part)) > 1) or part not in told

@@ -1,12 +1,13 @@
-"""Master keys: which files and variables are taken, what is said of those that are not, and what a missing key does."""
+"""Master keys: which files are taken, what is said of those that are not, and what a missing key does."""
 
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
+from master_keys import nothing_told
 from server import PATIENCE_SECONDS, SERVER_USER, wait_until
 from totp import NOON, code_at, enroll, error_of, fix_clock, verify
 
@@ -53,16 +54,6 @@ def alice(db, good_key):
 @pytest.fixture
 def later(_times=iter(range(1, 10_000))):
     return NOON + timedelta(minutes=5 * next(_times))
-
-
-def nothing_told(error, *secret_texts):
-    """The error names no file and no part of a key."""
-    told = " ".join(filter(None, [error.diag.message_primary, error.diag.message_detail, error.diag.message_hint, error.diag.context]))
-    assert "/" not in told and "master.key" not in told
-    for text in secret_texts:
-        for i in range(0, max(len(text.strip()) - 8, 0)):
-            part = text.strip()[i : i + 8]
-            assert not (set(part) <= set("0123456789abcdefABCDEF") and len(set(part)) > 1) or part not in told
 
 
 def refused(db, later, secret, *secret_texts):
@@ -233,75 +224,6 @@ def test_a_file_inside_the_data_directory(server_with_file_inside, where):
     with closing(db.connect()) as conn:
         error = error_of(conn, "SELECT totp_enroll('alice')")
         assert error.sqlstate == "F0000" and error.diag.message_hint and "data directory" in error.diag.message_detail
-
-
-# --- The environment variable ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server_without_file(make_module_cluster):
-    server = make_module_cluster()
-    server.configure(totp__key_file="")
-    server.stop()
-    return server
-
-
-@pytest.fixture
-def started_with(server_without_file):
-    """A function that starts that server with this environment variable (None: without) and gives a session in a new database."""
-    with ExitStack() as stack:
-        def start(variable):
-            server_without_file.start(**({} if variable is None else {"TOTP_ENCRYPTION_KEY": variable}))
-            stack.callback(server_without_file.stop)
-            conn = stack.enter_context(closing(server_without_file.create_database().connect()))
-            fix_clock(conn, NOON)
-            return conn
-
-        yield start
-
-
-@pytest.mark.parametrize("variable", [K1, f"{K1},{K2}", f" {K1} , {K2} ", K1.upper(), f"{K1}\n{K2}", f"{K1},", f"# comment\n{K1}"], ids=lambda v: repr(v)[:12] + str(len(v)))
-def test_the_variable_stands_in_for_the_file(started_with, variable):
-    conn = started_with(variable)
-    secret = enroll(conn, "alice")
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-    assert verify(conn, "alice", code_at(secret, NOON)) is False
-
-
-@pytest.mark.parametrize("variable", [None, "", " ", "0" * 64, K1[:63], K1 + "0", "garbage", f"{K1},{K1}", f"{K1},garbage", f"{K1} {K2}", "/etc/passwd"],
-                         ids=lambda v: repr(v)[:12] + str(len(v or "")))
-def test_a_variable_that_is_refused(started_with, variable):
-    conn = started_with(variable)
-    error = error_of(conn, "SELECT totp_enroll('alice')")
-    assert error.sqlstate == "F0000" and error.diag.message_hint
-    nothing_told(error, variable or "")
-    assert conn.execute("SELECT count(*) FROM totp.data_keys").fetchone() == (0,)
-
-
-def test_the_first_key_of_the_variable_seals_and_the_others_open(started_with, server_without_file):
-    conn = started_with(f"{K1},{K2}")
-    secret = enroll(conn, "alice")
-    fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()
-    name = conn.info.dbname
-    server_without_file.stop()
-    server_without_file.start(TOTP_ENCRYPTION_KEY=f"{K2},{K1}")
-    with closing(server_without_file.connect(name)) as conn:
-        fix_clock(conn, NOON)
-        assert verify(conn, "alice", code_at(secret, NOON)) is True
-        assert conn.execute("SELECT master_key FROM totp_keys()").fetchone() == fingerprint
-
-
-def test_the_file_wins_over_the_variable(make_cluster):
-    """Also where it is broken: a silent change to another key would be worse than an error."""
-    server = make_cluster()
-    server.stop()
-    server.start(TOTP_ENCRYPTION_KEY=K1)
-    db = server.create_database()
-    with closing(db.connect()) as conn:
-        enroll(conn, "alice")
-    server.write_key_file("garbage")
-    with closing(db.connect()) as conn:
-        assert error_of(conn, "SELECT totp_enroll('alice')").sqlstate == "F0000"
 
 
 # --- Changes while the server runs ----------------------------------------------------------------------
