@@ -44,6 +44,7 @@ extern "C-unwind" fn _PG_init() {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
     }
     settings::register();
+    store::kept::watch();
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 use otp::Counter;
 use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID};
 
-use super::scan::{Open, UserTable};
+use super::kept::Kept;
+use super::scan::{Checked, Open, UserTable};
 use super::spi::{Snapshot, int8, statement, text};
 use crate::error::Error;
 use crate::inplace::{self, InPlace, RowAddress, Words};
@@ -51,6 +52,10 @@ impl InPlace for Attempts {
     }
 }
 
+thread_local! {
+    static CHECKED: Kept<Checked> = const { Kept::nothing() };
+}
+
 static TABLE: UserTable = UserTable {
     name: c"attempts",
     columns: &[
@@ -62,6 +67,7 @@ static TABLE: UserTable = UserTable {
         ("user_id", TEXTOID),
     ],
     select: &SELECT,
+    checked: &CHECKED,
 };
 
 statement!(writes INSERT(TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID), c"

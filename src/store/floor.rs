@@ -1,7 +1,10 @@
 //! `totp.floor`: the one row with the identity of the cluster that last judged a code, changed in place.
 
+use std::convert::Infallible;
+
 use pgrx::pg_sys;
 
+use super::kept::Kept;
 use super::spi::{Snapshot, statement};
 use super::table_oid;
 use crate::error::Error;
@@ -32,6 +35,10 @@ impl InPlace for Floor {
 statement!(reads FIND(), c"
 SELECT tableoid, ctid, xmin, floor_at, system_identifier, control_inode, database, timeline FROM totp.floor");
 
+thread_local! {
+    static TABLE: Kept<pg_sys::Oid> = const { Kept::nothing() };
+}
+
 /// The row, where it is, and the snapshot that keeps it there.
 ///
 /// Errors: 55000 where there is none.
@@ -53,5 +60,6 @@ pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
 
 /// The table itself: another one after DROP and CREATE EXTENSION.
 pub fn table() -> pg_sys::Oid {
-    table_oid(c"floor")
+    let Ok(table) = TABLE.with(|table| table.get_or(|| Ok::<_, Infallible>(table_oid(c"floor"))));
+    table
 }

@@ -6,6 +6,7 @@ use std::thread::LocalKey;
 
 use pgrx::{IntoDatum, pg_sys};
 
+use super::kept::Kept;
 use super::row::Row;
 use super::spi::{Snapshot, Statement, text};
 use super::table_oid;
@@ -21,14 +22,29 @@ pub struct UserTable {
     pub columns: &'static [(&'static str, pg_sys::Oid)],
     /// Selects these columns, then `tableoid, ctid, xmin`, of a user: for a table that is partitioned or has children.
     pub select: &'static LocalKey<Statement>,
+    pub checked: &'static LocalKey<Kept<Checked>>,
+}
+
+/// A table that has the name and the columns.
+#[derive(Clone, Copy)]
+pub struct Checked {
+    table: pg_sys::Oid,
+    /// The primary key of a plain table, and the number of `user_id` in the table.
+    key: Option<(pg_sys::Oid, pg_sys::AttrNumber)>,
 }
 
 /// Such a table, open. Its lock stays until the end of the transaction.
 pub struct Open {
     table: &'static UserTable,
     relation: pg_sys::Relation,
-    /// The primary key of a plain table, and the number of `user_id` in the table.
     key: Option<(pg_sys::Oid, pg_sys::AttrNumber)>,
+}
+
+/// Why a table cannot be used.
+enum Unfit {
+    /// It had the name before another one.
+    NotTheName,
+    Altered,
 }
 
 impl UserTable {
@@ -36,41 +52,49 @@ impl UserTable {
     ///
     /// Errors: 55000 where its columns are not the expected ones.
     pub fn open(&'static self, lock: u32) -> Result<Open, Error> {
-        let mut open = Open { table: self, relation: self.open_by_name(lock)?, key: None };
-        // SAFETY: an open relation has its pg_class row and tuple descriptor.
-        unsafe {
-            let class = &*(*open.relation).rd_rel;
-            let user_id = self.user_id_column((*open.relation).rd_att).ok_or(self.altered())?;
-            match class.relkind as u8 {
-                pg_sys::RELKIND_RELATION if !class.relhassubclass => {
-                    open.key = key_with(open.relation, user_id).map(|key| (key, user_id));
-                }
-                pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => {}
-                _ => return Err(self.altered()),
-            }
-        }
-        Ok(open)
-    }
-
-    /// Opens what has the name once the lock is held: who waited for it may have got the table that had the name before.
-    fn open_by_name(&self, lock: u32) -> Result<pg_sys::Relation, Error> {
-        // SAFETY: try_table_open returns NULL for what does not exist (any more); the counter is the backend's own. No
-        // message since the name was looked up means that it still names that table, as in RangeVarGetRelidExtended.
-        unsafe {
+        self.checked.with(|checked| {
             loop {
-                let seen = SharedInvalidMessageCounter;
-                let oid = table_oid(self.name);
-                let relation = pg_sys::try_table_open(oid, lock as i32);
+                let table = checked.get().map_or_else(|| table_oid(self.name), |checked| checked.table);
+                // SAFETY: returns NULL for what does not exist (any more). Who waits for the lock takes in the messages
+                // of what has changed meanwhile: what is kept after that is true of the table as it is now.
+                let relation = unsafe { pg_sys::try_table_open(table, lock as i32) };
                 if !relation.is_null() {
-                    if SharedInvalidMessageCounter == seen || table_oid(self.name) == oid {
-                        return Ok(relation);
+                    let mut open = Open { table: self, relation, key: None };
+                    // SAFETY: just opened.
+                    match checked.get_or(|| unsafe { self.check(relation) }) {
+                        Ok(checked) => {
+                            open.key = checked.key;
+                            return Ok(open);
+                        }
+                        Err(Unfit::NotTheName) => {}
+                        Err(Unfit::Altered) => return Err(self.altered()),
                     }
-                    pg_sys::table_close(relation, lock as i32);
                 } else if table_oid(self.name) == pg_sys::InvalidOid {
                     return Err(self.altered());
                 }
                 pgrx::check_for_interrupts!();
             }
+        })
+    }
+
+    /// # Safety
+    /// `relation` is open and locked.
+    unsafe fn check(&self, relation: pg_sys::Relation) -> Result<Checked, Unfit> {
+        // SAFETY: an open relation has its pg_class row and tuple descriptor.
+        unsafe {
+            if (*relation).rd_id != table_oid(self.name) {
+                return Err(Unfit::NotTheName);
+            }
+            let class = &*(*relation).rd_rel;
+            let user_id = self.user_id_column((*relation).rd_att).ok_or(Unfit::Altered)?;
+            let key = match class.relkind as u8 {
+                pg_sys::RELKIND_RELATION if !class.relhassubclass => {
+                    key_with(relation, user_id).map(|key| (key, user_id))
+                }
+                pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE => None,
+                _ => return Err(Unfit::Altered),
+            };
+            Ok(Checked { table: (*relation).rd_id, key })
         }
     }
 
@@ -97,11 +121,6 @@ impl UserTable {
     fn altered(&self) -> Error {
         Error::TableAltered(self.name.to_str().unwrap_or_default())
     }
-}
-
-unsafe extern "C" {
-    // Left out of pgrx's bindings. Counts the messages of other sessions' changes to the catalogue that were taken in.
-    static mut SharedInvalidMessageCounter: u64;
 }
 
 /// The primary key, where the column is in it.

@@ -5,7 +5,8 @@
 use otp::{Algorithm, Digits, Parameters, Period};
 use pgrx::pg_sys::{self, BYTEAOID, INT2OID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID};
 
-use super::scan::{Open, UserTable};
+use super::kept::Kept;
+use super::scan::{Checked, Open, UserTable};
 use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
 use super::used_codes::{self, UsedCode};
 use crate::clock::Timestamp;
@@ -147,6 +148,10 @@ pub struct Listed {
     pub recovery_codes_left: i32,
 }
 
+thread_local! {
+    static CHECKED: Kept<Checked> = const { Kept::nothing() };
+}
+
 static TABLE: UserTable = UserTable {
     name: c"secrets",
     columns: &[
@@ -169,6 +174,7 @@ static TABLE: UserTable = UserTable {
         ("disabled_at", TIMESTAMPTZOID),
     ],
     select: &SELECT,
+    checked: &CHECKED,
 };
 
 statement!(reads SELECT(TEXTOID), c"

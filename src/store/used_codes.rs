@@ -3,8 +3,9 @@
 use otp::TimeStep;
 use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID};
 
+use super::kept::Kept;
 use super::row::Row;
-use super::scan::{Open, UserTable};
+use super::scan::{Checked, Open, UserTable};
 use super::spi::{Snapshot, int8, statement, text};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -41,6 +42,10 @@ impl UsedCode {
     }
 }
 
+thread_local! {
+    static CHECKED: Kept<Checked> = const { Kept::nothing() };
+}
+
 static TABLE: UserTable = UserTable {
     name: c"used_codes",
     columns: &[
@@ -52,6 +57,7 @@ static TABLE: UserTable = UserTable {
         ("user_id", TEXTOID),
     ],
     select: &SELECT,
+    checked: &CHECKED,
 };
 
 statement!(reads SELECT(TEXTOID), c"

@@ -19,6 +19,11 @@ def quiet(cluster):
     assert "WARNING" not in cluster.log_text()[before:]
 
 
+def look(conn):
+    """From here on the backend keeps what it found the tables to be."""
+    check(conn, "alice", "malformed")
+
+
 def signs_in(conn):
     """A wrong code is counted, and a good one is good once. All of it is taken back but what changed in place."""
     with conn.transaction(force_rollback=True):
@@ -53,6 +58,7 @@ KEYS = {"attempts": ("user_id", "last_failed_at"), "used_codes": ("user_id, secr
 def test_all_three_tables_may_have(conn, quiet, change):
     import_secret(conn, "alice", SECRET)
     [code] = recovery_codes(conn, count=1)
+    look(conn)
     with conn.transaction(force_rollback=True):
         for table in TABLES:
             conn.execute(FINE[change].format(table, *KEYS[table]).replace("before", f"{table}_before"))
@@ -106,6 +112,7 @@ REFUSED = {
                      " ALTER TABLE totp.secrets RENAME x TO expires_at",
     "no table": "ALTER TABLE totp.{0} RENAME TO x",
     "a view": "ALTER TABLE totp.{0} RENAME TO x; CREATE VIEW totp.{0} AS SELECT * FROM totp.x",
+    "no schema": "ALTER SCHEMA totp RENAME TO x",
 }
 
 
@@ -113,6 +120,7 @@ REFUSED = {
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_that_is_not_as_it_was_made_is_refused(conn, quiet, table, change):
     import_secret(conn, "alice", SECRET)
+    look(conn)
     with conn.transaction(force_rollback=True):
         conn.execute(REFUSED[change].format(table))
         for code in (good(), wrong()):
@@ -122,13 +130,35 @@ def test_a_table_that_is_not_as_it_was_made_is_refused(conn, quiet, table, chang
     signs_in(conn)
 
 
+CHANGED_AND_BACK = {
+    "columns": ("ALTER TABLE totp.{0} RENAME user_id TO x", "ALTER TABLE totp.{0} RENAME x TO user_id"),
+    "name": ("ALTER TABLE totp.{0} RENAME TO x", "ALTER TABLE totp.x RENAME TO {0}"),
+    "schema": ("ALTER SCHEMA totp RENAME TO x", "ALTER SCHEMA x RENAME TO totp"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED_AND_BACK)
+@pytest.mark.parametrize("table", TABLES)
+def test_what_another_session_does_to_a_table_is_seen_by_the_next_call(db, table, change):
+    with closing(db.connect()) as conn, closing(db.connect()) as dba:
+        fix_clock(conn, NOON)
+        import_secret(conn, "alice", SECRET)
+        look(conn)
+        there, back = CHANGED_AND_BACK[change]
+        dba.execute(there.format(table))
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            verify(conn, "alice", good())
+        dba.execute(back.format(table))
+        signs_in(conn)
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_a_sign_in_that_waited_for_a_new_table_uses_it(db, table):
     """The old one is renamed and kept: what is counted or used up there is forgotten."""
     with closing(db.connect()) as conn, closing(db.connect()) as dba, ThreadPoolExecutor(1) as pool:
         fix_clock(conn, NOON)
         import_secret(conn, "alice", SECRET)
-        check(conn, "alice", "malformed")
+        look(conn)
         waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s"
         dba.execute(f"BEGIN; ALTER TABLE totp.{table} RENAME TO before; CREATE TABLE totp.{table} (LIKE totp.before INCLUDING ALL);"
                     f" INSERT INTO totp.{table} SELECT * FROM totp.before")
@@ -138,9 +168,10 @@ def test_a_sign_in_that_waited_for_a_new_table_uses_it(db, table):
         dba.execute("COMMIT")
         if table == "attempts":
             assert told.result().reason == "wrong"
-            assert check(conn, "alice", "malformed").attempts_left == told.result().attempts_left
+            assert dba.execute("SELECT failures FROM totp.attempts").fetchone() == (1,)
         else:
             assert told.result().reason == "accepted"
+            assert dba.execute("SELECT uses FROM totp.used_codes").fetchone() == (1,)
             assert check(conn, "alice", good()).reason == "replayed"
 
 

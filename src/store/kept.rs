@@ -1,0 +1,59 @@
+//! What was read from PostgreSQL's catalogue, kept until PostgreSQL says that it may have changed. Its own plan cache
+//! does the same.
+
+use std::cell::Cell;
+
+use pgrx::pg_sys;
+
+thread_local! {
+    /// Counts the messages about changes of tables and schemas, of other sessions and of the own one.
+    static CHANGES: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Asks PostgreSQL for the messages. Once in a backend.
+pub fn watch() {
+    // SAFETY: both functions have the types that are asked for, and only count.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
+        let schemas = pg_sys::SysCacheIdentifier::NAMESPACENAME as i32;
+        pg_sys::CacheRegisterSyscacheCallback(schemas, Some(schema_changed), pg_sys::Datum::null());
+    }
+}
+
+unsafe extern "C-unwind" fn table_changed(_: pg_sys::Datum, _: pg_sys::Oid) {
+    count();
+}
+
+unsafe extern "C-unwind" fn schema_changed(_: pg_sys::Datum, _: i32, _: u32) {
+    count();
+}
+
+fn count() {
+    CHANGES.set(CHANGES.get().wrapping_add(1));
+}
+
+/// A value that was derived from the catalogue. It is gone once a message has come: a lock on a table takes them in.
+pub struct Kept<T>(Cell<Option<(u64, T)>>);
+
+impl<T: Copy> Kept<T> {
+    /// Nothing yet.
+    pub const fn nothing() -> Self {
+        Self(Cell::new(None))
+    }
+
+    /// The value, where nothing has changed since it was derived.
+    pub fn get(&self) -> Option<T> {
+        self.0.get().and_then(|(changes, value)| (changes == CHANGES.get()).then_some(value))
+    }
+
+    /// The value, derived anew where something has changed.
+    pub fn get_or<E>(&self, derive: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        if let Some(value) = self.get() {
+            return Ok(value);
+        }
+        let before = CHANGES.get(); // a message that comes while it is derived counts
+        let value = derive()?;
+        self.0.set(Some((before, value)));
+        Ok(value)
+    }
+}
