@@ -96,11 +96,12 @@ fn count_failure(
     at: Timestamp,
     detail: &[(&str, &str)],
 ) -> Result<(), Error> {
-    for event in [Event::Failed, Event::Locked].into_iter().take(if newly_locked { 2 } else { 1 }) {
-        line(event, user_id, detail).number("failures", counter.failures.into()).write();
-        record_with(event, at, Some(user_id), None, detail)?;
+    let events = if newly_locked { &[Event::Failed, Event::Locked][..] } else { &[Event::Failed] };
+    // All lines first: a row may fail, and what it tells of has happened.
+    for event in events {
+        line(*event, user_id, detail).number("failures", counter.failures.into()).write();
     }
-    Ok(())
+    events.iter().try_for_each(|event| record_with(*event, at, Some(user_id), None, detail))
 }
 
 /// A good code that was used before.

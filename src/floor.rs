@@ -45,10 +45,11 @@ pub fn current() -> Result<Timestamp, Error> {
         if found.identity == ours && !is_far_ahead(found.floor_at, now) {
             break Timestamp(found.floor_at);
         }
+        let new_floor = last_known(now);
         let outcome = inplace::change_one(&address, |row: &mut Floor| {
             // Another session may have been faster.
             if row.identity != ours || is_far_ahead(row.floor_at, now) {
-                *row = Floor { floor_at: now.0, identity: ours };
+                *row = Floor { floor_at: new_floor.0, identity: ours };
             }
             row.floor_at
         })?;
@@ -64,15 +65,24 @@ pub fn current() -> Result<Timestamp, Error> {
     Ok(floor_at)
 }
 
+/// Now, or the time of the last commit that was replayed: after a failover it is of the lost primary's clock, which may have
+/// been ahead of ours.
+fn last_known(now: Timestamp) -> Timestamp {
+    // SAFETY: a read of shared memory; 0 where nothing was replayed.
+    let replayed = unsafe { pg_sys::GetLatestXTime() };
+    if replayed == 0 || is_far_ahead(replayed, now) { now } else { now.max(Timestamp(replayed)) }
+}
+
 /// Whether the clock was so far ahead when the floor was set that nobody shall wait until then: the floor is now.
 /// A little ahead may be a clock that has gone back since, and then codes up to the floor may have been used.
 fn is_far_ahead(floor_at: i64, now: Timestamp) -> bool {
     floor_at.saturating_sub(now.0) > otp::lockout::CLOCK_DOUBT
 }
 
-/// The last step whose codes may have been accepted before the floor, for a secret that is older than it.
-pub fn step(floor_at: Timestamp, created_at: Timestamp, period: Period) -> Option<TimeStep> {
-    if created_at >= floor_at {
+/// The last step whose codes may have been accepted before the floor, for a secret that is older than it. So may be one
+/// that is younger than now: it was made while the clock was ahead.
+pub fn step(floor_at: Timestamp, created_at: Timestamp, now: Timestamp, period: Period) -> Option<TimeStep> {
+    if (floor_at..=now).contains(&created_at) {
         return None;
     }
     let last = TimeStep::at(floor_at.unix_seconds(), period);

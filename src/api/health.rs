@@ -64,8 +64,9 @@ fn sealed_under() -> Result<Vec<Check>, Error> {
         .filter(|k| !keyring::is_loaded(&k.master_key))
         .map(|k| {
             let detail = format!(
-                "{} secrets are sealed under master key {}, which is not loaded: add it to the key file again",
-                k.secrets, k.master_key
+                "{} secrets and {} sets of recovery codes are sealed under master key {}, which is not loaded: add it to the \
+                 key file again",
+                k.secrets, k.recovery_sets, k.master_key
             );
             check("lost_master_key", "fail", detail)
         })

@@ -97,6 +97,7 @@ mod totp {
         sealed: &[u8],
         key_id: i32,
     ) -> Result<Vec<u8>, ErrorReport> {
+        guard::not_parallel("totp.reseal")?;
         let parameters = secrets::parameters(algorithm, digits, period)?;
         let context = keyring::secret_context(user_id, device, secret_id, parameters);
         Ok(keyring::reseal(KeyId::new(key_id), &context, sealed).map_err(|error| error.of_user(user_id))?)
@@ -111,6 +112,7 @@ mod totp {
         sealed: &[u8],
         key_id: i32,
     ) -> Result<Vec<u8>, ErrorReport> {
+        guard::not_parallel("totp.reseal_recovery_codes")?;
         let count = u8::try_from(count).map_err(|_| Error::RowsAltered)?;
         let context = seal::Context::RecoveryCodes { user_id, set_id, count };
         Ok(keyring::reseal(KeyId::new(key_id), &context, sealed).map_err(|error| error.of_user(user_id))?)

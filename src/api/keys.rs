@@ -68,6 +68,22 @@ fn lock_all_keys() -> Result<Vec<data_keys::ListedKey>, Error> {
     Ok(keys)
 }
 
+/// Whom to notify: not the user whose device signs in as before, and has only lost the secret that was to follow.
+fn to_enroll_anew(lost: Vec<rotation::Lost>) -> Result<Vec<(String, Option<String>)>, Error> {
+    let mut rows: Vec<_> = lost.into_iter().map(|(user_id, device, _)| (user_id, device)).collect();
+    rows.dedup();
+    let snapshot = Snapshot::latest();
+    let mut found = Vec::new();
+    for (user_id, device) in rows {
+        let left = secrets::of_user(&snapshot, &user_id)?;
+        let signs_in = left.iter().any(|s| s.slot == secrets::Slot::Active && Some(&s.device) == device.as_ref());
+        if !signs_in {
+            found.push((user_id, device));
+        }
+    }
+    Ok(found)
+}
+
 /// Removes what is sealed under a master key that is lost for good, and says who must enrol again. A row with a NULL
 /// device stands for the recovery codes of a user.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -97,7 +113,5 @@ fn totp_forget_unreadable(
         audit::unreadable_forgotten(None, None, fingerprint, now)?;
     }
     data_keys::delete(&keys)?;
-    let mut rows: Vec<_> = lost.into_iter().map(|(user_id, device, _)| (user_id, device)).collect();
-    rows.dedup();
-    Ok(TableIterator::new(rows))
+    Ok(TableIterator::new(to_enroll_anew(lost)?))
 }

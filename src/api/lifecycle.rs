@@ -67,7 +67,9 @@ fn remove_user(user: UserId) -> Result<Vec<String>, Error> {
     while !attempts::delete(user.as_str())? {
         // An enrolment may have committed since the delete looked: then there is a row to delete now. One that was
         // deleted by hand is made again, so that what it left behind goes too.
-        if secrets::of_user(&Snapshot::latest(), user.as_str())?.is_empty() {
+        let nothing_left = secrets::of_user(&Snapshot::latest(), user.as_str())?.is_empty()
+            && recovery_codes::sealed(user.as_str())?.is_none();
+        if nothing_left {
             return Ok(Vec::new());
         }
         attempts::lock_or_insert(user.as_str())?;

@@ -4,6 +4,7 @@ mod arguments;
 mod enroll;
 mod health;
 mod import;
+mod in_memory;
 mod internal;
 mod keys;
 mod lifecycle;

@@ -5,8 +5,8 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::arguments;
 use super::shown::Shown;
+use super::{arguments, in_memory};
 use crate::audit;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
@@ -39,7 +39,9 @@ fn totp_stats(
 fn totp_prune_audit(older_than: Option<Interval>) -> Result<i64, ErrorReport> {
     guard::writable("totp_prune_audit")?;
     let older_than = bounded(older_than.ok_or(Error::Null("older_than"))?)?;
-    if older_than.as_micros() <= 0 {
+    // A month has 28 days or 31: of fields of both signs it depends on the day whether they reach into the future.
+    let fields = [older_than.months().into(), older_than.days().into(), older_than.micros()];
+    if fields.iter().any(|field| *field < 0) || fields == [0; 3] {
         return Err(Error::Age.into());
     }
     let pruned = store::audit::prune(clock::now()?, older_than)?;
@@ -57,15 +59,13 @@ fn bounded(age: Interval) -> Result<Interval, Error> {
 }
 
 /// The otpauth URI of every secret that is active or can become so. For superusers only; audited.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
-fn totp_export() -> Result<
-    TableIterator<
-        'static,
-        (name!(user_id, String), name!(device, String), name!(state, String), name!(otpauth_uri, Shown)),
-    >,
-    ErrorReport,
-> {
+#[pg_extern(sql = r#"
+CREATE FUNCTION totp_export() RETURNS TABLE (user_id text, device text, state text, otpauth_uri text)
+STRICT VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
+"#)]
+fn totp_export(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     guard::writable("totp_export")?;
     // SAFETY: a read of backend state: the role of the session, not the owner that SECURITY DEFINER makes us.
     if !unsafe { pg_sys::superuser_arg(pg_sys::GetOuterUserId()) } {
@@ -81,7 +81,9 @@ fn totp_export() -> Result<
             exported(&snapshot, row).map_err(|error| error.of_user(&user_id))
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    Ok(TableIterator::new(rows))
+    let texts = rows.iter().map(|(user_id, device, state, uri)| [user_id, device, state, uri.0.as_str()]);
+    // SAFETY: the columns are those of the SQL above.
+    Ok(unsafe { in_memory::give(fcinfo, texts) }?)
 }
 
 fn exported(snapshot: &Snapshot, row: Exported) -> Result<(String, String, String, Shown), Error> {

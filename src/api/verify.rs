@@ -177,7 +177,7 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
             user_locked = attempts::lock(user_id)?;
             continue;
         }
-        let floor = floor::step(floor::current()?, candidate.created_at, candidate.secret.parameters.period);
+        let floor = floor::step(floor::current()?, candidate.created_at, now, candidate.secret.parameters.period);
         if let Outcome::Decided(judgement, lsn) = judge_in_place(&found, candidate, step, floor, now)? {
             let mut answer = tell(user_id, &candidate.secret, judgement, lsn, now)?;
             if answer.reason == Reason::Replayed && step <= floor {

@@ -23,6 +23,7 @@ pub struct ListedKey {
     pub state: String,
     pub created_at: Timestamp,
     pub secrets: i64,
+    pub recovery_sets: i64,
     pub master_key: String,
 }
 
@@ -42,7 +43,8 @@ DELETE FROM totp.data_keys k
 statement!(writes DELETE(INT4ARRAYOID), c"DELETE FROM totp.data_keys WHERE key_id = ANY ($1)");
 statement!(reads LIST(), c"
 SELECT k.key_id, k.state, k.created_at, k.master_key,
-       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = k.key_id)
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = k.key_id),
+       (SELECT pg_catalog.count(*) FROM totp.recovery_codes r WHERE r.key_id = k.key_id)
   FROM totp.data_keys k
  ORDER BY k.key_id");
 
@@ -100,6 +102,7 @@ pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
                 created_at: row.time(3)?,
                 master_key: row.must(4)?,
                 secrets: row.must(5)?,
+                recovery_sets: row.must(6)?,
             })
         })
     })

@@ -141,7 +141,13 @@ SELECT 'rights', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
         SELECT 'schema totp', a.grantee
           FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
          WHERE n.nspname = 'totp') AS granted
- WHERE grantee = 0");
+ WHERE grantee = 0
+UNION ALL
+SELECT 'write_all_data', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+       CASE WHEN count(*) = 0 THEN 'nobody is in pg_write_all_data; nothing to do'
+            ELSE pg_catalog.string_agg(rolname, ', ') || ' can change every table, totp.audit_log too: revoke pg_write_all_data' END
+  FROM pg_catalog.pg_roles
+ WHERE NOT rolsuper AND rolname <> 'pg_write_all_data' AND pg_catalog.pg_has_role(oid, 'pg_write_all_data', 'MEMBER')");
 
 statement!(reads FLOOR(TIMESTAMPTZOID), c"
 SELECT 'clock', CASE WHEN floor_at > $1 OR used > 0 THEN 'fail' WHEN locked > 0 THEN 'warn' ELSE 'ok' END,
@@ -171,24 +177,30 @@ SELECT 'recovery_after_restore', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' EN
 statement!(reads SIGNALS(TIMESTAMPTZOID), c"
 SELECT 'locked_users', CASE WHEN forever > 0 THEN 'warn' ELSE 'ok' END,
        locked || ' users are locked, ' || forever || ' of them until totp_unlock(), and ' || near || ' are one wrong code away: '
-       || CASE WHEN forever > 0 THEN 'look at totp.attempts and unlock whom you know' ELSE 'nothing to do' END
-  FROM (SELECT count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) > $1) AS locked,
+       || CASE WHEN forever > 0 THEN 'unlock whom you know' ELSE 'nothing to do' END
+       -- As JSON, so that no name can look like another one or move a terminal's cursor.
+       || coalesce('; the last of them ' || (SELECT pg_catalog.string_agg(pg_catalog.to_json(last.user_id)::text, ', ')
+                                               FROM pg_catalog.unnest(names[1:10]) AS last(user_id)), '')
+  FROM (SELECT count(*) FILTER (WHERE is_locked) AS locked,
                count(*) FILTER (WHERE 'infinity' IN (locked_until, recovery_locked_until)) AS forever,
-               count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) <= $1
-                                  AND greatest(failures, recovery_failures)
-                                      >= pg_catalog.current_setting('totp.max_attempts')::integer - 1) AS near
-          FROM totp.attempts) AS x
+               count(*) FILTER (WHERE NOT is_locked) AS near,
+               pg_catalog.array_agg(user_id ORDER BY last_failed_at DESC, user_id) AS names
+          FROM totp.attempts
+         CROSS JOIN LATERAL (SELECT greatest(locked_until, recovery_locked_until) > $1) AS now(is_locked)
+         WHERE is_locked OR greatest(failures, recovery_failures)
+                            >= pg_catalog.current_setting('totp.max_attempts')::integer - 1) AS x
 UNION ALL
 SELECT 'failures_over_many_users', CASE WHEN spraying THEN 'warn' ELSE 'ok' END,
-       failures || ' wrong codes of ' || users || ' users in the last hour: '
-       || CASE WHEN spraying THEN 'few tries on many users look like password spraying; look at client_addr in totp.audit_log'
+       failing || ' users had a wrong code in the last hour, and ' || used || ' secrets were used: '
+       || CASE WHEN spraying THEN 'many users who fail look like password spraying; look at client_addr in totp.audit_log'
                ELSE 'nothing to do' END
-  FROM (SELECT users, failures, users >= 20 AND users * 2 > failures AS spraying
-          FROM (SELECT count(*) AS users, coalesce(sum(failures + recovery_failures), 0) AS failures
-                  FROM totp.attempts WHERE last_failed_at > $1 - interval '1 hour') AS y) AS x
+  -- Few of those who sign in mistype. How often each user was tried says nothing: whoever tries chooses that.
+  FROM (SELECT failing, used, failing >= 20 AND failing * 10 > used AS spraying
+          FROM (SELECT count(*) AS failing FROM totp.attempts WHERE last_failed_at > $1 - interval '1 hour') AS f
+         CROSS JOIN (SELECT count(*) AS used FROM totp.used_codes WHERE used_at > $1 - interval '1 hour') AS u) AS x
 UNION ALL
 SELECT 'replays', CASE WHEN n >= 10 THEN 'warn' ELSE 'ok' END,
-       n || ' used codes were tried again in the last hour: '
+       n || ' used codes were tried again in the last hour, in transactions that committed: '
        || CASE WHEN n >= 10 THEN 'a client sends codes twice, or someone reads them on the way; look at totp.audit_log' ELSE 'nothing to do' END
   FROM (SELECT count(*) AS n FROM totp.audit_log WHERE event = 'replayed' AND at > $1 - interval '1 hour') AS x
 UNION ALL
@@ -200,7 +212,12 @@ SELECT 'recovery_codes_low', 'ok',
        n || ' users have two or fewer recovery codes left: ' || CASE WHEN n > 0 THEN 'ask them to make new ones' ELSE 'nothing to do' END
   FROM (SELECT count(*) AS n
           FROM totp.recovery_codes r JOIN totp.used_codes u ON u.user_id = r.user_id AND u.secret_id = r.set_id
-         WHERE r.count - pg_catalog.bit_count(u.recovery_mask::bit(64)) <= 2) AS x");
+         WHERE r.count - pg_catalog.bit_count(u.recovery_mask::bit(64)) <= 2) AS x
+UNION ALL
+SELECT 'recovery_codes_alone', 'ok',
+       n || ' users have recovery codes and no device: ' || CASE WHEN n > 0 THEN 'totp_remove() whoever shall not come back' ELSE 'nothing to do' END
+  FROM (SELECT count(*) AS n FROM totp.recovery_codes r
+         WHERE NOT EXISTS (SELECT FROM totp.secrets s WHERE s.user_id = r.user_id)) AS x");
 
 /// Every check that is a matter of SQL.
 pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {

@@ -16,7 +16,7 @@ pub struct LookUp {
     pub set_id: i64,
     pub count: u8,
     pub sealed: Vec<u8>,
-    /// Every device of the user is disabled.
+    /// A device of the user is disabled, and no other one signs in: one that was never confirmed does not count.
     pub disabled: bool,
     /// Keeps the rows where they were found, and the data key that opens them.
     pub snapshot: Snapshot,
@@ -24,7 +24,8 @@ pub struct LookUp {
 
 statement!(reads LOOK_UP(TEXTOID), c"
 SELECT r.set_id, r.count, r.sealed,
-       (SELECT pg_catalog.count(*) > 0 AND pg_catalog.count(*) = pg_catalog.count(s.disabled_at)
+       (SELECT pg_catalog.count(s.disabled_at) > 0
+               AND pg_catalog.count(*) FILTER (WHERE s.disabled_at IS NULL AND s.enforced_since IS NOT NULL) = 0
           FROM totp.secrets s WHERE s.user_id = r.user_id)
   FROM totp.recovery_codes r
  WHERE r.user_id = $1");

@@ -108,8 +108,11 @@ fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, E
     Ok(users)
 }
 
-/// User, device and id of every secret under these keys; a NULL device stands for a set of recovery codes.
-pub fn sealed_under(snapshot: &Snapshot, keys: &[i32]) -> Result<Vec<(String, Option<String>, i64)>, Error> {
+/// User, device and id of a secret; without a device, of a set of recovery codes.
+pub type Lost = (String, Option<String>, i64);
+
+/// What is sealed under these keys, in the order of users and devices.
+pub fn sealed_under(snapshot: &Snapshot, keys: &[i32]) -> Result<Vec<Lost>, Error> {
     SEALED_UNDER
         .with(|s| s.rows(snapshot, &[keys.to_vec().into_datum()], |row| Ok((row.must(1)?, row.get(2), row.must(3)?))))
 }

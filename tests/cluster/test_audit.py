@@ -232,6 +232,20 @@ def test_the_line_stays_where_the_row_goes(quick_db, conn, log, event, end):
     assert [row[:2] for row in audit(conn)[len(before):]] == (written if end == "COMMIT" else [])
 
 
+def test_the_line_is_there_where_the_row_fails(quick_db, conn, log):
+    """The lock is set, whatever becomes of the statement."""
+    secret = active_user(conn)
+    PREPARE["locked"](conn, secret, None)
+    logged = len(log())
+    with closing(quick_db.connect()) as other:
+        other.execute("BEGIN; LOCK TABLE totp.audit_log")
+        conn.execute("SET lock_timeout = '10ms'")
+        error = error_of(conn, "SELECT totp_verify('alice', %s)", [next(wrong_codes(secret, NOON))])
+    assert error.sqlstate == "55P03"
+    assert log()[logged:] == CALL["locked"][1]
+    assert conn.execute("SELECT reason FROM totp_check('alice', '000000')").fetchone() == ("locked",)
+
+
 def test_the_line_is_for_the_server_log_only(quick_db, conn, log):
     """Whatever a session asks to be sent or logged: not to the client, not with the statement, and not to be left out."""
     role = quick_db.create_role("verify")

@@ -50,7 +50,7 @@ def test_prune_deletes_what_is_older_and_says_so(conn, log):
     assert log() == ["event=audit_pruned rows=2", "event=audit_pruned rows=0"]
 
 
-@pytest.mark.parametrize("interval", ["0", "-1 day", "1 day -25 hours", "-1 month", None])
+@pytest.mark.parametrize("interval", ["0", "-1 day", "1 day -25 hours", "1 month -29 days", "-1 month", None])
 def test_prune_refuses_what_would_delete_everything(conn, interval):
     active_user(conn)
     before = audit(conn)

@@ -227,3 +227,28 @@ def test_a_dump_while_users_sign_in_is_consistent(origin, make_cluster):
         assert copy.execute("SELECT user_id FROM totp.secrets s WHERE NOT EXISTS (SELECT FROM totp.used_codes u WHERE (u.user_id, u.secret_id) = (s.user_id, s.secret_id))"
                             " OR NOT EXISTS (SELECT FROM totp.attempts a WHERE a.user_id = s.user_id)") == []
         assert copy.value("SELECT count(*) FROM totp.secrets") >= 27
+
+
+@pytest.mark.parametrize("forget, reason", [("SELECT 1", "accepted"), ("UPDATE totp.floor SET system_identifier = 0", "replayed")], ids=["forbidden", "documented"])
+def test_data_only_into_a_database_that_has_judged_a_code(origin, forget, reason):
+    """Not recognised by itself: docs/operations/backup-and-restore.md says what to do. The code is used after the dump."""
+    server, user_id = origin["server"], "Zoë 'quote'"
+    secret = origin["secrets"][user_id]
+    used_at = AFTER + timedelta(minutes=10)
+    original, target = server.create_database(extension=False), server.create_database()
+    original.psql(server.client("pg_dump", "-d", "origin"))
+    with closing(target.connect()) as conn:
+        fix_clock(conn, NOON)
+        enroll(conn, "smoke test")
+        conn.execute("TRUNCATE totp.secrets, totp.used_codes, totp.attempts, totp.recovery_codes, totp.data_keys, totp.audit_log")
+    target.psql(server.client("pg_dump", "-d", "origin", "--data-only"))
+    target.execute(forget)
+    answer = "SELECT reason FROM totp_check(%s, %s)"
+    with closing(original.connect()) as conn:
+        fix_clock(conn, AFTER)
+        enroll(conn, "sets the floor of this copy")
+        fix_clock(conn, used_at)
+        assert conn.execute(answer, [user_id, code_at(secret, used_at)]).fetchone() == ("accepted",)
+    with closing(target.connect()) as conn:
+        fix_clock(conn, used_at)
+        assert conn.execute(answer, [user_id, code_at(secret, used_at)]).fetchone() == (reason,)

@@ -1,10 +1,10 @@
 """totp_health: what a healthy database says, and what each fault and each sign of an attack adds."""
 
-import re
 from datetime import timedelta
+from itertools import islice
 
 import pytest
-from totp import EARLIER, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, enroll, fix_clock, recovery_codes, verify, wrong_codes
+from totp import EARLIER, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, active_user, code_at, enroll, fix_clock, recovery_codes, verify, wrong_codes
 
 DAY = timedelta(days=1)
 
@@ -38,7 +38,8 @@ def test_users_near_or_in_a_lock(conn):
     for _ in range(MAX_ATTEMPTS):
         conn.execute("SELECT totp_recover('carol', %s)", [NO_CODE])
     status, detail = health(conn)["locked_users"]
-    assert (status, detail.split(":")[0]) == ("ok", "2 users are locked, 0 of them until totp_unlock(), and 1 are one wrong code away")
+    assert (status, detail) == ("ok", "2 users are locked, 0 of them until totp_unlock(), and 1 are one wrong code away: nothing to do;"
+                                      ' the last of them "alice", "bob", "carol"')
     now = NOON
     for _ in range(100):
         fix_clock(conn, now)
@@ -65,15 +66,56 @@ def test_password_spraying(conn):
     for user, guess in guesses[19:]:
         verify(conn, user, guess)
     status, detail = health(conn)["failures_over_many_users"]
-    assert status == "warn" and re.match(r"25 wrong codes .*of 25 users", detail)
+    assert status == "warn" and detail.startswith("25 users had a wrong code in the last hour, and 25 secrets were used: many users")
     fix_clock(conn, NOON + timedelta(hours=2))
-    assert health(conn)["failures_over_many_users"][0] == "ok"
+    assert health(conn)["failures_over_many_users"] == ("ok", "0 users had a wrong code in the last hour, and 0 secrets were used: nothing to do")
+
+
+def test_password_spraying_again_and_again(conn):
+    """Neither what was counted before, nor several tries, nor an account of the attacker's own hide it; nor do users who sign in after it."""
+    secrets = {user: active_user(conn, user) for user in (f"user-{number}" for number in range(25))}
+
+    def spray(now, tries):
+        fix_clock(conn, now)
+        for user, secret in secrets.items():
+            for guess in islice(wrong_codes(secret, now), tries):
+                verify(conn, user, guess)
+
+    spray(NOON, 2)
+    assert health(conn)["failures_over_many_users"][0] == "warn"
+    spray(NOON + timedelta(hours=3), 1)
+    for _ in range(100):
+        verify(conn, "user-0", next(wrong_codes(secrets["user-0"], NOON)))
+    assert health(conn)["failures_over_many_users"][0] == "warn"
+    now = NOON + timedelta(hours=3, minutes=5)
+    fix_clock(conn, now)
+    for user, secret in list(secrets.items())[1:]:
+        assert verify(conn, user, code_at(secret, now)) is True
+    assert health(conn)["failures_over_many_users"][0] == "warn"
+
+
+def test_users_who_mistype_are_no_password_spraying(conn):
+    secret = enroll(conn, "typist 0")
+    for number in range(201):
+        conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [f"typist {number}", secret])
+        assert verify(conn, f"typist {number}", code_at(secret, NOON)) is True
+    for number in range(20):
+        verify(conn, f"typist {number}", next(wrong_codes(secret, NOON)))
+    assert health(conn)["failures_over_many_users"] == ("ok", "20 users had a wrong code in the last hour, and 201 secrets were used: nothing to do")
+
+
+def test_a_hostile_name_of_a_locked_user_is_shown_as_json(conn):
+    name = 'x", "y\n\x1b[2J'
+    conn.execute("SELECT totp_import(%s, %s, account_name => 'x', confirmed => true)", [name, SECRET])
+    for guess in islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS):
+        verify(conn, name, guess)
+    assert health(conn)["locked_users"][1].endswith(r'; the last of them "x\", \"y\n\u001b[2J"')
 
 
 def test_many_replays(conn):
     secret = active_user(conn)
     for number in range(10):
-        assert health(conn)["replays"] == ("ok", f"{number} used codes were tried again in the last hour: nothing to do")
+        assert health(conn)["replays"] == ("ok", f"{number} used codes were tried again in the last hour, in transactions that committed: nothing to do")
         verify(conn, "alice", code_at(secret, EARLIER))
     assert health(conn)["replays"][0] == "warn"
 
@@ -85,6 +127,15 @@ def test_devices_never_confirmed(conn):
     assert health(conn)["unconfirmed_devices"][1].startswith("0 devices")
     fix_clock(conn, NOON + timedelta(hours=2))
     assert health(conn)["unconfirmed_devices"][1].startswith("1 devices")  # bob's was confirmed once
+
+
+def test_recovery_codes_of_a_user_without_a_device(conn):
+    active_user(conn)
+    [code, *_] = recovery_codes(conn)
+    assert health(conn)["recovery_codes_alone"] == ("ok", "0 users have recovery codes and no device: nothing to do")
+    conn.execute("SELECT totp_remove('alice', 'default')")
+    assert health(conn)["recovery_codes_alone"][1].startswith("1 users")
+    assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (True,)
 
 
 def test_recovery_codes_nearly_used_up(conn):
@@ -126,6 +177,7 @@ FAULTS = {  # a change, the check that tells of it, and how it is taken back
     "a table for PUBLIC": ("GRANT SELECT ON totp.secrets TO PUBLIC", "rights", "REVOKE SELECT ON totp.secrets FROM PUBLIC"),
     "a column for PUBLIC": ("GRANT SELECT (sealed) ON totp.secrets TO PUBLIC", "rights", "REVOKE SELECT (sealed) ON totp.secrets FROM PUBLIC"),
     "the schema for PUBLIC": ("GRANT USAGE ON SCHEMA totp TO PUBLIC", "rights", "REVOKE USAGE ON SCHEMA totp FROM PUBLIC"),
+    "a role that writes everything": ("CREATE ROLE loader IN ROLE pg_write_all_data", "write_all_data", "DROP ROLE loader"),
     "parameters in the log": ("SET log_parameter_max_length_on_error = -1", "log_parameters", "RESET log_parameter_max_length_on_error"),
     "statements in the log": ("SET log_min_duration_statement = 0", "log_parameters", "RESET log_min_duration_statement"),
     "consistency checking": ("SET wal_consistency_checking = 'generic'", "wal_consistency_checking", "RESET wal_consistency_checking"),

@@ -68,7 +68,7 @@ def test_what_works_without_the_lost_key(lost):
     assert conn.execute("SELECT state, failures, recovery_codes_left FROM totp_status('alice')").fetchone() == ("active", 1, 10)
     assert master_keys(conn) == [("current", fingerprint, False)]
     health = dict(conn.execute("SELECT check_name, status || ': ' || detail FROM totp_health()").fetchall())
-    assert health["lost_master_key"].startswith("fail: 2 secrets are sealed under master key " + fingerprint)
+    assert health["lost_master_key"].startswith("fail: 2 secrets and 1 sets of recovery codes are sealed under master key " + fingerprint)
     assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
     assert conn.execute("SELECT totp_disable('alice')").fetchone() == (1,)
     assert conn.execute("SELECT totp_enable('alice')").fetchone() == (1,)
@@ -124,9 +124,10 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
         conn.execute("SET totp.actor = 'ops:7'")
         forgotten = conn.execute(FORGET, [old]).fetchall()
         assert forgotten == [("active", "default"), ("active", None), ("both", "default"), ("both", None), ("devices", "default"),
-                             ("pending", "default"), ("pending", None), ("staged", "default"), ("staged", None)]
+                             ("pending", "default"), ("pending", None), ("staged", None)]
+        lost = sorted([*forgotten, ("staged", "default")], key=lambda row: (row[0], row[1] or "~"))
         audited = conn.execute("SELECT user_id, device, actor, at, detail FROM totp.audit_log WHERE event = 'unreadable_forgotten' ORDER BY id").fetchall()
-        assert audited == [(user, device, "ops:7", NOON, {"master_key": old}) for user, device in forgotten]
+        assert audited == [(user, device, "ops:7", NOON, {"master_key": old}) for user, device in lost]
         assert keys(conn) == [(new_key, "current")]
 
         left = conn.execute("SELECT user_id, device, slot FROM totp.secrets ORDER BY 1, 2, 3").fetchall()
@@ -145,6 +146,29 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
         conn.execute(ONLINE)
         assert open_everything(conn) == (6, 2)
         assert conn.execute("SELECT count(*) FROM totp_health() WHERE check_name IN ('rows', 'data_keys', 'lost_master_key') AND status = 'ok'").fetchone() == (3,)
+
+
+def test_forget_lists_a_device_once_and_audits_each_of_its_secrets(key_cluster, db):
+    with session(db) as conn:
+        assert verify(conn, "alice", code_at(enroll(conn, "alice"), NOON)) is True
+        enroll(conn, "alice")
+        fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()[0]
+    replace_key_file(key_cluster, f"{NEW}\n")
+    with session(db) as conn:
+        assert conn.execute(FORGET, [fingerprint]).fetchall() == [("alice", "default")]
+        assert conn.execute("SELECT user_id, device FROM totp.audit_log WHERE event = 'unreadable_forgotten'").fetchall() == [("alice", "default")] * 2
+
+
+def test_forgetting_a_key_that_sealed_nothing_is_audited(key_cluster, db):
+    with session(db) as conn:
+        enroll(conn, "alice")
+        conn.execute("SELECT totp_remove('alice')")
+        fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()[0]
+    replace_key_file(key_cluster, f"{NEW}\n")
+    with session(db) as conn:
+        assert conn.execute(FORGET, [fingerprint]).fetchall() == []
+        assert conn.execute("SELECT user_id, detail FROM totp.audit_log WHERE event = 'unreadable_forgotten'").fetchall() == [(None, {"master_key": fingerprint})]
+        assert keys(conn) == []
 
 
 def test_forget_everything_and_start_anew(db, lost):

@@ -184,6 +184,25 @@ def test_who_enrols_under_a_floor_of_a_clock_that_was_ahead_gets_in(quick_db, al
         assert first.reason == "accepted" or at(conn, NOON + timedelta(minutes=2), "carol", secret).reason == "accepted"
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=5), *JUMPS.values()])
+def test_a_secret_made_while_the_clock_was_ahead_is_not_new_under_a_floor_of_the_right_time(quick_db, conn, ahead):
+    """What is lost is the use of a code after the clock was set right, as in a failover then."""
+    fix_clock(conn, NOON - timedelta(days=1))
+    import_secret(conn, "long since", SECRET)
+    fix_clock(conn, NOON + ahead)
+    import_secret(conn, "imported", SECRET)
+    pending = enroll(conn, "enrolled")
+    conn.execute(NEW_IDENTITY)
+    with closing(quick_db.connect()) as promoted:
+        now = NOON + timedelta(seconds=5)
+        answers = {at(promoted, now, user_id, secret) for user_id, secret in [("long since", SECRET), ("imported", SECRET), ("enrolled", pending)]}
+        assert {answer.reason for answer in answers} == {"replayed"}
+        [until] = {answer.retry_at for answer in answers}
+        assert until - now <= 3 * STEP
+        for user_id, secret in [("imported", SECRET), ("enrolled", pending)]:
+            assert at(promoted, until, user_id, secret).reason == "accepted"
+
+
 def test_a_floor_is_not_taken_back_where_the_clock_went_back_a_little(quick_db, alice):
     """By an hour, just after a failover: then codes of that hour may still have been used on the lost server."""
     alice.execute(NEW_IDENTITY)
@@ -192,14 +211,14 @@ def test_a_floor_is_not_taken_back_where_the_clock_went_back_a_little(quick_db, 
             assert at(conn, now).reason == "replayed"
 
 
-def test_a_pending_secret_goes_when_the_clock_is_ahead_and_another_takes_its_place(conn):
+def test_a_pending_secret_goes_when_the_clock_is_ahead_and_another_takes_its_place(alice):
     """An hour is its life by default. Back in time it is there again, until it is replaced."""
-    secret = enroll(conn, "alice")
-    assert at(conn, NOON + JUMPS["hours"], secret=secret).reason == "not_enrolled"
-    again = enroll(conn, "alice")
-    fix_clock(conn, NOON)
-    assert not verify(conn, "alice", code_at(secret, NOON))
-    assert verify(conn, "alice", code_at(again, NOON))
+    secret = enroll(alice, "bob")
+    assert at(alice, NOON + JUMPS["hours"], "bob", secret).reason == "not_enrolled"
+    again = enroll(alice, "bob")
+    fix_clock(alice, NOON)
+    assert not verify(alice, "bob", code_at(secret, NOON))
+    assert verify(alice, "bob", code_at(again, NOON))
 
 
 # --- health -------------------------------------------------------------------------------------------
@@ -234,36 +253,44 @@ def test_health_tells_of_a_floor_in_the_future(quick_db, alice, jump):
 # --- a leap second ------------------------------------------------------------------------------------
 
 
-def test_a_second_that_comes_twice(alice):
-    """The end of 2016 had a leap second. Linux steps back at its end: the last second of the year came twice, and a time step began after it."""
+@pytest.fixture
+def midnight(conn):
+    """The end of 2016, which had a leap second; alice came the day before."""
     midnight = datetime(2017, 1, 1, tzinfo=UTC)
+    fix_clock(conn, midnight - timedelta(days=1))
+    conn.execute(NEW_IDENTITY)
+    import_secret(conn, "alice", SECRET)
+    return midnight
+
+
+def test_a_second_that_comes_twice(conn, midnight):
+    """Linux steps back at its end: the last second of the year came twice, and a time step began after it."""
     before, last, repeated = (midnight - timedelta(milliseconds=ms) for ms in (1500, 100, 900))
-    assert at(alice, before).reason == "accepted"
-    assert at(alice, last).reason == "replayed"
-    assert at(alice, repeated).reason == "replayed"
+    assert at(conn, before).reason == "accepted"
+    assert at(conn, last).reason == "replayed"
+    assert at(conn, repeated).reason == "replayed"
     # A device that counted it once is a second ahead, and shows the next code.
-    fix_clock(alice, repeated)
-    assert check(alice, "alice", code_at(SECRET, midnight)).reason == "accepted"
+    fix_clock(conn, repeated)
+    assert check(conn, "alice", code_at(SECRET, midnight)).reason == "accepted"
     for when in (last, repeated, midnight, midnight + timedelta(milliseconds=500)):
-        assert at(alice, when).reason == "replayed"
-        assert check(alice, "alice", code_at(SECRET, midnight)).reason == "replayed"
-    assert at(alice, midnight + STEP).reason == "accepted"
+        assert at(conn, when).reason == "replayed"
+        assert check(conn, "alice", code_at(SECRET, midnight)).reason == "replayed"
+    assert at(conn, midnight + STEP).reason == "accepted"
 
 
-def test_a_lock_over_a_second_that_comes_twice(alice):
-    midnight = datetime(2017, 1, 1, tzinfo=UTC)
-    last = lock(alice, midnight - timedelta(milliseconds=100), 5)
+def test_a_lock_over_a_second_that_comes_twice(conn, midnight):
+    last = lock(conn, midnight - timedelta(milliseconds=100), 5)
     end = last + timedelta(seconds=30)
     for when in (last, midnight - timedelta(milliseconds=900), midnight, end - timedelta(microseconds=1)):
-        answer = at(alice, when)
+        answer = at(conn, when)
         assert (answer.reason, answer.retry_at) == ("locked", end)
-    assert at(alice, end).reason == "accepted"
+    assert at(conn, end).reason == "accepted"
 
 
-def test_the_sixtieth_second_as_text(alice):
+def test_the_sixtieth_second_as_text(conn, midnight):
     """PostgreSQL reads 23:59:60 as midnight."""
-    alice.execute("SET totp.clock = '2016-12-31 23:59:60+00'")
-    assert check(alice, "alice", code_at(SECRET, datetime(2017, 1, 1, tzinfo=UTC))).reason == "accepted"
+    conn.execute("SET totp.clock = '2016-12-31 23:59:60+00'")
+    assert check(conn, "alice", code_at(SECRET, midnight)).reason == "accepted"
 
 
 # --- a transaction that is left open -------------------------------------------------------------------
@@ -308,3 +335,26 @@ def test_the_clock_is_no_time_without_end(alice):
     for clock in ("infinity", "-infinity"):
         alice.execute("SELECT set_config('totp.clock', %s, false)", [clock])
         assert error_of(alice, "SELECT totp_verify('alice', '123456')").sqlstate == "22023"
+
+
+# --- two servers, two clocks ----------------------------------------------------------------------------
+
+
+def test_a_standby_whose_clock_is_behind_knows_the_time_of_the_last_commit(fresh_cluster, make_standby):
+    """The code was used just after it, in WAL that is lost. When the standby's clock gets there, that code is good for nobody."""
+    db = fresh_cluster.create_database()
+    standby = make_standby(fresh_cluster)
+    with closing(db.connect()) as conn:
+        import_secret(conn, "alice", SECRET)
+        standby.wait_for_replay(fresh_cluster)
+        standby.cut_off()
+        used_at = conn.execute("SELECT clock_timestamp()").fetchone()[0]
+        assert check(conn, "alice", code_at(SECRET, used_at)).reason == "accepted"
+    fresh_cluster.kill9()
+    standby.promote()
+    with closing(standby.connect(db.name)) as conn:
+        for second in range(-70, 61, 5):
+            fix_clock(conn, used_at + timedelta(seconds=second))
+            assert check(conn, "alice", code_at(SECRET, used_at)).reason in ("replayed", "wrong")
+            conn.execute("SELECT totp_unlock('alice')")
+        assert at(conn, used_at + 4 * STEP).reason == "accepted"

@@ -304,10 +304,21 @@ def test_codes_go_with_their_user(conn, alice):
     assert codes_left(conn) == 0
 
 
+def test_codes_go_with_a_user_of_whom_nothing_else_is_left(conn, alice):
+    recovery_codes(conn)
+    conn.execute("SELECT totp_remove('alice', 'default')")
+    conn.execute("DELETE FROM totp.attempts")  # by hand
+    assert conn.execute("SELECT totp_remove('alice')").fetchone() == (0,)
+    assert conn.execute("SELECT count(*) FROM totp.recovery_codes").fetchone() == (0,)
+    assert conn.execute("SELECT count(*) FROM totp.used_codes").fetchone() == (0,)
+
+
 def test_no_code_gets_in_where_every_device_is_disabled(conn, alice):
     """What support has switched off is not a way in either; the code stays good."""
     codes = recovery_codes(conn)
     conn.execute("SELECT totp_disable('alice')")
+    assert recover(conn, codes[0]) is False
+    enroll(conn, "alice", device="of someone who only has the password")
     assert recover(conn, codes[0]) is False
     conn.execute("SELECT totp_enable('alice')")
     assert recover(conn, codes[0]) is True
@@ -357,6 +368,24 @@ def test_planted_and_moved_rows_open_nothing(conn, alice, change):
     assert counters(conn) == (0, 0, False, False)
     assert error_of(conn, "SELECT totp_rotate_key()").sqlstate == "XX001"
     assert verify(conn, "alice", code_at(alice, NOON)) is True
+
+
+def test_who_writes_to_the_tables_brings_back_what_was_there_until_the_next_rotation(conn, alice):
+    """docs/security-model.md says so. A seal cannot tell when it was made."""
+    old_codes = recovery_codes(conn)
+    conn.execute("CREATE TEMP TABLE old_set AS SELECT * FROM totp.recovery_codes; CREATE TEMP TABLE old_used AS SELECT * FROM totp.used_codes")
+    put_back = ("DELETE FROM totp.recovery_codes; INSERT INTO totp.recovery_codes SELECT * FROM old_set;"
+                "DELETE FROM totp.used_codes; INSERT INTO totp.used_codes SELECT * FROM old_used")
+    assert recover(conn, old_codes[0]) is True
+    conn.execute(put_back)
+    assert recover(conn, old_codes[0]) is True
+    recovery_codes(conn)
+    conn.execute(put_back)
+    assert recover(conn, old_codes[0]) is True
+    recovery_codes(conn)
+    conn.execute("SELECT totp_rotate_key()")
+    conn.execute(put_back)
+    assert error_of(conn, "SELECT totp_recover('alice', %s)", [old_codes[1]]).sqlstate == "55000"
 
 
 def test_a_missing_row_of_used_codes_is_an_error_and_no_way_in(conn, alice):

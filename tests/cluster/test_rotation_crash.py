@@ -58,6 +58,7 @@ def kill_in_rotation(cluster, db, rotate, wal: float) -> bool:
             pass  # the connection broke
 
     with session(db) as conn, session(db) as watcher:
+        watcher.execute("CHECKPOINT")  # as when it was measured
         start = wal_position(watcher)
         rotation = threading.Thread(target=work, args=[conn])
         rotation.start()
@@ -95,7 +96,8 @@ def test_every_secret_opens_after_a_crash_at_any_moment(populated, rotate, capsy
                 conn.execute(rotate)  # the next one begins anew; else it goes on, and is killed in that
     with capsys.disabled():
         print(f"\n  {rotate}: {KILLS} kills, {KILLS - ended} of them before it had ended, {half_way} left it half way; all secrets open")
-    assert ended < KILLS
+    assert KILLS - ended >= KILLS // 2
+    assert half_way >= KILLS // 4 or "online" not in rotate
     with session(db) as conn:
         conn.execute(rotate)
         assert [state for _, state in keys(conn)] == ["current"]
