@@ -1,11 +1,10 @@
 """What docs/design/capacity.md reckons with: bytes of a user, WAL and flushes of a sign-in, WAL and time of a rotation."""
 
-import os
 from contextlib import closing
 
 import fixture
 
-USERS = int(os.environ.get("CAPACITY_USERS", 100_000))
+USERS = fixture.scaled(100_000, 2_000)
 CALLS = 1_000
 STRIDE = USERS // CALLS  # far enough apart that each call has pages of its own
 TABLES = ("secrets", "used_codes", "attempts", "audit_log")
@@ -29,15 +28,9 @@ def _measure(conn, figure):
     conn.execute("ALTER TABLE users ADD PRIMARY KEY (n)")
     conn.execute("SELECT count(totp_import(user_id, %s, account_name => 'user' || n || '@example.com', issuer => 'Example',"
                  " confirmed => true)) FROM users", [fixture.SECRET])
-    conn.execute("VACUUM (ANALYZE)")
+    conn.execute(f"VACUUM (ANALYZE) {', '.join('totp.' + table for table in TABLES)}")  # not the tables that are still empty
     for table in TABLES:
-        heap, index, rows = conn.execute(f"SELECT pg_table_size('totp.{table}'), pg_indexes_size('totp.{table}'), count(*) FROM totp.{table}").fetchone()
-        yield figure(f"bytes of a row of totp.{table}, heap + indexes", f"{heap / rows:,.0f} + {index / rows:,.0f}")
-
-    conn.execute("SELECT count(c) FROM users, totp_recovery_codes(user_id) c WHERE n <= %s", [CALLS])
-    conn.execute("VACUUM totp.recovery_codes")
-    heap, index = conn.execute("SELECT pg_table_size('totp.recovery_codes'), pg_indexes_size('totp.recovery_codes')").fetchone()
-    yield figure("bytes of a row of totp.recovery_codes, heap + indexes", f"{heap / CALLS:,.0f} + {index / CALLS:,.0f}")
+        yield _row(conn, figure, table)
 
     # Each kind leaves what the next one needs: a used code, failures below the lock, a lock.
     for name, wrong, compression in (("accepted", False, "lz4"), ("accepted", False, "off"), ("replayed", False, "off"), ("wrong", True, "off")):
@@ -50,13 +43,28 @@ def _measure(conn, figure):
         conn.execute(_loop(clock, True))
     yield from _sign_ins(conn, figure, "refused, locked", clock, True)
 
-    for label, statement in (("totp_rotate_key()", "SELECT totp_rotate_key()"), ("totp_rotate_key_online(10000)", "CALL totp_rotate_key_online(10000)")):
-        conn.execute("VACUUM totp.secrets")
+    yield from _rotations(conn, figure, f"{USERS:,} secrets", "totp.secrets")
+    fixture.say("a set of recovery codes for each user")
+    conn.execute("SELECT count(c) FROM users, totp_recovery_codes(user_id) c")
+    conn.execute("VACUUM (ANALYZE)")
+    yield _row(conn, figure, "recovery_codes")
+    yield from _rotations(conn, figure, f"{USERS:,} secrets and as many sets of ten recovery codes", "totp.secrets, totp.recovery_codes")
+
+
+def _row(conn, figure, table: str):
+    heap, index, rows = conn.execute(f"SELECT pg_table_size('totp.{table}'), pg_indexes_size('totp.{table}'), count(*) FROM totp.{table}").fetchone()
+    return figure(f"bytes of a row of totp.{table}, heap + indexes", f"{heap / rows:,.0f} + {index / rows:,.0f}")
+
+
+def _rotations(conn, figure, what: str, tables: str):
+    """Both ways to rotate, each from vacuumed tables and the beginning of a checkpoint interval."""
+    for call in ("SELECT totp_rotate_key()", "CALL totp_rotate_key_online(10000)"):
+        conn.execute(f"VACUUM (ANALYZE) {tables}")
         conn.execute("CHECKPOINT")
         start, lsn = conn.execute("SELECT clock_timestamp(), pg_current_wal_insert_lsn()").fetchone()
-        conn.execute(statement)
+        conn.execute(call)
         seconds, wal = conn.execute("SELECT EXTRACT(epoch FROM clock_timestamp() - %s)::float, pg_current_wal_insert_lsn() - %s", [start, lsn]).fetchone()
-        yield figure(f"{label}, {USERS:,} secrets: seconds, WAL bytes of a secret", f"{seconds:.1f}, {float(wal) / USERS:,.0f}")
+        yield figure(f"{call.split(' ')[1]}, {what}: seconds, WAL bytes of a user", f"{seconds:.1f}, {float(wal) / USERS:,.0f}")
 
 
 def _loop(clock: int, wrong: bool) -> str:
@@ -81,7 +89,13 @@ def _sign_ins(conn, figure, name: str, clock: int, wrong: bool):
                      f"{wal / CALLS:,.0f}, {images / CALLS:.1f}, {flushes / CALLS:.2f}, {ids / CALLS:.1f}")
 
 
+def flushes(conn) -> str:
+    """Where this server counts the flushes of the WAL: since PostgreSQL 18 with all other I/O."""
+    return "wal_sync" if conn.info.server_version < 180000 else "(SELECT sum(fsyncs) FROM pg_stat_io WHERE object = 'wal')"
+
+
 def _counters(conn) -> tuple[float, ...]:
     conn.execute("SELECT pg_stat_force_next_flush()")
     return tuple(float(value) for value in conn.execute(
-        "SELECT pg_current_wal_insert_lsn() - '0/0', wal_fpi, wal_sync, pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM pg_stat_wal").fetchone())
+        f"SELECT pg_current_wal_insert_lsn() - '0/0', wal_fpi, {flushes(conn)}, pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        "  FROM pg_stat_wal").fetchone())

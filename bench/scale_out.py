@@ -1,16 +1,33 @@
-"""A sign-in through the router of examples/scale-out/ against the same on the shard itself, and over 1, 2 and 3 shards."""
+"""A sign-in through the router of examples/scale-out/ against the same on the shard itself, and over 1, 2 and 3 shards.
 
-import re
+All of them are on this machine and share its cores and its disk: what more shards give together is not to be seen here.
+What each sign-in costs is: the CPU time of all processes of the router and of the shards, and the flushes of the WAL.
+"""
+
+import os
 import statistics
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
 
 import fixture
-from shards import PARTITIONS, Router
+from capacity import flushes
 from server import Cluster
+from shards import PARTITIONS, Router
 
-USERS = fixture.scaled(3_000, 80)  # signed in once each in a run
+USERS = fixture.scaled(16_000, 160)  # each is signed in once in a run, which is long beside the start of its sessions
+CLIENTS = 8
 ROUNDS = 3
+
+
+class Run(NamedTuple):
+    """A sign-in of a run."""
+
+    tps: float
+    router: float  # µs of CPU
+    shards: float
+    flushes: float
 
 
 def measure(compare, figure):
@@ -39,39 +56,77 @@ def _measure(router, figure):
             conn.execute("SELECT count(totp_import('on' || %s || '-' || n, %s, confirmed => true)) FROM generate_series(1, %s) n",
                          [number, fixture.SECRET, USERS])
         if number == 1:  # everyone is there: the same calls with and without the router
-            for clients in (1, 8):
+            for clients in (1, CLIENTS):
                 ours, direct = [], []
                 for _ in range(ROUNDS):
                     clock = _tick(router, clock)
-                    ours.append(_run(router.database, number, clients, clock))
+                    ours.append(_run(router.database, router, shards, clients, clock))
                     clock = _tick(router, clock)
-                    direct.append(_run(shards[0].database, number, clients, clock))
+                    direct.append(_run(shards[0].database, router, shards, clients, clock))
                 yield figure(f"accepted sign-in, {clients} client{'s' * (clients > 1)}, through a router (in the next column: direct)",
                              _latency(ours, clients), _latency(direct, clients))
-        tps = []
+            yield _cost(figure, "direct", direct)
+        runs = []
         for _ in range(ROUNDS):
             clock = _tick(router, clock)
-            tps.append(_run(router.database, number, 8, clock))
-        yield figure(f"accepted sign-ins through a router, 8 clients, shards: {number}", f"{statistics.median(tps):,.0f} tps")
+            runs.append(_run(router.database, router, shards, CLIENTS, clock))
+        yield figure(f"accepted sign-ins through a router, {CLIENTS} clients, shards on one machine: {number}", f"{_median(runs, 'tps'):,.0f} tps")
+        yield _cost(figure, f"through a router, shards: {number}", runs)
 
 
 def _tick(router, clock: int) -> int:
     clock += 10 * fixture.STEP
-    router.fix_clock(datetime.fromtimestamp(clock, timezone.utc))
+    router.fix_clock(datetime.fromtimestamp(clock, UTC))
     return clock
 
 
-def _run(database, number: int, clients: int, clock: int) -> float:
-    """Signs all users in once; sign-ins per second."""
-    per_client = USERS // clients
-    cluster = database.cluster
-    script = cluster.folder / "script.sql"
-    text = f"\\set k :k + 1\n\\set n :client_id * {per_client} + :k\nSELECT totp_verify('on{number}-' || :n, :code);\n"
-    cluster.run("sh", "-c", 'cat >"$1"', "sh", script, stdin=text)
-    out = cluster.client("pgbench", "-n", "-M", "prepared", "-c", clients, "-j", 2, "-t", per_client, "-f", script,
-                         "-D", "k=0", "-D", f"code={fixture.code(clock)}", database.name)
-    return float(re.search(r"^tps = ([0-9.]+)", out, re.MULTILINE)[1])
+def _run(database, router, shards, clients: int, clock: int) -> Run:
+    """Signs users in, each once, and looks whether each was let in."""
+    per_client = USERS // CLIENTS  # so one client alone has a shorter run
+    signed_in = per_client * clients
+    script = f"\\set n :client_id * {per_client} + :k\nSELECT totp_verify('on{len(shards)}-' || :n, :code);\n"
+    uses, before = _uses(shards), _counters(router, shards)
+    tps = fixture.pgbench(database, clients, per_client, script, code=fixture.code(clock))
+    accepted = _uses(shards) - uses
+    assert accepted == signed_in, f"{accepted:,} of {signed_in:,} sign-ins were accepted"
+    after = _counters(router, shards)
+    return Run(tps, *((b - a) / signed_in for a, b in zip(before, after, strict=True)))
 
 
-def _latency(tps: list[float], clients: int) -> str:
-    return f"{clients * 1e6 / statistics.median(tps):,.0f} µs"
+def _uses(shards) -> int:
+    return sum(fixture.uses(shard.database) for shard in shards)
+
+
+def _counters(router, shards) -> tuple[float, float, float]:
+    """µs of CPU of the router and of the shards, flushes of the shards."""
+    flushed = 0
+    for shard in shards:
+        with closing(shard.database.connect()) as conn:
+            flushed += int(conn.execute(f"SELECT {flushes(conn)} FROM pg_stat_wal").fetchone()[0])
+    return _cpu(router.database), sum(_cpu(shard.database) for shard in shards), flushed
+
+
+def _cpu(database) -> float:
+    """µs of CPU that its server has had, with all of its processes, also those that ended."""
+    postmaster, ticks = database.cluster.pid(), 0
+    for pid in (postmaster, *Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()):
+        try:
+            had = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]  # its own and that of its children that ended
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        ticks += sum(map(int, had))
+    return ticks * 1e6 / os.sysconf("SC_CLK_TCK")
+
+
+def _cost(figure, how: str, runs: list[Run]):
+    cpu = f"{_median(runs, 'shards'):,.0f} µs" if how == "direct" else f"{_median(runs, 'router'):,.0f} + {_median(runs, 'shards'):,.0f} µs"
+    return figure(f"such a sign-in, {how}: CPU{'' if how == 'direct' else ' of the router + the shards'}, flushes of the WAL",
+                  f"{cpu}, {_median(runs, 'flushes'):.2f}")
+
+
+def _median(runs: list[Run], what: str) -> float:
+    return statistics.median(getattr(run, what) for run in runs)
+
+
+def _latency(runs: list[Run], clients: int) -> str:
+    return f"{clients * 1e6 / _median(runs, 'tps'):,.0f} µs"

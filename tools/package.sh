@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # make package: target/package/postgresql-NN-pg-totp_VERSION-1_ARCH.deb, for the PostgreSQL that PG_CONFIG names and the
-# Debian that this runs on. The same checkout, folder and tools give the same bytes.
+# Debian that this runs on. Two runs are alike but for the order of the functions in the extension's script: cargo-pgrx
+# writes them in another one each time.
 #
 # DEBFULLNAME, DEBEMAIL    the maintainer, as Debian's own tools take them
 # SOURCE_DATE_EPOCH        the date of the files; default: that of the last commit, else of Cargo.toml

@@ -26,25 +26,31 @@ CREATE SCHEMA totp AUTHORIZATION totp_router;
 GRANT USAGE ON FOREIGN DATA WRAPPER plproxy, postgres_fdw TO totp_router;
 SET LOCAL ROLE totp_router;
 
+-- How many partitions there are: here and in shard.sql, the same, for ever.
+CREATE FUNCTION totp_router.partition_count() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 16';
+
 -- --- The map -----------------------------------------------------------------------------------------------------
 
 CREATE TABLE totp_router.shards (
   name             text PRIMARY KEY CHECK (name ~ '^[a-z0-9_]{1,32}$'),
   connection       text NOT NULL,
   audit_connection text,
-  CHECK (connection || ' ' || coalesce(audit_connection, '') ~ '^([a-z_]+=[^ ''\\]+ *)+$'),
-  CHECK (connection || ' ' || coalesce(audit_connection, '') !~ '\m(user|password)=')
+  slow_connection  text,
+  CHECK (concat_ws(' ', connection, audit_connection, slow_connection) ~ '^([a-z_]+=[^ ''\\]+ *)+$'),
+  CHECK (concat_ws(' ', connection, audit_connection, slow_connection) !~ '\m(user|password)=')
 );
 COMMENT ON TABLE totp_router.shards IS 'The servers; after a change call totp_router.apply()';
 COMMENT ON COLUMN totp_router.shards.name IS 'What the column shard of answers shows';
 COMMENT ON COLUMN totp_router.shards.connection IS 'Where the primary is: host=… port=… dbname=…, without user and password';
 COMMENT ON COLUMN totp_router.shards.audit_connection IS 'Where totp.audit_log is read, such as a standby; NULL: the primary';
+COMMENT ON COLUMN totp_router.shards.slow_connection IS
+  'The primary for calls of audit, admin and owner, such as a pooler that gives them more time; NULL: connection';
 
 CREATE TABLE totp_router.partitions (
-  partition integer PRIMARY KEY CHECK (partition BETWEEN 0 AND 15),
+  partition integer PRIMARY KEY CHECK (partition >= 0 AND partition < totp_router.partition_count()),
   shard     text    NOT NULL REFERENCES totp_router.shards ON UPDATE CASCADE
 );
-COMMENT ON TABLE totp_router.partitions IS 'Which shard serves which partition; all 16 of them. After a change call totp_router.apply()';
+COMMENT ON TABLE totp_router.partitions IS 'Which shard serves which partition; all of them. After a change call totp_router.apply()';
 
 -- What totp_grant() gives; filled by routes.sql.
 CREATE TABLE totp_router.capabilities (
@@ -61,7 +67,8 @@ SELECT shard AS name, min(partition) AS partition, array_agg(partition ORDER BY 
 -- --- What the functions share --------------------------------------------------------------------------------------
 
 -- The beginning of every call: refuses a writer where the caller may not write, as the extension does, since a shard
--- would not know. Answers with what becomes totp.actor on the shard.
+-- would not know, and a rotation at an isolation level where the extension refuses it. Answers with what becomes
+-- totp.actor on the shard.
 CREATE FUNCTION totp_router.caller(writer text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -71,6 +78,10 @@ BEGIN
   ELSIF writer IS NOT NULL AND current_setting('transaction_read_only')::boolean THEN
     RAISE EXCEPTION 'cannot execute %() in a read-only transaction', writer
       USING ERRCODE = 'read_only_sql_transaction', HINT = 'Call it in a read-write transaction.';
+  ELSIF writer IN ('totp_rotate_key', 'totp_rotate_key_online', 'totp_forget_unreadable')
+        AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
+    RAISE EXCEPTION 'cannot execute %() at this isolation level', writer
+      USING ERRCODE = 'active_sql_transaction', HINT = 'Call it in a transaction of isolation level READ COMMITTED.';
   END IF;
   RETURN coalesce(nullif(current_setting('totp.actor', true), ''), session_user);
 END
@@ -90,32 +101,52 @@ BEGIN
 END
 $$;
 
+-- Whether an error may come of a shard that is dead, hung, or on its way up or down: PL/Proxy's own, those of a connection
+-- that breaks or a pooler that gives up, and those of a server that ends or begins.
+CREATE FUNCTION totp_router.is_dead(code text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT code ~ '^(XX000|08...|57P0.)$' $$;
+
 -- An error of one shard of several: raises it again with the shard's name, and says which are done.
-CREATE FUNCTION totp_router.failed(shard text, done text[], code text, message text, hint text) RETURNS void
+CREATE FUNCTION totp_router.failed(shard text, done text[], code text, message text, detail text, hint text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  RAISE EXCEPTION 'shard "%": %', shard, message
-    USING ERRCODE = code, HINT = coalesce(nullif(replace(hint, 'Remote hint: ', ''), ''), 'See the log of that shard.'),
-          DETAIL = CASE WHEN done = '{}' THEN 'No shard has done it.' ELSE 'Done on ' || array_to_string(done, ', ') || '.' END;
+  detail := concat_ws(' ', nullif(regexp_replace(detail, '^Remote detail: ', ''), ''),
+                      CASE WHEN done = '{}' THEN 'No shard has done it.' ELSE 'Done on ' || array_to_string(done, ', ') || '.' END);
+  IF hint = '' THEN
+    RAISE EXCEPTION 'shard "%": %', shard, message USING ERRCODE = code, DETAIL = detail;
+  END IF;
+  RAISE EXCEPTION 'shard "%": %', shard, message USING ERRCODE = code, DETAIL = detail, HINT = regexp_replace(hint, '^Remote hint: ', '');
 END
 $$;
 RESET ROLE;
 
--- Whether all shards answer, before something is done on all.
+-- Whether shards answer: one, to a sign-in; and all, to what is to be done on all.
+CREATE FUNCTION totp_router.ping(partition integer) RETURNS SETOF integer
+LANGUAGE plproxy AS $$ CLUSTER 'totp_verify'; RUN ON partition; SELECT 1; $$;
 CREATE FUNCTION totp_router.ping_owner() RETURNS SETOF integer
 LANGUAGE plproxy AS $$ CLUSTER 'totp_owner'; RUN ON ALL; SELECT 1; $$;
-CREATE FUNCTION totp_router.served(partition integer) RETURNS SETOF integer[]
-LANGUAGE plproxy AS $$ CLUSTER 'totp_admin'; RUN ON partition; SELECT s.partitions FROM totp_shard.served AS s; $$;
-CREATE FUNCTION totp_router.remove_unserved_step(partition integer, partitions integer[], after_user text, batch_size integer,
-                                                 OUT removed bigint, OUT last_user text)
+-- What a shard says that it serves, and what it has users of.
+CREATE FUNCTION totp_router.served(partition integer, OUT partitions integer[], OUT present integer[])
+LANGUAGE plproxy AS $$ CLUSTER 'totp_admin'; RUN ON partition; SELECT s.partitions, s.present FROM totp_shard.served AS s; $$;
+
+-- The steps of remove_unserved(): see shard.sql.
+CREATE FUNCTION totp_router.unserved(partition integer, partitions integer[], after_user text, batch_size integer,
+                                     OUT user_ids text[], OUT last_user text)
 LANGUAGE plproxy AS $$
   CLUSTER 'totp_owner';
   RUN ON partition;
-  SELECT * FROM totp_shard.remove_unserved(partitions::integer[], after_user::text, batch_size::integer);
+  SELECT * FROM totp_shard.unserved(partitions::integer[], after_user::text, batch_size::integer);
 $$;
-ALTER FUNCTION totp_router.ping_owner() OWNER TO totp_router;
-ALTER FUNCTION totp_router.served(integer) OWNER TO totp_router;
-ALTER FUNCTION totp_router.remove_unserved_step(integer, integer[], text, integer) OWNER TO totp_router;
+CREATE FUNCTION totp_router.known(partition integer, user_ids text[]) RETURNS SETOF text
+LANGUAGE plproxy AS $$ CLUSTER 'totp_owner'; RUN ON partition; SELECT * FROM totp_shard.known(user_ids::text[]); $$;
+CREATE FUNCTION totp_router.remove_step(partition integer, partitions integer[], user_ids text[]) RETURNS bigint
+LANGUAGE plproxy AS $$
+  CLUSTER 'totp_owner';
+  RUN ON partition;
+  SELECT * FROM totp_shard.remove_unserved(partitions::integer[], user_ids::text[]);
+$$;
+CREATE FUNCTION totp_router.all_removed(partition integer, partitions integer[]) RETURNS SETOF text
+LANGUAGE plproxy AS $$ CLUSTER 'totp_owner'; RUN ON partition; SELECT totp_shard.all_removed(partitions::integer[])::text; $$;
 SET LOCAL ROLE totp_router;
 
 -- The shards that something is to be done on, in the order to do it. Before something is written on several, all must
@@ -133,6 +164,7 @@ BEGIN
     RETURN QUERY SELECT * FROM totp_router.each_shard AS e ORDER BY e.name;
     RETURN;
   END IF;
+  PERFORM totp_router.ping(e.partition) FROM totp_router.each_shard AS e; -- within the time that users wait
   PERFORM totp_router.ping_owner();
   IF routine IN ('totp_rotate_key', 'totp_forget_unreadable') THEN
     FOR s IN SELECT * FROM totp_router.each_shard AS e ORDER BY e.name LOOP
@@ -151,50 +183,104 @@ BEGIN
 END
 $$;
 
--- Rows of totp_health(): whether each shard serves what the map sends to it.
-CREATE FUNCTION totp_router.map_health() RETURNS TABLE (check_name text, status text, detail text, shard text)
+-- Those of these users who are on the shard that serves them.
+CREATE FUNCTION totp_router.known_where_served(user_ids text[]) RETURNS SETOF text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-#variable_conflict use_column
 DECLARE
-  s    totp_router.each_shard;
-  mine integer[];
+  s record;
 BEGIN
-  FOR s IN SELECT * FROM totp_router.each_shard AS e ORDER BY e.name LOOP
-    BEGIN
-      mine := (SELECT * FROM totp_router.served(s.partition));
-      check_name := 'map';
-      shard := s.name;
-      status := CASE WHEN mine = s.partitions THEN 'ok' ELSE 'fail' END;
-      detail := format(CASE WHEN mine = s.partitions THEN 'It serves %s, as the map of the router says.'
-                            ELSE 'It serves %s, the map of the router says %s: correct totp_router.partitions,'
-                                 ' or call totp_shard.serve() there.' END, mine, s.partitions);
-      RETURN NEXT;
-    EXCEPTION WHEN internal_error THEN -- a dead shard has its row already
-      NULL;
-    END;
+  FOR s IN SELECT e.partition, array_agg(u) AS users FROM unnest(user_ids) AS u
+             JOIN totp_router.each_shard AS e ON totp_router.partition(u) = ANY (e.partitions) GROUP BY e.partition LOOP
+    RETURN QUERY SELECT k FROM totp_router.known(s.partition, s.users) AS k;
   END LOOP;
 END
 $$;
 
--- After a split: removes from each shard the users that it does not serve. Each batch is a transaction of its shard.
+-- Rows of totp_health(): whether each of these shards serves what the map sends to it, and whether whoever left it is
+-- where the map says.
+CREATE FUNCTION totp_router.map_health(shards text[]) RETURNS TABLE (check_name text, status text, detail text, shard text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  s     totp_router.each_shard;
+  here  record;
+  users text[];
+  lost  bigint;
+BEGIN
+  check_name := 'map';
+  FOR s IN SELECT * FROM totp_router.each_shard AS e WHERE e.name = ANY (shards) ORDER BY e.name LOOP
+    shard := s.name;
+    status := 'fail';
+    BEGIN
+      SELECT * INTO here FROM totp_router.served(s.partition);
+      IF here.partitions IS DISTINCT FROM s.partitions THEN
+        detail := format('It serves %s, the map of the router says %s: correct totp_router.partitions,'
+                         ' or call totp_shard.serve() there.', here.partitions, s.partitions);
+      ELSIF here.present = s.partitions THEN
+        status := 'ok';
+        detail := format('It serves %s, as the map of the router says.', s.partitions);
+      ELSE
+        users := (SELECT u.user_ids FROM totp_router.unserved(s.partition, s.partitions, NULL, 1000) AS u);
+        lost := cardinality(users) - (SELECT count(*) FROM totp_router.known_where_served(users));
+        IF lost > 0 THEN
+          detail := format('%s of %s users whom it does not serve any more are not on the shard that does, and have no second'
+                           ' factor there: give their partitions back to it.', lost, cardinality(users));
+        ELSE
+          status := 'warn';
+          detail := format('It serves %s, as the map of the router says, and has users of %s. Until totp_router.remove_unserved()'
+                           ' has run, a standby of it that is promoted serves nobody before totp_shard.serve() is called there.',
+                           s.partitions, here.present);
+        END IF;
+      END IF;
+    EXCEPTION WHEN OTHERS THEN
+      detail := 'It cannot be compared with the map of the router: ' || SQLSTATE || ' ' || SQLERRM;
+    END;
+    RETURN NEXT;
+  END LOOP;
+END
+$$;
+
+-- After a split: removes from each shard the users that it does not serve and that the shard which does has. Each batch
+-- is a transaction of its shard.
 CREATE FUNCTION totp_router.remove_unserved(batch_size integer DEFAULT 1000) RETURNS TABLE (shard text, removed bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  s    record;
-  step record;
+  s     totp_router.each_shard;
+  step  record;
+  known text[];
+  lost  bigint;
+  left_ text[] := '{}';
 BEGIN
-  PERFORM totp_router.caller('totp_router.remove_unserved'), totp_router.ping_owner();
-  FOR s IN SELECT * FROM totp_router.each_shard ORDER BY name LOOP
+  PERFORM totp_router.caller('totp_router.remove_unserved');
+  IF batch_size IS NULL OR batch_size NOT BETWEEN 1 AND 100000 THEN
+    RAISE EXCEPTION 'invalid batch size' USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It must be 1 to 100000.';
+  END IF;
+  -- All answer, and agree with the map, before anybody is removed.
+  PERFORM (SELECT u.last_user FROM totp_router.unserved(e.partition, e.partitions, NULL, 0) AS u) FROM totp_router.each_shard AS e;
+  FOR s IN SELECT * FROM totp_router.each_shard AS e ORDER BY e.name LOOP
     shard := s.name;
     removed := 0;
-    SELECT NULL::bigint AS removed, NULL::text AS last_user INTO step;
+    lost := 0;
+    SELECT NULL::text[] AS user_ids, NULL::text AS last_user INTO step;
     LOOP
-      SELECT * INTO step FROM totp_router.remove_unserved_step(s.partition, s.partitions, step.last_user, batch_size);
-      removed := removed + step.removed;
+      SELECT * INTO step FROM totp_router.unserved(s.partition, s.partitions, step.last_user, batch_size);
       EXIT WHEN step.last_user IS NULL;
+      known := ARRAY(SELECT totp_router.known_where_served(step.user_ids));
+      removed := removed + totp_router.remove_step(s.partition, s.partitions, known);
+      lost := lost + cardinality(step.user_ids) - cardinality(known);
     END LOOP;
+    IF lost > 0 THEN
+      left_ := left_ || format('%s of %s', lost, s.name);
+    ELSE
+      PERFORM totp_router.all_removed(s.partition, s.partitions);
+    END IF;
     RETURN NEXT;
   END LOOP;
+  IF left_ <> '{}' THEN
+    RAISE EXCEPTION 'users are not on the shard that serves them' USING ERRCODE = 'object_not_in_prerequisite_state',
+      DETAIL = format('Not removed, since it would be their only copy: %s.', array_to_string(left_, ', ')),
+      HINT = 'Partitions move by promotion of a standby only. Give theirs back, by totp_shard.serve() and the map.';
+  END IF;
 END
 $$;
 
@@ -210,13 +296,15 @@ DECLARE
 BEGIN
   -- Two at once would leave the clusters with different maps.
   LOCK TABLE totp_router.shards, totp_router.partitions IN SHARE ROW EXCLUSIVE MODE;
-  IF (SELECT count(*) FROM totp_router.partitions) <> 16 THEN
+  IF (SELECT count(*) FROM totp_router.partitions) <> totp_router.partition_count() THEN
     RAISE EXCEPTION 'the map is not complete' USING ERRCODE = 'object_not_in_prerequisite_state',
-      DETAIL = 'totp_router.partitions must have a row for each of 0 to 15.';
+      DETAIL = format('totp_router.partitions must have a row for each of 0 to %s.', totp_router.partition_count() - 1);
   END IF;
-  SELECT string_agg(format('SET p%s %L', p.partition, h.connection), ', ' ORDER BY p.partition) INTO map
-    FROM totp_router.partitions AS p JOIN totp_router.shards AS h ON h.name = p.shard;
   FOREACH cluster IN ARRAY ARRAY['verify', 'enroll', 'audit', 'admin', 'owner'] LOOP
+    SELECT string_agg(format('SET p%s %L', p.partition, CASE WHEN cluster IN ('verify', 'enroll') THEN h.connection
+                                                             ELSE coalesce(h.slow_connection, h.connection) END),
+                      ', ' ORDER BY p.partition) INTO map
+      FROM totp_router.partitions AS p JOIN totp_router.shards AS h ON h.name = p.shard;
     IF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'totp_' || cluster) THEN
       EXECUTE format('CREATE SERVER %I FOREIGN DATA WRAPPER plproxy OPTIONS (%s)', 'totp_' || cluster, replace(map, 'SET ', ''));
       EXECUTE format('CREATE USER MAPPING FOR totp_router SERVER %I OPTIONS (user %L)',
@@ -227,19 +315,22 @@ BEGIN
 
   -- The audit log is read through postgres_fdw, which lets the shards filter it.
   FOR s IN SELECT srvname FROM pg_foreign_server WHERE srvname LIKE 'totp\_audit\_log\_%'
-            AND substr(srvname, 16) NOT IN (SELECT name FROM totp_router.shards) LOOP
+            AND substr(srvname, length('totp_audit_log_') + 1) NOT IN (SELECT name FROM totp_router.shards) LOOP
     EXECUTE format('DROP SERVER %I CASCADE', s.srvname);
   END LOOP;
   FOR s IN SELECT 'totp_audit_log_' || h.name AS server, 'audit_log_' || h.name AS log, f.oid IS NOT NULL AS is_there,
+                  to_regclass('totp_router.audit_log_' || h.name) IS NOT NULL AS has_table,
                   (SELECT string_agg(format('DROP %I', o.option_name), ', ') FROM pg_options_to_table(f.srvoptions) AS o) AS old,
                   (SELECT string_agg(format('ADD %I %L', split_part(o, '=', 1), substr(o, strpos(o, '=') + 1)), ', ')
-                     FROM regexp_split_to_table(trim(coalesce(h.audit_connection, h.connection)), ' +') AS o) AS new
+                     FROM regexp_split_to_table(trim(coalesce(h.audit_connection, h.slow_connection, h.connection)), ' +') AS o) AS new
              FROM totp_router.shards AS h LEFT JOIN pg_foreign_server AS f ON f.srvname = 'totp_audit_log_' || h.name LOOP
     IF s.is_there THEN
       EXECUTE format('ALTER SERVER %I OPTIONS (%s)', s.server, concat_ws(', ', s.old, s.new));
     ELSE
       EXECUTE format('CREATE SERVER %I FOREIGN DATA WRAPPER postgres_fdw OPTIONS (%s)', s.server, replace(s.new, 'ADD ', ''));
       EXECUTE format('CREATE USER MAPPING FOR totp_router SERVER %I OPTIONS (user ''totp_router_audit'')', s.server);
+    END IF;
+    IF NOT s.has_table THEN
       EXECUTE format('CREATE FOREIGN TABLE totp_router.%I () INHERITS (totp_router.audit_row) SERVER %I'
                      ' OPTIONS (schema_name ''totp'', table_name ''audit_log'')', s.log, s.server);
     END IF;
@@ -249,6 +340,15 @@ $$;
 COMMENT ON FUNCTION totp_router.apply() IS
   'Gives the map to PL/Proxy and postgres_fdw; every session of the router has it from the COMMIT on';
 
-REVOKE ALL ON ALL ROUTINES IN SCHEMA totp_router FROM PUBLIC;
 RESET ROLE;
+DO $$
+DECLARE
+  routine regprocedure;
+BEGIN
+  FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'totp_router'::regnamespace LOOP
+    EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', routine);
+    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
+  END LOOP;
+END
+$$;
 COMMIT;

@@ -21,7 +21,36 @@ DELETE FROM totp_router.capabilities;
 CREATE SCHEMA IF NOT EXISTS $$ || :'home' || ';';
 
 -- The router must send users where the shards look for them.
+SELECT format($$DO $do$
+BEGIN
+  IF totp_router.partition_count() <> %s THEN
+    RAISE EXCEPTION 'shard.sql and router.sql have different numbers of partitions';
+  END IF;
+END
+$do$;$$, totp_shard.partition_count());
 SELECT replace(pg_get_functiondef('totp_shard.partition(text)'::regprocedure), 'totp_shard.', 'totp_router.') || ';';
+
+-- What the extension had before an update, and has no more or otherwise: two of a name would not go beside each other.
+SELECT format($$DO $do$
+DECLARE
+  old text;
+BEGIN
+  FOR old IN SELECT p.oid::regprocedure FROM pg_proc AS p
+              WHERE p.pronamespace IN (%L::regnamespace, 'totp_router'::regnamespace) AND p.proowner = 'totp_router'::regrole
+                AND p.proname ~ '^(totp|rotation)_'
+                AND format('%%s.%%I(%%s) %%s', p.pronamespace::regnamespace, p.proname, pg_get_function_arguments(p.oid),
+                           pg_get_function_result(p.oid)) <> ALL (%L::text[]) LOOP
+    EXECUTE format('DROP ROUTINE %%s', old);
+    IF old NOT LIKE 'totp_router.%%' THEN
+      RAISE WARNING 'dropped %%, with what was granted on it', old USING HINT = 'Call totp_grant() again.';
+    END IF;
+  END LOOP;
+END
+$do$;$$, :'home', ARRAY(
+    SELECT format('%I.%I(%s) %s', schema, name, arguments, router_result) FROM totp_shard.routines WHERE route NOT IN ('internal', 'step')
+    UNION ALL
+    SELECT format('totp_router.%I(%s%s) %s', name, CASE WHEN route <> 'user' THEN 'on_partition integer, ' END, remote_parameters, result)
+      FROM totp_shard.routines WHERE route IN ('user', 'all', 'any', 'step')));
 
 -- --- Inside: PL/Proxy ------------------------------------------------------------------------------------------------
 
@@ -38,17 +67,24 @@ $plproxy$ CLUSTER 'totp_%s'; RUN ON on_partition; SELECT * FROM totp_shard.%I(%s
 
 -- --- Outside: what clients call --------------------------------------------------------------------------------------
 
--- One user, one shard.
+-- One user, one shard. No user is on no shard, and has an answer even where one is dead.
 SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql %s SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
+DECLARE
+  me CONSTANT text := totp_router.caller(%L);
 BEGIN
-%s  %s totp_router.%I(%stotp_router.caller(%L));
+%s  %s totp_router.%I(%sme);
 END
-$plpgsql$;$$, schema, name, arguments, result, volatility,
-              CASE WHEN has_second_user THEN E'  PERFORM totp_router.same_shard($1, new_user_id);\n' ELSE '' END,
-              CASE WHEN returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END,
-              name, numbers, CASE WHEN writes THEN name END)
+$plpgsql$;$$, schema, name, arguments, result, volatility, CASE WHEN writes THEN name END,
+              CASE WHEN name IN ('totp_verify', 'totp_confirm', 'totp_recover', 'totp_enabled')
+                   THEN E'  IF $1 IS NULL THEN\n    RETURN false;\n  END IF;\n'
+                   WHEN name = 'totp_status' THEN E'  IF $1 IS NULL THEN\n    RETURN;\n  END IF;\n'
+                   WHEN name = 'totp_check'
+                   THEN E'  IF $1 IS NULL THEN\n    accepted := false;\n    reason := ''not_enrolled'';\n    RETURN NEXT;\n    RETURN;\n  END IF;\n'
+                   WHEN has_second_user THEN E'  PERFORM totp_router.same_shard($1, new_user_id);\n'
+                   ELSE '' END,
+              CASE WHEN returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, name, numbers)
   FROM totp_shard.routines WHERE route = 'user' ORDER BY name;
 
 -- All shards, one after the other, with a column that says which.
@@ -62,30 +98,51 @@ DECLARE
   done    text[] := '{}';
   code    text;
   message text;
+  detail  text;
   hint    text;
 BEGIN
   FOR s IN SELECT * FROM totp_router.concerned(%2$L, %7$s, me) LOOP
     BEGIN
       RETURN QUERY SELECT a.*, s.name FROM totp_router.%2$I(s.partition, %8$sme) AS a;
     EXCEPTION WHEN OTHERS THEN
-      GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
-      %9$s;
+      GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+      PERFORM totp_router.failed(s.name, done, code, message, detail, hint);
     END;
     done := done || s.name;
-  END LOOP;%10$s
+  END LOOP;
 END
-$plpgsql$;$$, schema, name, parameters, arguments,
-              CASE WHEN returns_set THEN regexp_replace(result, '\)$', ', shard text)')
-                   ELSE format('TABLE(%I %s, shard text)', name, result) END,
-              CASE WHEN writes THEN name END,
-              CASE WHEN name = 'totp_forget_unreadable' THEN '$1' ELSE 'NULL' END,
-              numbers,
-              -- A dead shard is what totp_health() is there to tell.
-              CASE WHEN name = 'totp_health' THEN
-                $$RETURN QUERY SELECT 'shard', 'fail', 'The shard does not answer, and its users cannot sign in: ' || message, s.name$$
-                   ELSE 'PERFORM totp_router.failed(s.name, done, code, message, hint)' END,
-              CASE WHEN name = 'totp_health' THEN E'\n  RETURN QUERY SELECT * FROM totp_router.map_health();' END)
-  FROM totp_shard.routines WHERE route = 'all' ORDER BY name;
+$plpgsql$;$$, schema, name, parameters, arguments, router_result, CASE WHEN writes THEN name END,
+              CASE WHEN name = 'totp_forget_unreadable' THEN '$1' ELSE 'NULL' END, numbers)
+  FROM totp_shard.routines WHERE route = 'all' AND name <> 'totp_health' ORDER BY name;
+
+-- The same, but for a shard that is dead, which totp_health() is there to tell: first it asks as a sign-in does.
+SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
+$plpgsql$
+#variable_conflict use_column
+DECLARE
+  me      CONSTANT text := totp_router.caller();
+  s       totp_router.each_shard;
+  answers boolean;
+  done    text[] := '{}';
+BEGIN
+  FOR s IN SELECT * FROM totp_router.concerned(%L, NULL, me) LOOP
+    answers := false;
+    BEGIN
+      PERFORM totp_router.ping(s.partition);
+      answers := true;
+      RETURN QUERY SELECT a.*, s.name FROM totp_router.totp_health(s.partition, me) AS a;
+      done := done || s.name;
+    EXCEPTION WHEN OTHERS THEN
+      RETURN QUERY SELECT 'shard', 'fail', CASE WHEN answers THEN 'It answers, but totp_health() ended in an error there: '
+                                                ELSE 'It does not answer, and its users cannot sign in: ' END
+                                           || SQLSTATE || ' ' || SQLERRM, s.name;
+    END;
+  END LOOP;
+  RETURN QUERY SELECT * FROM totp_router.map_health(done);
+END
+$plpgsql$;$$, schema, name, arguments, router_result, name)
+  FROM totp_shard.routines WHERE name = 'totp_health';
 
 -- Any shard will do: the first that answers.
 SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -98,8 +155,11 @@ BEGIN
   FOR s IN SELECT e.partition FROM totp_router.each_shard AS e ORDER BY random() LOOP
     BEGIN
       RETURN totp_router.%I(s.partition, %stotp_router.caller());
-    EXCEPTION WHEN internal_error THEN
-      GET STACKED DIAGNOSTICS message = MESSAGE_TEXT;
+    EXCEPTION WHEN OTHERS THEN
+      IF NOT totp_router.is_dead(SQLSTATE) THEN
+        RAISE;
+      END IF;
+      message := SQLERRM;
     END;
   END LOOP;
   RAISE EXCEPTION 'no shard answers' USING ERRCODE = 'connection_failure', DETAIL = message;
@@ -115,8 +175,26 @@ END
 $plpgsql$;$$, schema, name, arguments, result, name)
   FROM totp_shard.routines WHERE route = 'refused' ORDER BY name;
 
--- What the router does itself. Each step of the rotation is a transaction of its shard.
+-- What the router does itself. Each step of the rotation is a transaction of its shard. The COMMIT is there to be refused
+-- in a transaction block, as on one server. A procedure that has one must be SECURITY INVOKER without SET, so every name
+-- in it is qualified, and what it calls is executable by the caller.
 SELECT format($$CREATE OR REPLACE PROCEDURE %s.totp_rotate_key_online(%s)
+LANGUAGE plpgsql AS
+$plpgsql$
+BEGIN
+  PERFORM totp.rotation_allowed();
+  COMMIT;
+  PERFORM totp.rotate_online(batch_size);
+END
+$plpgsql$;
+CREATE OR REPLACE FUNCTION totp.rotation_allowed() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$plpgsql$
+BEGIN
+  PERFORM totp_router.caller('totp_rotate_key_online');
+END
+$plpgsql$;
+CREATE OR REPLACE FUNCTION totp.rotate_online(batch_size integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $plpgsql$
 DECLARE
@@ -140,7 +218,12 @@ BEGIN
     RAISE NOTICE 'pg_totp: rotation of shard "%%" complete, %% secrets moved', s.name, done;
   END LOOP;
 END
-$plpgsql$;$$, :'home', arguments)
+$plpgsql$;
+ALTER FUNCTION totp.rotation_allowed() OWNER TO totp_router;
+ALTER FUNCTION totp.rotate_online(integer) OWNER TO totp_router;
+REVOKE ALL ON FUNCTION totp.rotation_allowed(), totp.rotate_online(integer) FROM PUBLIC;
+INSERT INTO totp_router.capabilities SELECT c, r FROM unnest(%L::text[]) AS c, unnest('{totp.rotation_allowed(),totp.rotate_online(integer)}'::text[]) AS r;$$,
+              :'home', arguments, capabilities)
   FROM totp_shard.routines WHERE name = 'totp_rotate_key_online';
 
 SELECT format($$CREATE OR REPLACE FUNCTION %1$s.totp_grant(role name, capability text) RETURNS void
@@ -165,8 +248,10 @@ BEGIN
     EXECUTE format('GRANT EXECUTE ON ROUTINE %%s TO %%I', r.routine, role);
   END LOOP;
   EXECUTE format('GRANT USAGE ON SCHEMA %1$s TO %%I', role);
-  IF capability = 'audit' THEN
+  IF capability IN ('admin', 'audit') THEN -- for admin: totp_rotate_key_online() calls its steps there
     EXECUTE format('GRANT USAGE ON SCHEMA totp TO %%I', role);
+  END IF;
+  IF capability = 'audit' THEN
     EXECUTE format('GRANT SELECT ON totp.audit_log TO %%I', role);
   END IF;
 END
@@ -184,14 +269,35 @@ SELECT format('INSERT INTO totp_router.capabilities VALUES (%L, %L);', capabilit
 
 -- --- The audit log of all shards, and which shard a row is of ----------------------------------------------------------
 
-SELECT format($$CREATE TABLE IF NOT EXISTS totp_router.audit_row (%s);
-CREATE OR REPLACE VIEW totp.audit_log AS
-SELECT a.*, substr(c.relname, 11) AS shard FROM totp_router.audit_row AS a JOIN pg_class AS c ON c.oid = a.tableoid;
-COMMENT ON VIEW totp.audit_log IS 'The audit logs of all shards';
-ALTER TABLE totp_router.audit_row OWNER TO totp_router;
-ALTER VIEW totp.audit_log OWNER TO totp_router;$$,
-              string_agg(format('%I %s%s', a.attname, format_type(a.atttypid, a.atttypmod),
-                                CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE "C"' END), ', ' ORDER BY a.attnum))
+-- Where the columns are others than before, all is made anew, and who read it reads it again.
+SELECT format($$DO $do$
+DECLARE
+  is_old  CONSTANT boolean := EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('totp_router.audit_row'))
+                              AND %1$L <> (SELECT string_agg(format('%%I %%s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum)
+                                             FROM pg_attribute AS a WHERE a.attrelid = to_regclass('totp_router.audit_row') AND a.attnum > 0);
+  readers text;
+BEGIN
+  IF is_old THEN
+    readers := (SELECT string_agg(coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC'), ', ') FROM pg_class AS c, aclexplode(c.relacl) AS a
+                 WHERE c.oid = 'totp.audit_log'::regclass AND a.grantee <> c.relowner);
+    DROP TABLE totp_router.audit_row CASCADE;
+  END IF;
+  CREATE TABLE IF NOT EXISTS totp_router.audit_row (%2$s);
+  CREATE OR REPLACE VIEW totp.audit_log AS
+  SELECT a.*, substr(c.relname, length('audit_log_') + 1) AS shard FROM totp_router.audit_row AS a JOIN pg_class AS c ON c.oid = a.tableoid;
+  COMMENT ON VIEW totp.audit_log IS 'The audit logs of all shards';
+  ALTER TABLE totp_router.audit_row OWNER TO totp_router;
+  ALTER VIEW totp.audit_log OWNER TO totp_router;
+  IF readers <> '' THEN
+    EXECUTE format('GRANT SELECT ON totp.audit_log TO %%s', readers);
+  END IF;
+  IF is_old THEN
+    PERFORM totp_router.apply();
+  END IF;
+END
+$do$;$$, string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum),
+         string_agg(format('%I %s%s', a.attname, format_type(a.atttypid, a.atttypmod),
+                           CASE WHEN a.attcollation <> t.typcollation THEN ' COLLATE "C"' END), ', ' ORDER BY a.attnum))
   FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
  WHERE a.attrelid = 'totp.audit_log'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
 

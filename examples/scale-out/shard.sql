@@ -2,7 +2,7 @@
 --
 -- As a superuser, on each shard, after CREATE EXTENSION pg_totp; and again after ALTER EXTENSION pg_totp UPDATE.
 -- The router calls the functions that this makes in schema totp_shard, and nothing else. Each of them
--- - refuses a user whose partition this shard does not serve, so that no user is ever judged on two shards,
+-- - refuses a user whom this shard does not serve, and everybody on a copy of a shard that gave partitions up,
 -- - sets totp.actor for the one call,
 -- - calls the function of the extension of the same name.
 -- Then say what this shard serves: SELECT totp_shard.serve('{0,1,2,3,4,5}');
@@ -14,35 +14,66 @@ CREATE SCHEMA IF NOT EXISTS totp_shard;
 
 -- --- Who serves whom -------------------------------------------------------------------------------------------
 
+-- How many partitions there are, and so how many shards there can be. Here and in router.sql, the same; to be chosen
+-- before the first user, for ever: a power of two, at most 256.
+CREATE OR REPLACE FUNCTION totp_shard.partition_count() RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 16';
+COMMENT ON FUNCTION totp_shard.partition_count() IS 'How many partitions there are; the first is 0';
+
 -- The partition of a user. It never changes: the rows lie where it says. A call without a user goes to partition 0.
 CREATE OR REPLACE FUNCTION totp_shard.partition(user_id text) RETURNS integer
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  RETURN coalesce(get_byte(sha256(convert_to(user_id, 'UTF8')), 0) & 15, 0);
+  RETURN coalesce(get_byte(sha256(convert_to(user_id, 'UTF8')), 0) % totp_shard.partition_count(), 0);
 END
 $$;
-COMMENT ON FUNCTION totp_shard.partition(text) IS 'The partition, 0 to 15, of a user';
+COMMENT ON FUNCTION totp_shard.partition(text) IS 'The partition of a user';
 
 CREATE TABLE IF NOT EXISTS totp_shard.served (
   partitions integer[] NOT NULL,
+  present    integer[] NOT NULL,
+  only_on    text      CHECK ((only_on IS NULL) = (partitions = present)),
   one        boolean   PRIMARY KEY DEFAULT true CHECK (one)
 );
-COMMENT ON TABLE totp_shard.served IS 'The partitions whose users this shard serves; written by totp_shard.serve()';
+COMMENT ON TABLE totp_shard.served IS 'What this shard serves; written by totp_shard.serve()';
+COMMENT ON COLUMN totp_shard.served.partitions IS 'The partitions whose users it serves';
+COMMENT ON COLUMN totp_shard.served.present IS 'The partitions that it has users of: more than it serves, from a split until the users who moved are removed';
+COMMENT ON COLUMN totp_shard.served.only_on IS 'The server that alone may go by this row, while it has users of others; NULL: a promoted standby may too';
+
+-- Which server this is. A standby has no answer, and another one when it is promoted: that begins a timeline.
+CREATE OR REPLACE FUNCTION totp_shard.this_server() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT format('system %s, database %s, timeline %s', c.system_identifier, d.oid, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))
+    FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database() AND NOT pg_is_in_recovery()
+$$;
+COMMENT ON FUNCTION totp_shard.this_server() IS 'System, database and timeline; NULL on a standby';
 
 -- From its COMMIT on, calls about users of other partitions are refused. It waits for the calls that are under way,
 -- and new ones wait for it, for five seconds at most: then it gives up.
+--
+-- A server that gives partitions up goes on, while a copy of it will be promoted to serve those. This row is on the copy
+-- too, and says that it serves what stays. So the row binds itself to this server: a copy serves nobody until serve() is
+-- called there. That ends with totp_router.remove_unserved(): an ordinary failover needs no call.
 CREATE OR REPLACE FUNCTION totp_shard.serve(partitions integer[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
 DECLARE
   wanted CONSTANT integer[] := ARRAY(SELECT DISTINCT p FROM unnest(partitions) AS p ORDER BY p);
+  has    integer[];
 BEGIN
-  IF cardinality(wanted) = 0 OR NOT wanted <@ ARRAY(SELECT generate_series(0, 15)) THEN
+  IF cardinality(wanted) = 0 OR NOT wanted <@ ARRAY(SELECT generate_series(0, totp_shard.partition_count() - 1)) THEN
     RAISE EXCEPTION 'invalid partitions' USING ERRCODE = 'invalid_parameter_value',
-      DETAIL = 'Accepted are one or more of 0 to 15.';
+      DETAIL = format('Accepted are one or more of 0 to %s.', totp_shard.partition_count() - 1);
   END IF;
   LOCK TABLE totp_shard.served IN ACCESS EXCLUSIVE MODE;
-  INSERT INTO totp_shard.served (partitions) VALUES (wanted)
-  ON CONFLICT (one) DO UPDATE SET partitions = EXCLUDED.partitions;
+  has := coalesce((SELECT s.present FROM totp_shard.served AS s), wanted);
+  IF NOT wanted <@ has THEN
+    RAISE EXCEPTION 'this server does not have the users of all these partitions'
+      USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('It has those of %s.', has),
+            HINT = 'Partitions move by promotion of a standby. If nobody is in them yet, DELETE FROM totp_shard.served first.';
+  END IF;
+  INSERT INTO totp_shard.served (partitions, present, only_on)
+  VALUES (wanted, has, CASE WHEN wanted <> has THEN totp_shard.this_server() END)
+  ON CONFLICT (one) DO UPDATE SET partitions = EXCLUDED.partitions, present = EXCLUDED.present, only_on = EXCLUDED.only_on;
 END
 $$;
 COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Says which partitions this shard serves; calls about others are refused';
@@ -51,34 +82,37 @@ COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Says which partitions this s
 CREATE OR REPLACE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  mine integer[];
+  mine    integer[];
+  only_on text;
 BEGIN
   -- With an older snapshot it would see an older map.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
     RAISE EXCEPTION 'a shard is called at READ COMMITTED' USING ERRCODE = 'active_sql_transaction';
   END IF;
-  SELECT s.partitions INTO mine FROM totp_shard.served AS s;
+  SELECT s.partitions, s.only_on INTO mine, only_on FROM totp_shard.served AS s;
   -- What is no user id at all is left to the extension.
-  IF octet_length(user_id) BETWEEN 1 AND 256 AND (totp_shard.partition(user_id) = ANY (mine)) IS NOT TRUE THEN
-    RAISE EXCEPTION 'this shard does not serve the user' USING ERRCODE = 'object_not_in_prerequisite_state',
-      HINT = 'The partition has moved or is moving. Call again; if that stays so, compare the map of the router with'
-             ' totp_shard.served.';
+  IF octet_length(user_id) BETWEEN 1 AND 256 THEN
+    IF only_on IS NOT NULL AND only_on IS DISTINCT FROM totp_shard.this_server() THEN
+      RAISE EXCEPTION 'this copy of a shard serves nobody yet' USING ERRCODE = 'object_not_in_prerequisite_state',
+        HINT = 'Its shard is being split. If it is promoted, call totp_shard.serve() here, with what it shall serve.';
+    ELSIF (totp_shard.partition(user_id) = ANY (mine)) IS NOT TRUE THEN
+      RAISE EXCEPTION 'this shard does not serve the user' USING ERRCODE = 'object_not_in_prerequisite_state',
+        HINT = 'The partition has moved or is moving. Call again; if that stays so, compare the map of the router with'
+               ' totp_shard.served.';
+    END IF;
   END IF;
   PERFORM set_config('totp.actor', coalesce(caller, ''), true);
 END
 $$;
 COMMENT ON FUNCTION totp_shard.enter(text, text) IS 'Refuses a user whom this shard does not serve, and sets totp.actor';
 
--- Removes those of the next users in order whom this shard does not serve, by totp_remove(): audited, one by one.
--- The router says which partitions it sends here: where the two do not agree, nothing is removed.
-CREATE OR REPLACE FUNCTION totp_shard.remove_unserved(partitions integer[], after_user text, batch_size integer,
-                                                      OUT removed bigint, OUT last_user text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- --- Users who moved away ------------------------------------------------------------------------------------------
+
+-- What this shard serves. The router says which partitions it sends here: where the two do not agree, nothing is removed.
+CREATE OR REPLACE FUNCTION totp_shard.agreed(partitions integer[]) RETURNS integer[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  mine   integer[];
-  users  text[];
-  one    text;
-  remove CONSTANT text := (SELECT format('SELECT %s.totp_remove($1)', extnamespace::regnamespace) FROM pg_extension WHERE extname = 'pg_totp');
+  mine integer[];
 BEGIN
   PERFORM totp_shard.enter('totp_shard.remove_unserved', NULL);
   SELECT s.partitions INTO mine FROM totp_shard.served AS s; -- and nobody changes it before this call ends
@@ -87,20 +121,69 @@ BEGIN
       USING ERRCODE = 'object_not_in_prerequisite_state',
             DETAIL = format('The shard serves %s, the router sends %s.', mine, partitions);
   END IF;
-  removed := 0;
-  users := ARRAY(SELECT a.user_id FROM totp.attempts AS a WHERE a.user_id > coalesce(after_user, '') COLLATE "C"
-                  ORDER BY a.user_id LIMIT batch_size);
-  FOREACH one IN ARRAY users LOOP
+  RETURN mine;
+END
+$$;
+COMMENT ON FUNCTION totp_shard.agreed(integer[]) IS 'What this shard serves, if the router says the same';
+
+-- Those of the next users, in order, whom this shard does not serve. last_user is where to go on; NULL at the end.
+CREATE OR REPLACE FUNCTION totp_shard.unserved(partitions integer[], after_user text, batch_size integer,
+                                               OUT user_ids text[], OUT last_user text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  mine CONSTANT integer[] := totp_shard.agreed(partitions);
+BEGIN
+  user_ids := ARRAY(SELECT a.user_id FROM totp.attempts AS a WHERE a.user_id > coalesce(after_user, '') COLLATE "C"
+                     ORDER BY a.user_id LIMIT batch_size);
+  last_user := user_ids[cardinality(user_ids)];
+  user_ids := ARRAY(SELECT u FROM unnest(user_ids) AS u WHERE totp_shard.partition(u) <> ALL (mine));
+END
+$$;
+COMMENT ON FUNCTION totp_shard.unserved(integer[], text, integer) IS 'Users whom this shard has and does not serve, a batch at a time';
+
+-- Asked of the shard that serves these users: whom does it have, or did it have and remove or rename?
+CREATE OR REPLACE FUNCTION totp_shard.known(user_ids text[]) RETURNS SETOF text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM totp_shard.enter('totp_shard.remove_unserved', u) FROM unnest(user_ids) AS u;
+  RETURN QUERY SELECT u FROM unnest(user_ids) AS u
+   WHERE EXISTS (SELECT FROM totp.attempts AS a WHERE a.user_id = u)
+      OR EXISTS (SELECT FROM totp.audit_log AS l WHERE l.user_id = u AND l.event IN ('removed', 'renamed'));
+END
+$$;
+COMMENT ON FUNCTION totp_shard.known(text[]) IS 'Those of its users whom this shard has, or once had';
+
+-- Removes these users by totp_remove(), audited, one by one; but nobody whom this shard serves.
+CREATE OR REPLACE FUNCTION totp_shard.remove_unserved(partitions integer[], user_ids text[]) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  mine    CONSTANT integer[] := totp_shard.agreed(partitions);
+  remove  CONSTANT text := (SELECT format('SELECT %s.totp_remove($1)', extnamespace::regnamespace) FROM pg_extension WHERE extname = 'pg_totp');
+  removed bigint := 0;
+  one     text;
+BEGIN
+  FOREACH one IN ARRAY user_ids LOOP
     IF totp_shard.partition(one) <> ALL (mine) THEN
       EXECUTE remove USING one;
       removed := removed + 1;
     END IF;
   END LOOP;
-  last_user := users[cardinality(users)];
+  RETURN removed;
 END
 $$;
-COMMENT ON FUNCTION totp_shard.remove_unserved(integer[], text, integer) IS
-  'Removes users whom this shard does not serve any more, a batch at a time; for totp_router.remove_unserved()';
+COMMENT ON FUNCTION totp_shard.remove_unserved(integer[], text[]) IS
+  'Removes users whom this shard does not serve any more; for totp_router.remove_unserved()';
+
+-- After the last of them: a standby of this shard that is promoted serves what it served, without a call.
+CREATE OR REPLACE FUNCTION totp_shard.all_removed(partitions integer[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  mine CONSTANT integer[] := totp_shard.agreed(partitions);
+BEGIN
+  UPDATE totp_shard.served AS s SET present = mine, only_on = NULL WHERE s.only_on = totp_shard.this_server();
+END
+$$;
+COMMENT ON FUNCTION totp_shard.all_removed(integer[]) IS 'Ends what a split began; for totp_router.remove_unserved()';
 
 -- --- One function for each of the extension's ------------------------------------------------------------------
 
@@ -138,9 +221,10 @@ COMMENT ON FUNCTION totp_shard.route(name, name, text) IS
 CREATE TABLE IF NOT EXISTS totp_shard.capabilities (capability text, name name, PRIMARY KEY (name, capability));
 COMMENT ON TABLE totp_shard.capabilities IS 'What each capability of totp_grant() holds';
 
-CREATE OR REPLACE VIEW totp_shard.routines AS
+DROP VIEW IF EXISTS totp_shard.routines;
+CREATE VIEW totp_shard.routines AS
 SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p.prokind AS kind,
-       totp_shard.route(n.nspname, p.proname, CASE WHEN p.pronargs > 0 THEN p.proargnames[1] END) AS route,
+       r.route,
        ARRAY(SELECT c.capability FROM totp_shard.capabilities AS c WHERE c.name = p.proname) AS capabilities,
        -- The connection of the router that can do it, and as little else as may be.
        coalesce((SELECT c.capability FROM totp_shard.capabilities AS c WHERE c.name = p.proname
@@ -149,6 +233,10 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
        pg_get_function_identity_arguments(p.oid) AS parameters,
        concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text') AS remote_parameters,
        pg_get_function_result(p.oid) AS result,
+       -- Where it runs on all shards, with a column that says which.
+       CASE WHEN r.route IS DISTINCT FROM 'all' THEN pg_get_function_result(p.oid)
+            WHEN p.proretset THEN regexp_replace(pg_get_function_result(p.oid), '\)$', ', shard text)')
+            ELSE format('TABLE(%I %s, shard text)', p.proname, pg_get_function_result(p.oid)) END AS router_result,
        p.proretset AS returns_set,
        CASE p.provolatile WHEN 'v' THEN 'VOLATILE' ELSE 'STABLE' END AS volatility,
        p.provolatile = 'v' AND p.proname NOT IN ('totp_health', 'totp_keys', 'totp_stats') AS writes,
@@ -163,6 +251,7 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
                      AND d.classid = 'pg_proc'::regclass
   JOIN pg_proc AS p ON p.oid = d.objid
   JOIN pg_namespace AS n ON n.oid = p.pronamespace
+ CROSS JOIN LATERAL totp_shard.route(n.nspname, p.proname, CASE WHEN p.pronargs > 0 THEN p.proargnames[1] END) AS r(route)
  WHERE e.extname = 'pg_totp';
 COMMENT ON VIEW totp_shard.routines IS 'The routines of the extension, and where the router sends calls of them';
 
@@ -183,6 +272,15 @@ BEGIN
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, 'totp_router_' || capability);
   END LOOP;
 
+  -- What the extension had before an update.
+  FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p
+            WHERE p.pronamespace = 'totp_shard'::regnamespace AND p.proname ~ '^(totp|rotation)_'
+              AND NOT EXISTS (SELECT FROM totp_shard.routines AS t
+                               WHERE (t.name, t.remote_parameters, t.result)
+                                   = (p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) LOOP
+    EXECUTE format('DROP FUNCTION %s', r.routine);
+  END LOOP;
+
   FOR r IN SELECT * FROM totp_shard.routines AS t ORDER BY t.routine::text LOOP
     IF r.route IS NULL THEN
       RAISE EXCEPTION 'where shall the router send calls of %?', r.routine USING HINT = 'Add it to totp_shard.route() in shard.sql.';
@@ -201,7 +299,8 @@ BEGIN
 END
 $$;
 REVOKE ALL ON ALL ROUTINES IN SCHEMA totp_shard FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION totp_shard.remove_unserved(integer[], text, integer) TO totp_router_owner;
+GRANT EXECUTE ON FUNCTION totp_shard.unserved(integer[], text, integer), totp_shard.known(text[]),
+  totp_shard.remove_unserved(integer[], text[]), totp_shard.all_removed(integer[]) TO totp_router_owner;
 -- For totp_health() of the router, which compares it with its map.
 GRANT SELECT ON totp_shard.served TO totp_router_admin;
 COMMIT;

@@ -30,6 +30,8 @@ BEGIN
   PERFORM set_config('totp.clock', to_timestamp(seconds)::text, true);
   RETURN CASE kind
     WHEN 'code' THEN (SELECT reason || coalesce(' ' || attempts_left, '') FROM totp_check(who, code))
+    WHEN 'verify' THEN totp_verify(who, code)::text
+    WHEN 'confirm' THEN totp_confirm(who, code)::text
     WHEN 'recovery' THEN totp_recover(who, code)::text
     WHEN 'unlock' THEN totp_unlock(who)::text
     WHEN 'enrol' THEN (SELECT secret FROM totp_enroll(who))
@@ -48,7 +50,8 @@ END $$;
 
 STORED = """
 SELECT s.user_id, a.failures, extract(epoch FROM nullif(a.locked_until, '-infinity'))::bigint, u.uses,
-       coalesce(r.count - bit_count(int8send(w.recovery_mask))::integer, 0)
+       coalesce(r.count - bit_count(int8send(w.recovery_mask))::integer, 0),
+       a.recovery_failures, extract(epoch FROM nullif(a.recovery_locked_until, '-infinity'))::bigint
   FROM totp.secrets s
   JOIN totp.attempts a USING (user_id)
   JOIN totp.used_codes u USING (user_id, secret_id)
@@ -64,13 +67,21 @@ class State(NamedTuple):
     locked_until: int | None = None
     uses: int = 0
     recovery_codes_left: int = 0
+    recovery_failures: int = 0
+    recovery_locked_until: int | None = None
 
     def after(self, kind: str, clock: int) -> tuple[str, "State"]:
         """What a call must answer, and what is stored then."""
-        if kind == "recovery":
-            return "true", self._replace(recovery_codes_left=self.recovery_codes_left - 1)
+        if kind in ("recovery", "wrong recovery"):
+            if self.recovery_locked_until is not None and self.recovery_locked_until > clock:
+                return "false", self
+            if kind == "wrong recovery":
+                return "false", self._replace(recovery_failures=self.recovery_failures + 1,
+                                              recovery_locked_until=lock_set_by(self.recovery_failures + 1, clock))
+            return "true", self._replace(recovery_codes_left=self.recovery_codes_left - 1, recovery_failures=0, recovery_locked_until=None)
         if kind == "unlock":
-            return ("false" if self.failures == 0 else "true"), self._replace(failures=0, locked_until=None)
+            clear = self._replace(failures=0, locked_until=None, recovery_failures=0, recovery_locked_until=None)
+            return ("false" if clear == self else "true"), clear
         if self.locked_until is not None and self.locked_until > clock:
             return "locked 0", self
         if kind == "right":
@@ -78,14 +89,26 @@ class State(NamedTuple):
         if kind == "used":
             return f"replayed {max(MAX_ATTEMPTS - self.failures, 1)}", self
         failures = self.failures + 1
-        if failures < MAX_ATTEMPTS:
-            return f"wrong {MAX_ATTEMPTS - failures}", self._replace(failures=failures)
-        return "wrong 0", self._replace(
-            failures=failures, locked_until=clock + min(LOCKOUT * 2 ** (failures - MAX_ATTEMPTS), LOCKOUT_MAX))
+        return f"wrong {max(MAX_ATTEMPTS - failures, 0)}", self._replace(failures=failures, locked_until=lock_set_by(failures, clock))
+
+    def locks(self, then: "State") -> bool:
+        """Whether the step from this state to that one set a lock."""
+        return (then.locked_until or 0, then.recovery_locked_until or 0) > (self.locked_until or 0, self.recovery_locked_until or 0)
+
+    def lasts(self, then: "State") -> bool:
+        """Whether that step is durable before it is told: every change is, but for a failure that sets no lock."""
+        failed = then.failures > self.failures or then.recovery_failures > self.recovery_failures
+        return then != self and (not failed or self.locks(then))
 
 
-# Told, and so durable, before the answer came: accepted, unlocked or a recovery code used, locked.
-LASTING = {f"accepted {MAX_ATTEMPTS}", "true", "wrong 0"}
+def lock_set_by(failures: int, clock: int) -> int | None:
+    """The end of the lock that the last of so many failures sets."""
+    return clock + min(LOCKOUT * 2 ** (failures - MAX_ATTEMPTS), LOCKOUT_MAX) if failures >= MAX_ATTEMPTS else None
+
+
+def as_told(asked: str, answer: str) -> str:
+    """What totp_check answers, as the function that was asked says it."""
+    return str(answer.startswith("accepted")).lower() if asked in ("verify", "confirm") else answer
 
 
 class Moment(NamedTuple):
@@ -166,28 +189,30 @@ class Ledger:
         """Of calls whose session lived on."""
         return {what for what in self.counts if what.startswith("error")}
 
-    def note(self, told_at: float, user: User, kind: str, code: str | None, clock: int, answer: str) -> None:
+    def note(self, told_at: float, user: User, kind: str, asked: str, code: str | None, clock: int, answer: str) -> None:
         """What a session was told. Called by that session."""
-        self.count("calls", f"{kind}: {answer.split()[0]}", *["locks told"] * (answer == "wrong 0"))
+        self.count("calls", f"{asked} calls", f"{kind}: {answer.split()[0]}")
+        accepted = answer.split()[0] == as_told(asked, "accepted")
         if user in self.hot:
             with self.lock:
-                if answer.startswith("accepted"):
+                if accepted:
                     if (clock, user.name, code) in self.told:
                         self.findings.append(f"{user.name}: accepted twice under load")
                     self.told.add((clock, user.name, code))
-                elif answer.split()[0] != "replayed":
+                elif answer.split()[0] != as_told(asked, "replayed"):
                     self.findings.append(f"{user.name}: told {answer}")
             return
-        kept = frozenset(state for expected, state in (old.after(kind, clock) for old in user.possible) if expected == answer)
-        if not kept:
+        steps = [(old, new) for old in user.possible for expected, new in [old.after(kind, clock)] if as_told(asked, expected) == answer]
+        if not steps:
             self.findings.append(f"{user.name}: told {answer!r} to {kind} at {clock} in {set(user.possible)}")
             return
-        moment = Moment(told_at, answer in LASTING, kept)
+        self.count(*[f"locks told to {kind}"] * all(old.locks(new) for old, new in steps))
+        moment = Moment(told_at, all(old.lasts(new) for old, new in steps), frozenset(new for _, new in steps))
         user.history = [moment] if moment.lasting else [*user.history, moment]
-        if answer.startswith("accepted"):
+        if accepted:
             user.last_told = clock, code
             self.told.add((clock, user.name, code))
-        elif kind == "recovery":
+        elif kind == "recovery" and answer == "true":
             self.recovered.append((user.name, code))
 
     # --- after the crash -------------------------------------------------------------
@@ -208,6 +233,9 @@ class Ledger:
             locked = [user for user in everyone if stored[user.name].after("right", user.clock)[0] == "locked 0"]
             self.expect(conn, "a lock is not kept", "locked", [(user.clock, user.name, code_at(user.secret, user.clock)) for user in locked])
             self.counts["locks after recovery"] += len(locked)
+            locked = [user for user in everyone if user.recovery_codes and stored[user.name].after("recovery", user.clock)[0] == "false"]
+            self.expect(conn, "a lock of recovery codes is not kept", "false", [(user.clock, user.name, user.recovery_codes[-1]) for user in locked], "recovery")
+            self.counts["locks of recovery codes after recovery"] += len(locked)
             conn.execute("SELECT totp_unlock(user_id) FROM totp.attempts")
             self.expect(conn, ACCEPTED_AGAIN, "replayed", self.told)
             self.expect(conn, "recovery code accepted again", "false", [(NOON, *told) for told in self.recovered], "recovery")
@@ -246,6 +274,10 @@ def forgotten(state: State | None, allowed: set[State | None]) -> str:
         return "a used recovery code was forgotten"
     if (state.locked_until or 0) < min(one.locked_until or 0 for one in known):
         return "a lock was forgotten"
+    if (state.recovery_locked_until or 0) < min(one.recovery_locked_until or 0 for one in known):
+        return "a lock of recovery codes was forgotten"
     if state.failures < min(one.failures for one in known):
         return "a failure was forgotten"
+    if state.recovery_failures < min(one.recovery_failures for one in known):
+        return "a failure of recovery codes was forgotten"
     return "something else"

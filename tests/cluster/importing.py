@@ -27,9 +27,10 @@ def uri_of(secret, label="alice", **parameters) -> str:
     return f"otpauth://totp/{label}?secret={secret}" + "".join(f"&{name}={value}" for name, value in parameters.items())
 
 
-def oathtool(secret: bytes, when: datetime, algorithm="SHA1", digits=6, period=30) -> str:
-    """The code of a secret at a time, by oathtool: pyotp refuses weak secrets."""
-    command = ["oathtool", f"--totp={algorithm}", f"--digits={digits}", f"--time-step-size={period}s", f"--now=@{int(when.timestamp())}", secret.hex()]
+def oathtool(secret: bytes, when: datetime | int, algorithm="SHA1", digits=6, period=30) -> str:
+    """The code of a secret at a time (or unix seconds), by oathtool: an implementation that is not ours and, unlike pyotp, takes weak secrets."""
+    unix_time = when if isinstance(when, int) else int(when.timestamp())
+    command = ["oathtool", f"--totp={algorithm}", f"--digits={digits}", f"--time-step-size={period}s", f"--now=@{unix_time}", secret.hex()]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

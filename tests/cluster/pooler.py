@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 
 import psycopg
@@ -45,6 +46,7 @@ class Pooler:
     def __exit__(self, *_) -> None:
         os.kill(self._pid, signal.SIGKILL)  # SIGTERM, since 1.23, waits for clients to leave: a router's never do
         os.waitpid(self._pid, 0)  # ours to reap: server.py takes orphans in
+        shutil.rmtree(self.folder)  # another one may follow
 
     def connect(self, name: str, autocommit: bool = True, prepare_threshold: int | None = None, **options) -> psycopg.Connection:
         """A client, of the first role. psycopg prepares no statement without a threshold, as it must not where the pooler keeps none."""

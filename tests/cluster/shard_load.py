@@ -1,14 +1,15 @@
-"""What the tests of examples/scale-out/ share: a router with three shards, sign-ins under way."""
+"""What the tests of examples/scale-out/ share: a router with three shards, sign-ins under way, a pooler between."""
 
 import secrets
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
-from rotation import GUARD, secret_of
-from server import Cluster, Database
-from shards import Router
+from pooler import Pooler
+from rotation import GUARD, import_users, secret_of
+from server import Cluster, Database, wait_until
+from shards import Router, Shard
 from totp import NOON, check, code_at, wrong_code
 
 
@@ -109,3 +110,37 @@ class Load:
             elif kind == "right" and not answer.accepted and not known and user not in troubled:
                 found.append((user, kind, answer, known))
         return found
+
+
+def new_users(router, size: int, prefix: str) -> list[str]:
+    with closing(router.database.connect()) as conn:
+        return import_users(conn, size, prefix=prefix)
+
+
+def wait_for_more(load: Load, users: set[str], answers: int = 30) -> None:
+    """Until these users have had so many more answers that are none of an error."""
+    def count() -> int:
+        return sum(user in users and not isinstance(answer, psycopg.Error) for user, _, answer, _ in list(load.answers))
+
+    target = count() + answers
+    wait_until(lambda: count() >= target, "sign-ins to go on")
+
+
+@contextmanager
+def pooled(router, shards: list[Shard], **settings):
+    """One pgbouncer before the router and, as the router sees them, before these shards."""
+    databases = {"router": router.database, **{shard.name: shard.database for shard in shards}}
+    capabilities = [f"totp_router_{name}" for name in ("verify", "enroll", "audit", "admin", "owner")]
+
+    def lead(connections: dict[str, str]) -> None:
+        with closing(router.database.connect()) as conn:
+            for name, connection in connections.items():
+                conn.execute("UPDATE totp_router.shards SET connection = %s WHERE name = %s", [connection, name])
+        router.apply()
+
+    with Pooler(router.database.cluster, ["postgres", *capabilities], databases, **settings) as pooler:
+        lead({shard.name: f"host={pooler.folder} port=6432 dbname={shard.name}" for shard in shards})
+        try:
+            yield pooler
+        finally:
+            lead({shard.name: shard.connection for shard in shards})

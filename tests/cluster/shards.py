@@ -42,8 +42,13 @@ class Shard:
     def connection(self) -> str:
         return f"host={self.cluster.folder} port=5432 dbname={self.database.name}"
 
-    def serve(self, partitions) -> None:
-        self.database.execute("SELECT totp_shard.serve(%s)", [list(partitions)])
+    def serve(self, partitions, anew: bool = True) -> None:
+        """totp_shard.serve(). With anew=True as on a server that has no users yet: no other has been served here before."""
+        with closing(self.database.connect(autocommit=False)) as conn:
+            if anew:
+                conn.execute("DELETE FROM totp_shard.served")
+            conn.execute("SELECT totp_shard.serve(%s)", [list(partitions)])
+            conn.commit()
 
 
 class Router:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from crash_load import LAZY
 from server import wait_until
-from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
+from totp import MAX_ATTEMPTS, NO_CODE, NOON, SECRET, check, code_at, counters, enroll, fix_clock, import_secret, recover, recovery_codes, verify, wrong_codes
 
-LAZY = {"wal_writer_delay": "10s", "wal_writer_flush_after": 0, "bgwriter_delay": "10s", "checkpoint_timeout": "1d", "autovacuum": "off"}
 ROUNDS = 3
 
 
@@ -67,6 +67,27 @@ def test_a_told_lock_survives_a_kill(lazy_db):
             assert check(conn, "alice", code_at(SECRET, now)) == (False, "locked", None, 0, last.retry_at)
             assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (MAX_ATTEMPTS + round,)
         now = last.retry_at
+
+
+def test_a_lock_of_recovery_codes_survives_a_kill(lazy_db):
+    """As that of codes. Who is told false does not know of it; so it must not be shorter for that."""
+    now = NOON
+    with closing(session(lazy_db)) as conn:
+        import_secret(conn, "alice", SECRET)
+        code = recovery_codes(conn)[0]
+    for round in range(ROUNDS):
+        conn = session(lazy_db, now, autocommit=False)
+        told = [recover(conn, NO_CODE) for _ in range(MAX_ATTEMPTS if round == 0 else 1)]
+        crash(lazy_db)
+        assert set(told) == {False}
+        until = now + timedelta(seconds=30 * 2 ** round)
+        with closing(session(lazy_db, now)) as conn:
+            stored = conn.execute("SELECT recovery_failures, nullif(recovery_locked_until, '-infinity') FROM totp.attempts").fetchone()
+            assert stored == (MAX_ATTEMPTS + round, until)
+            assert recover(conn, code) is False
+        now = until
+    with closing(session(lazy_db, now)) as conn:
+        assert recover(conn, code) is True
 
 
 @pytest.mark.parametrize("synchronous_commit", ["on", "off"])
@@ -119,6 +140,35 @@ def test_an_unlock_and_a_used_recovery_code_survive_a_kill(lazy_db):
     with closing(session(lazy_db)) as conn:
         assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (False,)
         assert conn.execute("SELECT recovery_codes_left FROM totp_status('alice')").fetchone() == (9,)
+
+
+# --- charged, in a transaction that is still open ----------------------------------------------
+
+def test_the_wal_writer_flushes_a_failure_of_an_open_transaction(make_cluster):
+    """A failure that sets no lock is left to it, and nothing else on this quiet server has anything to flush.
+
+    No standby, or the background writer would note its running transactions; no page that is full, which the WAL writer
+    flushes unasked. The audit row comes after the failure and is not flushed: so the position waited for is the page's.
+    """
+    db = make_cluster(wal_level="minimal", max_wal_senders=0, checkpoint_timeout="1d", bgwriter_lru_maxpages=0, autovacuum="off").create_database()
+    guesses = [lambda conn: answers_to_wrong_codes(conn, 1), lambda conn: recover(conn, NO_CODE)]
+    with closing(session(db)) as conn:
+        import_secret(conn, "alice", SECRET)
+        recovery_codes(conn)
+        conn.execute("CREATE EXTENSION pageinspect")
+        for guess in guesses:  # what the first of a kind reads and writes besides is done with
+            guess(conn)
+    watch = db.connect()
+    flushed = "SELECT pg_current_wal_flush_lsn() >= (SELECT lsn FROM page_header(get_raw_page('totp.attempts', 0)))"
+    for query in (flushed, flushed, "SELECT pg_switch_wal()"):
+        watch.execute(query)
+    conn = session(db, autocommit=False)
+    for guess in guesses:
+        guess(conn)
+        wait_until(lambda: watch.execute(flushed).fetchone()[0], "the WAL writer to flush a failure")
+    crash(db)
+    with closing(session(db)) as conn:
+        assert counters(conn) == (2, 2, False, False)
 
 
 # --- charged, and rolled back --------------------------------------------------------------
@@ -235,11 +285,7 @@ def test_what_was_told_is_on_the_synchronous_standby(make_cluster, make_standby)
         import_secret(conn, "alice", SECRET)
         import_secret(conn, "bob", SECRET)
     standby = make_standby(primary)
-    primary.configure(synchronous_standby_names="standby")
-    primary.reload()
-    with closing(db.connect()) as watch:
-        wait_until(lambda: watch.execute("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'").rowcount == 1,
-                   "the standby to be synchronous")
+    primary.make_synchronous()
 
     # Both wait for the standby in a transaction that is still open, while it is away.
     def accept(conn):

@@ -26,7 +26,7 @@ def fail(conn, times, user_id="alice", when=NOON):
     return answers[-1]
 
 
-def counters(conn):
+def attempts(conn):
     """Everything that totp.attempts holds."""
     return conn.execute("SELECT user_id, failures, locked_until::text, recovery_failures, recovery_locked_until::text,"
                         "       last_failed_at::text, ctid, xmin FROM totp.attempts ORDER BY user_id").fetchall()
@@ -152,7 +152,7 @@ def test_of_fifty_uses_of_one_code_at_once_one_is_accepted(quick_db, conn, isola
 
 def test_a_hundred_thousand_calls_during_a_lock_change_nothing(cluster, conn):
     fail(conn, MAX_ATTEMPTS)
-    before, audit = counters(conn), conn.execute("SELECT count(*) FROM totp.audit_log").fetchone()
+    before, audit = attempts(conn), conn.execute("SELECT count(*) FROM totp.audit_log").fetchone()
     log = len(cluster.log_text())
     codes = [code_at(SECRET, NOON), *islice(wrong_codes(SECRET, NOON), 4)]
     with conn.transaction():
@@ -162,7 +162,7 @@ def test_a_hundred_thousand_calls_during_a_lock_change_nothing(cluster, conn):
             " GROUP BY 1, 2", [codes]).fetchall()
         assert reasons == [("locked", 0, 100000)]
         assert conn.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
-    assert counters(conn) == before
+    assert attempts(conn) == before
     assert conn.execute("SELECT count(*) FROM totp.audit_log").fetchone() == audit
     assert cluster.log_text()[log:] == ""
     fix_clock(conn, NOON + timedelta(seconds=30))
@@ -237,9 +237,9 @@ def test_no_change_to_a_device_clears_failures(conn, call, failures):
         conn.execute("SELECT totp_disable('alice')")
         conn.execute("SELECT totp_enable('alice')")
     fail(conn, failures)
-    [before] = counters(conn)
+    [before] = attempts(conn)
     conn.execute(f"{'CALL' if 'online' in call else 'SELECT'} {call}")
-    [after] = counters(conn)
+    [after] = attempts(conn)
     assert after[1:6] == before[1:6] and after[0] == ("bob" if "rename" in call else "alice")
     left = check(conn, after[0], "malformed").attempts_left
     assert left == (MAX_ATTEMPTS - failures)

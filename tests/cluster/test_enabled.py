@@ -2,10 +2,11 @@
 
 from contextlib import closing
 from datetime import timedelta
+from itertools import islice
 
 import pytest
 from rotation import secret_of
-from totp import MAX_ATTEMPTS, NOON, active_user, check, code_at, enabled, enroll, fix_clock, reset, states, wrong_code
+from totp import MAX_ATTEMPTS, NOON, active_user, check, enabled, enroll, fix_clock, reset, states, wrong_codes
 
 # States that a device can be in; whether it keeps totp_enabled() true.
 
@@ -138,8 +139,8 @@ def test_enabled_after_a_rename_an_unlock_and_a_rotation(conn):
 
 def test_enabled_while_locked(conn):
     secret = active_user(conn)
-    for _ in range(MAX_ATTEMPTS):
-        check(conn, "alice", wrong_code(code_at(secret, NOON)))
+    reasons = [check(conn, "alice", code).reason for code in islice(wrong_codes(secret, NOON), MAX_ATTEMPTS + 1)]
+    assert reasons == ["wrong"] * MAX_ATTEMPTS + ["locked"]
     assert enabled(conn) is True
 
 

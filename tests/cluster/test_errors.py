@@ -4,7 +4,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from totp import NOON, active_user, check, code_at, enroll, error_of, fix_clock, verify, wrong_codes
+from totp import NOON, active_user, check, code_at, enroll, error_of, fix_clock, force_parallel, verify, wrong_codes
 
 
 # Functions that write, with arguments that would be all right for a user who is there.
@@ -80,27 +80,25 @@ def test_a_role_with_verify_asks_a_standby(fresh_cluster, make_standby):
 @pytest.fixture
 def forced_parallel(conn):
     """Every query that may runs in a parallel worker. Wrappers that say they are safe do not make it so."""
-    setting = "debug_parallel_query" if conn.info.server_version >= 160000 else "force_parallel_mode"
     conn.execute("CREATE OR REPLACE FUNCTION lie(query text) RETURNS text LANGUAGE plpgsql PARALLEL SAFE AS"
                  " $$ DECLARE answer text; BEGIN EXECUTE query INTO answer; RETURN answer; END $$")
-    conn.execute(f"SET {setting} = on")
+    force_parallel(conn)
     yield conn
-    conn.execute(f"RESET {setting}")
+    force_parallel(conn, False)
 
 
 def test_parallel_mode_is_refused(forced_parallel):
     conn = forced_parallel
     conn.execute("SELECT 1")
     assert conn.execute("SELECT lie('SELECT 1')").fetchone() == ("1",)
-    conn.execute("RESET ALL")  # enrol outside
+    force_parallel(conn, False)  # enrol outside
     fix_clock(conn, NOON)
     secret = active_user(conn)
-    setting = "debug_parallel_query" if conn.info.server_version >= 160000 else "force_parallel_mode"
-    conn.execute(f"SET {setting} = on")
+    force_parallel(conn)
     for call in [*WRITERS, "SELECT totp_enabled('alice')", "SELECT * FROM totp_status('alice')", "SELECT * FROM totp_keys()"]:
         error = error_of(conn, "SELECT lie(%s)", [call.format(code=code_at(secret, NOON))])
         assert error.sqlstate == "25000", (call, error)
-    conn.execute(f"RESET {setting}")
+    force_parallel(conn, False)
     assert conn.execute("SELECT state, uses, failures FROM totp_status('alice')").fetchone() == ("active", 1, 0)
     assert verify(conn, "alice", code_at(secret, NOON)) is True
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from crash_load import LAZY
 from server import Database
 from totp import NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
 
@@ -94,6 +95,25 @@ def test_a_dump_restored_into_a_new_database(original):
     restored = original.cluster.create_database("restored", extension=False)
     restored.psql(dump)
     refuses_what_may_have_been_used(restored, timeline=1)
+
+
+def test_a_floor_is_there_after_a_kill_right_after_the_first_call(make_cluster):
+    """In a transaction that never ends, on a server that flushes nothing by itself. Another floor later would refuse codes anew."""
+    cluster = make_cluster(**LAZY)
+    original = cluster.create_database("original")
+    with closing(original.connect()) as conn:
+        fix_clock(conn, NOON)
+        import_secret(conn, "alice", SECRET)
+    cluster.psql("CREATE DATABASE copied TEMPLATE original")
+    copied = Database(cluster, "copied")
+    conn = copied.connect()
+    fix_clock(conn, LATER)
+    conn.execute("BEGIN")
+    answer = check(conn, "alice", code_at(SECRET, LATER))
+    cluster.kill9()
+    cluster.start()
+    assert answer.reason == "replayed"
+    assert copied.value("SELECT floor_at FROM totp.floor") == LATER
 
 
 @pytest.mark.parametrize("end", ["restart", "immediate", "crash"])

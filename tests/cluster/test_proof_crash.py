@@ -11,7 +11,7 @@ from amounts import amount
 from crash_ledger import ACCEPTED_AGAIN, MAX_ATTEMPTS, PERIOD, SECOND, Ledger
 from crash_load import Session, assert_no_corruption, more_of, under_load
 from server import CHECKOUT, Cluster, wait_until
-from totp import code_at, wrong_codes
+from totp import NO_CODE, code_at, wrong_codes
 
 CRASHES = amount("CRASHES", 20, light=4)
 OPEN = "transactions open at the kill"
@@ -51,7 +51,7 @@ def test_nothing_told_is_lost_when_the_server_is_killed_under_load(make_cluster)
     assert ledger.errors == set()
     # It was no idle run.
     for what in ("right: accepted", "wrong: wrong", "right: locked", "used: replayed", "recovery: true", "unlock: true", "enrolled",
-                 "right: replayed", "locks told", OPEN):
+                 "right: replayed", "wrong recovery: false", "locks told to wrong", "locks told to wrong recovery", "verify calls", "confirm calls", OPEN):
         assert ledger.counts[what] >= CRASHES / 2, what
 
 
@@ -59,7 +59,7 @@ def test_each_loss_is_found(fresh_cluster):
     """What the harness says of a crash that lost nothing, and of one after which something is taken away by hand."""
     db = fresh_cluster.create_database()
     ledger = Ledger(db).populate()
-    accepted, locked, failed, recovered, enrolled = ledger.users[0][:5]
+    accepted, locked, failed, recovered, enrolled, keyless, mistyped = [*ledger.users[0][:5], *ledger.users[1][:2]]
 
     def tell():
         with closing(db.connect()) as conn:
@@ -69,6 +69,9 @@ def test_each_loss_is_found(fresh_cluster):
             for user, failures in ((locked, MAX_ATTEMPTS), (failed, 2)):
                 for _ in range(failures):
                     session.ask(user, "wrong", next(wrong_codes(user.secret, user.clock)), user.clock)
+            for user, failures in ((keyless, MAX_ATTEMPTS), (mistyped, 2)):
+                for _ in range(failures):
+                    session.ask(user, "wrong recovery", NO_CODE, user.clock)
             session.ask(recovered, "recovery", recovered.recovery_codes.pop(), recovered.clock)
         return time.monotonic() + 2 * SECOND  # killed so late that all of it is to be there
 
@@ -82,6 +85,7 @@ def test_each_loss_is_found(fresh_cluster):
     with closing(db.connect()) as conn:
         for change, user in (("used_codes SET time_step = time_step - 1, uses = uses - 1 WHERE uses > 0", accepted),
                              ("attempts SET locked_until = '-infinity' WHERE true", locked), ("attempts SET failures = 1 WHERE true", failed),
+                             ("attempts SET recovery_locked_until = '-infinity' WHERE true", keyless), ("attempts SET recovery_failures = 1 WHERE true", mistyped),
                              ("used_codes SET recovery_mask = 0 WHERE recovery_mask > 0", recovered)):
             conn.execute(f"UPDATE totp.{change} AND user_id = %s", [user.name])
         conn.execute("SELECT totp_remove(%s)", [enrolled.name])
@@ -89,7 +93,8 @@ def test_each_loss_is_found(fresh_cluster):
     found = {tuple(finding.split(": ")[:2]) for finding in ledger.findings}
     assert found == {
         (accepted.name, "an accepted code was forgotten"), (accepted.name, ACCEPTED_AGAIN), (locked.name, "a lock was forgotten"),
-        (failed.name, "a failure was forgotten"), (recovered.name, "a used recovery code was forgotten"),
+        (failed.name, "a failure was forgotten"), (keyless.name, "a lock of recovery codes was forgotten"),
+        (mistyped.name, "a failure of recovery codes was forgotten"), (recovered.name, "a used recovery code was forgotten"),
         (recovered.name, "recovery code accepted again"), (enrolled.name, "an enrolment was forgotten")}
 
 

@@ -1,6 +1,8 @@
 """A standby while it is one, and what a synchronous one has when the primary is killed under load."""
 
+import os
 import random
+import signal
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -11,6 +13,8 @@ from totp import SECRET, check, code_at, enroll, error_of, fix_clock, import_sec
 
 NOW = datetime.fromtimestamp(NOON, UTC)
 NEVER = float("-inf")
+# For the standby, or for a lock of one that waits for the standby.
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s) AND (wait_event = 'SyncRep' OR wait_event_type = 'Lock')"
 
 
 def test_all_that_was_told_is_on_the_promoted_synchronous_standby(make_cluster, make_standby):
@@ -28,16 +32,22 @@ def test_all_that_was_told_is_on_the_promoted_synchronous_standby(make_cluster, 
     calls = [("SELECT totp_verify('alice', %s)", code_at(secret, NOON - 30)), ("SELECT accepted FROM totp_check('alice', %s)", code_at(secret, NOON)),
              ("SELECT totp_confirm('alice', %s)", code_at(secret, NOON + 30)), ("SELECT totp_recover('alice', %s)", recovery_code)]
     stays = standby.connect(db.name)  # connected over the promotion
+    watch = db.connect()
     fix_clock(stays, NOW)
     for call, code in [calls[2], *calls]:
         assert error_of(stays, call, [code]).sqlstate == "25006"
     assert error_of(stays, "SELECT totp_enroll(%s)", ["bob"]).sqlstate == "25006"
 
     with under_load(ledger) as sessions:
-        wanted = ("right: accepted", "wrong: wrong", "locks told", "recovery: true", "unlock: true")
+        wanted = ("right: accepted", "wrong: wrong", "locks told to wrong", "locks told to wrong recovery", "recovery: true", "unlock: true")
         wait_until(lambda: all(ledger.counts[what] > 5 for what in wanted), "everything to have been told")
         more_of(ledger, "calls", random.Random(ledger.seed).randint(1, 1500))
         ledger.count(*("transactions open at the kill" for session in sessions if session.in_transaction))
+        # From now on the standby gets nothing: what is told to one who did not wait for it is lost.
+        [sender] = watch.execute("SELECT pid FROM pg_stat_replication").fetchone()
+        os.kill(sender, signal.SIGSTOP)
+        wait_until(lambda: watch.execute(WAITING, [[session.conn.info.backend_pid for session in sessions]]).fetchone()[0] == len(sessions),
+                   "every session to wait for the standby")
         primary.kill9()
     standby.promote()
     ledger.db = Database(standby, db.name)

@@ -6,7 +6,7 @@ from contextlib import closing
 import psycopg
 import pytest
 from hostile import PLANT, Function, Judge, functions
-from totp import NOON, active_user, enroll, fix_clock, recovery_codes
+from totp import NOON, active_user, enroll, fix_clock, force_parallel, recovery_codes
 
 # What PostgreSQL itself raises of such values before or after a function of ours: a text that the client cannot be shown.
 UNTRANSLATABLE = "22P05"
@@ -91,8 +91,7 @@ def test_compiled_expressions(target):
 
 def test_forced_parallel_query(target):
     with closing(target.session()) as conn:
-        setting = "debug_parallel_query" if conn.info.server_version >= 160000 else "force_parallel_mode"
-        conn.execute(f"SET {setting} = on")
+        force_parallel(conn)
         attack(target, conn, step=3)
 
 

@@ -203,6 +203,51 @@ def test_what_runs_on_all_shards_says_which(router, conn):
     assert error_of(conn, "SELECT * FROM totp_export()").sqlstate == "0A000"
 
 
+def test_an_error_of_a_shard_is_what_it_is_on_one_server(router, conn):
+    """Its DETAIL and HINT too. What the router adds is which shard it is, and who has done it before."""
+    with closing(router.shards[0].database.connect()) as one:
+        for call in ("totp_prune_audit(NULL)", "totp_prune_audit('-1 day')", "totp_forget_unreadable('no_such_key')", "totp_stats(NULL)"):
+            expected, error = (error_of(c, f"SELECT * FROM {call}") for c in (one, conn))
+            assert error.sqlstate == expected.sqlstate
+            assert error.diag.message_hint == expected.diag.message_hint
+            assert error.diag.message_detail == " ".join(filter(None, [expected.diag.message_detail, "No shard has done it."]))
+            assert error.diag.message_primary.startswith('shard "s1": ') and error.diag.message_primary.endswith(expected.diag.message_primary)
+    with closing(router.shards[1].database.connect(autocommit=False)) as holder:
+        holder.execute("ALTER FUNCTION totp_shard.totp_prune_audit(interval, text) RENAME TO away")
+        holder.commit()
+        assert error_of(conn, "SELECT * FROM totp_prune_audit('1 year')").diag.message_detail == "Done on s1."
+        holder.execute("ALTER FUNCTION totp_shard.away(interval, text) RENAME TO totp_prune_audit")
+        holder.commit()
+
+
+def test_a_rotation_is_refused_where_it_is_on_one_server(router, conn):
+    """At another isolation level, and online in a transaction block: no shard has a new key afterwards."""
+    keys = "SELECT shard, key_id FROM totp_keys() ORDER BY shard, key_id"
+    before = conn.execute(keys).fetchall()
+    for begin, call in (("BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT * FROM totp_rotate_key()"),
+                        ("BEGIN ISOLATION LEVEL SERIALIZABLE", "SELECT * FROM totp_forget_unreadable('x')"),
+                        ("BEGIN ISOLATION LEVEL REPEATABLE READ", "CALL totp_rotate_key_online()"),
+                        ("BEGIN READ ONLY", "CALL totp_rotate_key_online()"), ("BEGIN", "CALL totp_rotate_key_online()"),
+                        ("BEGIN", "DO 'BEGIN CALL totp_rotate_key_online(); END'")):
+        told = []
+        for session in (conn, router.shards[0].database.connect()):
+            session.execute(begin)
+            error = error_of(session, call)
+            told.append((error.sqlstate, error.diag.message_primary, error.diag.message_hint))
+            session.execute("ROLLBACK")
+        session.close()
+        assert told[0] == told[1] and told[0][0] in ("25001", "25006", "2D000"), (begin, call)
+    assert conn.execute(keys).fetchall() == before
+
+
+def test_who_may_rotate_may_rotate_online(router, role):
+    with closing(router.database.connect(role("admin"))) as app:
+        app.execute("CALL totp_rotate_key_online(50)")
+    with closing(router.database.connect(role("enroll"))) as app:
+        for call in ("CALL totp_rotate_key_online()", "SELECT totp.rotate_online(50)"):
+            assert error_of(app, call).sqlstate == "42501"
+
+
 def test_a_lost_master_key_of_one_shard_is_forgotten_there(router, conn):
     users = import_users(conn, 12, prefix="forgotten")
     shard = router.shard_of(users[0])
@@ -273,7 +318,7 @@ def test_a_connection_to_a_shard_can_do_what_it_is_for(router):
     with closing(router.shards[0].database.connect("totp_router_verify")) as direct:
         assert direct.execute("SELECT totp_shard.totp_verify(NULL, '1', NULL, 'x')").fetchone() == (False,)
         for call in ("totp_shard.totp_enroll('x', NULL, NULL, 'd', 'SHA1', 6, 30, true, 'x')", "totp_shard.totp_keys('x')",
-                     "public.totp_verify('x', '1')", "totp_shard.serve('{1}')", "totp_shard.enter('x', NULL)", "totp_shard.remove_unserved('{1}', '', 1)"):
+                     "public.totp_verify('x', '1')", "totp_shard.serve('{1}')", "totp_shard.enter('x', NULL)", "totp_shard.remove_unserved('{1}', '{x}')"):
             assert error_of(direct, f"SELECT * FROM {call}").sqlstate == "42501", call
         for table in ("totp.secrets", "totp.audit_log", "totp_shard.served"):
             assert error_of(direct, f"SELECT FROM {table}").sqlstate == "42501", table

@@ -75,6 +75,12 @@ def fix_clock(conn: psycopg.Connection, when: datetime) -> None:
     conn.execute("SELECT set_config('totp.clock', %s, false)", [when.isoformat()])
 
 
+def force_parallel(conn: psycopg.Connection, on: bool = True) -> None:
+    """Let PostgreSQL run every query of this session that may in a parallel worker."""
+    name = "debug_parallel_query" if conn.info.server_version >= 160000 else "force_parallel_mode"
+    conn.execute(f"SET {name} = {'on' if on else 'off'}")
+
+
 def enroll(conn: psycopg.Connection, user_id: str, **parameters) -> str:
     """totp_enroll with these named parameters; the secret in base32."""
     names = "".join(f", {name} => %({name})s" for name in parameters)

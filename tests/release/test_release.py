@@ -1,6 +1,8 @@
 """What a release is made of: META.json, versions that agree, and a distribution that anyone can make again."""
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -58,6 +60,14 @@ def test_a_released_version_is_frozen_once_the_next_has_begun():
     assert RELEASED and VERSION not in RELEASED
 
 
+def test_a_released_script_is_never_changed():
+    """released.sha256 has a line for the script of each released version, and for each that leads from one of them to another."""
+    known = dict(reversed(line.split()) for line in (Path(__file__).parent / "released.sha256").read_text().splitlines())
+    between = [path for path in (ROOT / "sql").glob("pg_totp--*--*.sql") if path.stem.split("--")[2] in RELEASED]
+    scripts = {str(path.relative_to(ROOT)): path for path in [*(ROOT / "sql" / "install").glob("*.sql"), *between]}
+    assert known == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in scripts.items()}
+
+
 def test_every_released_version_has_a_way_to_this_one():
     steps = [path.stem.split("--")[1:] for path in (ROOT / "sql").glob("pg_totp--*--*.sql")]
     reached = {VERSION}
@@ -70,6 +80,19 @@ def test_scripts_of_releases_name_no_path_of_the_machine_that_made_them():
     for path in (ROOT / "sql" / "install").glob("*.sql"):
         assert set(re.findall(r"'((?:\$libdir|MODULE_PATHNAME|/)[^']*)'", path.read_text())) == {"MODULE_PATHNAME"}, path
         assert not re.search(r"/(home|root|tmp|usr|var|work)/", path.read_text()), path
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
+def test_a_workflow_names_only_what_is_there(workflow):
+    """Targets of the Makefile, and scripts."""
+    text = re.sub(r"\$\{\{.*?\}\}", "", workflow.read_text())
+    targets = set(re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split())
+    calls = re.findall(r"(?:^\s+|run: |\S +)make ((?:[\w-]+|[A-Z_]+=\S+)(?: .*)?)$|\bmake: \"([^\"]+)", text, re.MULTILINE)
+    called = [word for call in calls for word in re.sub(r"\w+='[^']*'", "", "".join(call)).split() if "=" not in word]
+    scripts = re.findall(r"(?<![\w/.])(?:tools|tests)/[\w./-]+", text)
+    assert called or scripts
+    assert [target for target in called if target not in targets] == []
+    assert [script for script in scripts if not os.access(ROOT / script, os.X_OK)] == []
 
 
 @pytest.fixture
