@@ -40,6 +40,31 @@ def router(request) -> Router:
     return _made[0]
 
 
+@pytest.fixture
+def conn(router):
+    with closing(router.database.connect()) as conn:
+        yield conn
+
+
+@pytest.fixture
+def role(router):
+    """A function that makes a login role of the router, with capabilities, and with rights through a group as DBAs give them."""
+    made = []
+
+    def make(*capabilities: str) -> str:
+        name = f"scale_out_{secrets.token_hex(4)}"
+        with closing(router.database.connect()) as conn:
+            conn.execute(f"CREATE ROLE {name}_group; CREATE ROLE {name} LOGIN IN ROLE {name}_group")
+            made.append(name)
+            for capability in capabilities:
+                conn.execute("SELECT totp_grant(%s, %s)", [f"{name}_group", capability])
+        return name
+
+    yield make
+    for name in made:
+        router.database.psql(f"DROP OWNED BY {name}_group; DROP ROLE {name}, {name}_group")
+
+
 def code_of(user_id: str, step: int = 0) -> str:
     """The code of a user of secret_of() at noon, or so many steps later."""
     return code_at(secret_of(user_id), NOON.timestamp() + 30 * step)
