@@ -2,10 +2,11 @@
 --
 -- psql -X -v ON_ERROR_STOP=1 -d SHARD -f routes.sql | psql -X -v ON_ERROR_STOP=1 -d ROUTER
 --
--- Run it again after ALTER EXTENSION pg_totp UPDATE, when shard.sql has run on all shards. For each function there are
--- two: one of PL/Proxy in schema totp_router, which says where the call goes; and around it one with the name that
--- clients know, which refuses read-only transactions, passes totp.actor on, reads the answer to its end, and keeps PL/Proxy's
--- notices (it drops a connection after an error) from the client.
+-- Run it again after ALTER EXTENSION pg_totp UPDATE, when shard.sql has run on all shards: what the extension has no more,
+-- or with another signature, is dropped. For each function there are two: one of PL/Proxy in schema totp_router, which says
+-- where the call goes; and around it one with the name that clients know, which refuses read-only transactions, passes
+-- totp.actor on, reads the answer to its end, and keeps PL/Proxy's notices (it drops a connection after an error) from the
+-- client.
 
 \set QUIET on
 \pset tuples_only on

@@ -33,12 +33,14 @@ CREATE TABLE IF NOT EXISTS totp_shard.served (
   partitions integer[] NOT NULL,
   present    integer[] NOT NULL,
   only_on    text      CHECK ((only_on IS NULL) = (partitions = present)),
+  audit_id   bigint    NOT NULL,
   one        boolean   PRIMARY KEY DEFAULT true CHECK (one)
 );
 COMMENT ON TABLE totp_shard.served IS 'What this shard serves; written by totp_shard.serve()';
 COMMENT ON COLUMN totp_shard.served.partitions IS 'The partitions whose users it serves';
 COMMENT ON COLUMN totp_shard.served.present IS 'The partitions that it has users of: more than it serves, from a split until the users who moved are removed';
 COMMENT ON COLUMN totp_shard.served.only_on IS 'The server that alone may go by this row, while it has users of others; NULL: a promoted standby may too';
+COMMENT ON COLUMN totp_shard.served.audit_id IS 'The last row of totp.audit_log before it served these partitions';
 
 -- Which server this is. A standby has no answer, and another one when it is promoted: that begins a timeline.
 CREATE OR REPLACE FUNCTION totp_shard.this_server() RETURNS text
@@ -71,9 +73,12 @@ BEGIN
       USING ERRCODE = 'object_not_in_prerequisite_state', DETAIL = format('It has those of %s.', has),
             HINT = 'Partitions move by promotion of a standby. If nobody is in them yet, DELETE FROM totp_shard.served first.';
   END IF;
-  INSERT INTO totp_shard.served (partitions, present, only_on)
-  VALUES (wanted, has, CASE WHEN wanted <> has THEN totp_shard.this_server() END)
-  ON CONFLICT (one) DO UPDATE SET partitions = EXCLUDED.partitions, present = EXCLUDED.present, only_on = EXCLUDED.only_on;
+  INSERT INTO totp_shard.served AS s (partitions, present, only_on, audit_id)
+  VALUES (wanted, has, CASE WHEN wanted <> has THEN totp_shard.this_server() END,
+          coalesce((SELECT max(l.id) FROM totp.audit_log AS l), 0))
+  ON CONFLICT (one) DO UPDATE
+  SET partitions = EXCLUDED.partitions, present = EXCLUDED.present, only_on = EXCLUDED.only_on,
+      audit_id = CASE WHEN s.partitions = EXCLUDED.partitions THEN s.audit_id ELSE EXCLUDED.audit_id END;
 END
 $$;
 COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Says which partitions this shard serves; calls about others are refused';
@@ -141,14 +146,16 @@ END
 $$;
 COMMENT ON FUNCTION totp_shard.unserved(integer[], text, integer) IS 'Users whom this shard has and does not serve, a batch at a time';
 
--- Asked of the shard that serves these users: whom does it have, or did it have and remove or rename?
+-- Asked of the shard that serves these users: whom does it have, or had when it began to serve them, and has removed or
+-- renamed since?
 CREATE OR REPLACE FUNCTION totp_shard.known(user_ids text[]) RETURNS SETOF text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   PERFORM totp_shard.enter('totp_shard.remove_unserved', u) FROM unnest(user_ids) AS u;
   RETURN QUERY SELECT u FROM unnest(user_ids) AS u
    WHERE EXISTS (SELECT FROM totp.attempts AS a WHERE a.user_id = u)
-      OR EXISTS (SELECT FROM totp.audit_log AS l WHERE l.user_id = u AND l.event IN ('removed', 'renamed'));
+      OR EXISTS (SELECT FROM totp.audit_log AS l JOIN totp_shard.served AS s ON l.id > s.audit_id
+                  WHERE l.user_id = u AND l.event IN ('removed', 'renamed'));
 END
 $$;
 COMMENT ON FUNCTION totp_shard.known(text[]) IS 'Those of its users whom this shard has, or once had';

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::store::data_keys;
 use crate::store::health::{self, Check};
 use crate::store::spi::Snapshot;
-use crate::{guard, keyring, settings};
+use crate::{guard, keyring, log, settings};
 
 /// One row per check; `status` is ok, warn or fail, and `detail` says what to do.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -21,7 +21,9 @@ fn totp_health() -> Result<
     let now = clock::now()?;
     let mut checks = vec![master_key(), key_source(), test_clock()];
     checks.extend(sealed_under()?);
+    checks.push(writers()?);
     checks.extend(health::checks(now)?);
+    name_users_near_a_lock(&mut checks)?;
     Ok(TableIterator::new(checks.into_iter().map(|c| (c.name, c.status, c.detail))))
 }
 
@@ -55,6 +57,29 @@ fn test_clock() -> Check {
         Some(_) => check("test_clock", "fail", "totp.clock is set and time stands still: reset it".into()),
         None => check("test_clock", "ok", "totp.clock is not set; nothing to do".into()),
     }
+}
+
+fn writers() -> Result<Check, Error> {
+    let roles = health::writers_of_all_data()?;
+    if roles.is_empty() {
+        return Ok(check("write_all_data", "ok", "nobody is in pg_write_all_data; nothing to do".into()));
+    }
+    let detail = format!("{} can change every table, totp.audit_log too: revoke pg_write_all_data", quoted(&roles));
+    Ok(check("write_all_data", "warn", detail))
+}
+
+fn name_users_near_a_lock(checks: &mut [Check]) -> Result<(), Error> {
+    let users = health::users_near_a_lock()?;
+    if let (false, Some(check)) = (users.is_empty(), checks.iter_mut().find(|c| c.name == "locked_users")) {
+        check.detail.push_str("; the last of them ");
+        check.detail.push_str(&quoted(&users));
+    }
+    Ok(())
+}
+
+/// As in the server log, so that no name looks like another one or like a part of the sentence.
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| log::quoted(name)).collect::<Vec<_>>().join(", ")
 }
 
 /// Data keys whose master key is not loaded: what is sealed under them cannot be opened.

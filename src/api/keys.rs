@@ -68,7 +68,7 @@ fn lock_all_keys() -> Result<Vec<data_keys::ListedKey>, Error> {
     Ok(keys)
 }
 
-/// Whom to notify: not the user whose device signs in as before, and has only lost the secret that was to follow.
+/// Whom to notify: not the user whose device keeps its active secret, and has only lost the one that was to follow.
 fn to_enroll_anew(lost: Vec<rotation::Lost>) -> Result<Vec<(String, Option<String>)>, Error> {
     let mut rows: Vec<_> = lost.into_iter().map(|(user_id, device, _)| (user_id, device)).collect();
     rows.dedup();

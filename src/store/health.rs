@@ -141,13 +141,19 @@ SELECT 'rights', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
         SELECT 'schema totp', a.grantee
           FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
          WHERE n.nspname = 'totp') AS granted
- WHERE grantee = 0
-UNION ALL
-SELECT 'write_all_data', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
-       CASE WHEN count(*) = 0 THEN 'nobody is in pg_write_all_data; nothing to do'
-            ELSE pg_catalog.string_agg(rolname, ', ') || ' can change every table, totp.audit_log too: revoke pg_write_all_data' END
-  FROM pg_catalog.pg_roles
- WHERE NOT rolsuper AND rolname <> 'pg_write_all_data' AND pg_catalog.pg_has_role(oid, 'pg_write_all_data', 'MEMBER')");
+ WHERE grantee = 0");
+
+// Who can write to every table, without being a superuser.
+statement!(reads WRITERS(), c"
+SELECT rolname::text FROM pg_catalog.pg_roles
+ WHERE NOT rolsuper AND rolname <> 'pg_write_all_data' AND pg_catalog.pg_has_role(oid, 'pg_write_all_data', 'MEMBER')
+ ORDER BY rolname");
+
+// Those that locked_users counts, the last first.
+statement!(reads NEAR_A_LOCK(), c"
+SELECT user_id FROM totp.attempts
+ WHERE greatest(failures, recovery_failures) >= greatest(pg_catalog.current_setting('totp.max_attempts')::integer - 1, 1)
+ ORDER BY last_failed_at DESC, user_id LIMIT 10");
 
 statement!(reads FLOOR(TIMESTAMPTZOID), c"
 SELECT 'clock', CASE WHEN floor_at > $1 OR used > 0 THEN 'fail' WHEN locked > 0 THEN 'warn' ELSE 'ok' END,
@@ -178,17 +184,12 @@ statement!(reads SIGNALS(TIMESTAMPTZOID), c"
 SELECT 'locked_users', CASE WHEN forever > 0 THEN 'warn' ELSE 'ok' END,
        locked || ' users are locked, ' || forever || ' of them until totp_unlock(), and ' || near || ' are one wrong code away: '
        || CASE WHEN forever > 0 THEN 'unlock whom you know' ELSE 'nothing to do' END
-       -- As JSON, so that no name can look like another one or move a terminal's cursor.
-       || coalesce('; the last of them ' || (SELECT pg_catalog.string_agg(pg_catalog.to_json(last.user_id)::text, ', ')
-                                               FROM pg_catalog.unnest(names[1:10]) AS last(user_id)), '')
-  FROM (SELECT count(*) FILTER (WHERE is_locked) AS locked,
+  FROM (SELECT count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) > $1) AS locked,
                count(*) FILTER (WHERE 'infinity' IN (locked_until, recovery_locked_until)) AS forever,
-               count(*) FILTER (WHERE NOT is_locked) AS near,
-               pg_catalog.array_agg(user_id ORDER BY last_failed_at DESC, user_id) AS names
+               count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) <= $1) AS near
           FROM totp.attempts
-         CROSS JOIN LATERAL (SELECT greatest(locked_until, recovery_locked_until) > $1) AS now(is_locked)
-         WHERE is_locked OR greatest(failures, recovery_failures)
-                            >= pg_catalog.current_setting('totp.max_attempts')::integer - 1) AS x
+         WHERE greatest(failures, recovery_failures)
+               >= greatest(pg_catalog.current_setting('totp.max_attempts')::integer - 1, 1)) AS x
 UNION ALL
 SELECT 'failures_over_many_users', CASE WHEN spraying THEN 'warn' ELSE 'ok' END,
        failing || ' users had a wrong code in the last hour, and ' || used || ' secrets were used: '
@@ -230,6 +231,20 @@ pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {
         checks.extend(statement.with(|s| read(s, &snapshot, &[int8(now.0)]))?);
     }
     Ok(checks)
+}
+
+/// The last ten users who are in a lock or one wrong code away.
+pub fn users_near_a_lock() -> Result<Vec<String>, Error> {
+    NEAR_A_LOCK.with(names)
+}
+
+/// The roles that can write to every table, superusers apart.
+pub fn writers_of_all_data() -> Result<Vec<String>, Error> {
+    WRITERS.with(names)
+}
+
+fn names(statement: &Statement) -> Result<Vec<String>, Error> {
+    statement.rows(&Snapshot::latest(), &[], |row| row.must(1))
 }
 
 fn read(statement: &Statement, snapshot: &Snapshot, args: &[Arg]) -> Result<Vec<Check>, Error> {

@@ -59,15 +59,16 @@ impl UserTable {
                 // of what has changed meanwhile: what is kept after that is true of the table as it is now.
                 let relation = unsafe { pg_sys::try_table_open(table, lock as i32) };
                 if !relation.is_null() {
-                    let mut open = Open { table: self, relation, key: None };
                     // SAFETY: just opened.
                     match checked.get_or(|| unsafe { self.check(relation) }) {
-                        Ok(checked) => {
-                            open.key = checked.key;
-                            return Ok(open);
+                        Ok(Checked { key, .. }) => return Ok(Open { table: self, relation, key }),
+                        Err(unfit) => {
+                            // SAFETY: opened above. What is not used is not kept locked.
+                            unsafe { pg_sys::table_close(relation, lock as i32) };
+                            if matches!(unfit, Unfit::Altered) {
+                                return Err(self.altered());
+                            }
                         }
-                        Err(Unfit::NotTheName) => {}
-                        Err(Unfit::Altered) => return Err(self.altered()),
                     }
                 } else if table_oid(self.name) == pg_sys::InvalidOid {
                     return Err(self.altered());

@@ -1,5 +1,6 @@
 """totp_health: what a healthy database says, and what each fault and each sign of an attack adds."""
 
+from contextlib import closing
 from datetime import timedelta
 from itertools import islice
 
@@ -104,12 +105,24 @@ def test_users_who_mistype_are_no_password_spraying(conn):
     assert health(conn)["failures_over_many_users"] == ("ok", "20 users had a wrong code in the last hour, and 201 secrets were used: nothing to do")
 
 
-def test_a_hostile_name_of_a_locked_user_is_shown_as_json(conn):
-    name = 'x", "y\n\x1b[2J'
+def test_hostile_names_are_shown_as_in_the_server_log(conn):
+    name = 'x", "y\n\x1b[2J\x9b\u202e\u200b'
     conn.execute("SELECT totp_import(%s, %s, account_name => 'x', confirmed => true)", [name, SECRET])
     for guess in islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS):
         verify(conn, name, guess)
-    assert health(conn)["locked_users"][1].endswith(r'; the last of them "x\", \"y\n\u001b[2J"')
+    assert health(conn)["locked_users"][1].endswith(r'; the last of them "x\", \"y\u{a}\u{1b}[2J\u{9b}\u{202e}\u{200b}"')
+    conn.execute('CREATE ROLE "nobody; nothing to do\n" IN ROLE pg_write_all_data')
+    try:
+        assert health(conn)["write_all_data"][1].startswith(r'"nobody; nothing to do\u{a}" can change every table')
+    finally:
+        conn.execute('DROP ROLE "nobody; nothing to do\n"')
+
+
+def test_who_never_failed_is_near_no_lock(make_cluster):
+    with closing(make_cluster(totp__max_attempts=1).create_database().connect()) as conn:
+        fix_clock(conn, NOON)
+        active_user(conn)
+        assert health(conn)["locked_users"][1] == "0 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do"
 
 
 def test_many_replays(conn):

@@ -46,6 +46,13 @@ def wal_of(db, rotate) -> int:
         return min(written)
 
 
+def share_left(db) -> float:
+    """How much of a rotation is to be done yet: all of it, where none is half way."""
+    with session(db) as conn:
+        left = conn.execute("SELECT remaining::float / (done + remaining) FROM totp.rotation_progress").fetchone()
+    return left[0] if left else 1.0
+
+
 def kill_in_rotation(cluster, db, rotate, wal: float) -> bool:
     """Kill the server when the rotation has written so much WAL, or has ended; whether it had ended."""
     ended = []
@@ -81,7 +88,7 @@ def test_every_secret_opens_after_a_crash_at_any_moment(populated, rotate, capsy
     print(f"seed {SEED}, {whole} bytes of WAL")
     ended = half_way = 0
     for number, moment in enumerate(moments, start=1):
-        ended += kill_in_rotation(cluster, db, rotate, moment)
+        ended += kill_in_rotation(cluster, db, rotate, moment * share_left(db))
         when = NOON + timedelta(minutes=number)
         with session(db, when) as conn:
             states = [state for _, state in keys(conn)]
