@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import fixture
 from capacity import flushes
-from server import Cluster
+from server import Cluster, wait_until
 from shards import PARTITIONS, Router
 
 USERS = fixture.scaled(16_000, 160)  # each is signed in once in a run, which is long beside the start of its sessions
@@ -66,18 +66,29 @@ def _measure(router, figure):
                 yield figure(f"accepted sign-in, {clients} client{'s' * (clients > 1)}, through a router (in the next column: direct)",
                              _latency(ours, clients), _latency(direct, clients))
             yield _cost(figure, "direct", direct)
-        runs = []
-        for _ in range(ROUNDS):
-            clock = _tick(router, clock)
-            runs.append(_run(router.database, router, shards, CLIENTS, clock))
-        yield figure(f"accepted sign-ins through a router, {CLIENTS} clients, shards on one machine: {number}", f"{_median(runs, 'tps'):,.0f} tps")
-        yield _cost(figure, f"through a router, shards: {number}", runs)
+        for fsync in ("off", "on"):
+            _set_fsync(shards, fsync)
+            runs = []
+            for _ in range(ROUNDS):
+                clock = _tick(router, clock)
+                runs.append(_run(router.database, router, shards, CLIENTS, clock))
+            where = f"{CLIENTS} clients, fsync = {fsync}, shards on one machine: {number}"
+            yield figure(f"accepted sign-ins through a router, {where}", f"{_median(runs, 'tps'):,.0f} tps")
+            yield _cost(figure, f"through a router, {where}", runs)
 
 
 def _tick(router, clock: int) -> int:
     clock += 10 * fixture.STEP
     router.fix_clock(datetime.fromtimestamp(clock, UTC))
     return clock
+
+
+def _set_fsync(shards, fsync: str) -> None:
+    """Without it the disk, which the shards share, is out of the way."""
+    for shard in shards:
+        shard.cluster.configure(fsync=fsync)
+        shard.cluster.reload()
+        wait_until(lambda: shard.database.value("SHOW fsync") == fsync, "the setting")
 
 
 def _run(database, router, shards, clients: int, clock: int) -> Run:

@@ -41,6 +41,41 @@ pub struct Statement {
     types: &'static [pg_sys::Oid],
     read_only: bool,
     plan: Cell<pg_sys::SPIPlanPtr>,
+    is_planned: Cell<bool>,
+    is_of_one_user: bool,
+}
+
+/// While it lives, PostgreSQL plans a sequential scan only where there is no index.
+struct NoSequentialScans(i32);
+
+impl NoSequentialScans {
+    fn begin() -> Self {
+        // SAFETY: what a function with a SET clause does; the abort of a transaction takes it back.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            pg_sys::set_config_option(
+                c"enable_seqscan".as_ptr(),
+                c"off".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+            Self(level)
+        }
+    }
+}
+
+impl Drop for NoSequentialScans {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort of the transaction does it.
+        if !std::thread::panicking() {
+            // SAFETY: ends the level that `begin` began, inside of the same function call.
+            unsafe { pg_sys::AtEOXact_GUC(true, self.0) }
+        }
+    }
 }
 
 /// Declares a [`Statement`]: `statement!(reads FIND(TEXTOID), c"SELECT …")`, or `writes`.
@@ -83,7 +118,14 @@ pub fn int4(value: i32) -> Arg {
 impl Statement {
     /// A statement that is planned at its first use in a backend.
     pub const fn new(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool) -> Self {
-        Self { sql, types, read_only, plan: Cell::new(std::ptr::null_mut()) }
+        Self {
+            sql,
+            types,
+            read_only,
+            plan: Cell::new(std::ptr::null_mut()),
+            is_planned: Cell::new(false),
+            is_of_one_user: contains(sql.to_bytes(), b"user_id = $1"),
+        }
     }
 
     /// Runs it and maps every row of the result.
@@ -137,7 +179,8 @@ impl Statement {
             if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
                 return Err(Error::Internal("SPI_connect"));
             }
-            let plan = self.plan()?;
+            let plan = self.prepared()?;
+            let planning = self.needs_index_plan(plan).then(NoSequentialScans::begin);
             let code = pg_sys::SPI_execute_snapshot(
                 plan,
                 values.as_mut_ptr(),
@@ -148,6 +191,8 @@ impl Statement {
                 true,
                 0,
             );
+            self.is_planned.set(true);
+            drop(planning);
             let result =
                 if code < 0 { Err(Error::Internal("SPI_execute_snapshot")) } else { finish(pg_sys::SPI_processed) };
             pg_sys::SPI_finish();
@@ -155,12 +200,13 @@ impl Statement {
         }
     }
 
-    fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
+    fn prepared(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
         if self.plan.get().is_null() {
-            // SAFETY: called between SPI_connect and SPI_finish; SPI_prepare copies the types.
+            let options = if self.is_of_one_user { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
+            let (count, types) = (self.types.len() as i32, self.types.as_ptr().cast_mut());
+            // SAFETY: called between SPI_connect and SPI_finish; the types are copied.
             unsafe {
-                let plan =
-                    pg_sys::SPI_prepare(self.sql.as_ptr(), self.types.len() as i32, self.types.as_ptr().cast_mut());
+                let plan = pg_sys::SPI_prepare_cursor(self.sql.as_ptr(), count, types, options);
                 if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
                     return Err(Error::Internal("SPI_prepare"));
                 }
@@ -169,6 +215,33 @@ impl Statement {
         }
         Ok(self.plan.get())
     }
+
+    /// Whether it will be planned by its next execution and must get a plan that is good for a table of any size. For an
+    /// empty one a sequential scan is as good as an index, and PostgreSQL would keep it while one statement brings a
+    /// million users.
+    ///
+    /// # Safety
+    /// `plan` is that of this statement.
+    unsafe fn needs_index_plan(&self, plan: pg_sys::SPIPlanPtr) -> bool {
+        // SAFETY: promised by the caller.
+        self.is_of_one_user && !(self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) })
+    }
+}
+
+/// Worked out when the library is compiled.
+const fn contains(text: &[u8], part: &[u8]) -> bool {
+    let mut start = 0;
+    while start + part.len() <= text.len() {
+        let mut len = 0;
+        while len < part.len() && text[start + len] == part[len] {
+            len += 1;
+        }
+        if len == part.len() {
+            return true;
+        }
+        start += 1;
+    }
+    false
 }
 
 /// A row of the running statement's result. Called only inside `Statement::run`, between execution and SPI_finish.

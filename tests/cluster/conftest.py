@@ -152,7 +152,7 @@ def pytest_configure():
 
 # Files that take longest by themselves: begun first, so that the processes that share the files end at about the same time.
 LONG_FILES = ("test_audit_size", "test_rotation_load", "test_attempts_ways_out", "test_proof_crash", "test_attempts_crash", "test_dump", "test_in_place_load",
-              "test_rotation_crash", "test_in_place_floor", "test_in_place_tables")
+              "test_rotation_crash", "test_in_place_floor", "test_in_place_tables", "test_proof_hostile_input")
 
 
 def pytest_collection_modifyitems(items):

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+import psycopg
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, Hash
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -102,19 +103,26 @@ def wal_stream(folder: Path) -> bytes:
     return b"".join(parts)
 
 
-def places(server: Cluster, db: Database, slot: str, log: str) -> list[Place]:
-    """Every file of the data directory and what leaves the server: dumps, decoded changes, statistics, a stretch of the log."""
+def activity(db: Database, conn: psycopg.Connection) -> str:
+    """What pg_stat_activity shows of a session, which must be open for that."""
+    return db.value("SELECT a::text FROM pg_stat_activity a WHERE pid = %s", [conn.info.backend_pid])
+
+
+def places(server: Cluster, db: Database, slot: str, log: str, shown: list[str]) -> list[Place]:
+    """Every file of the data directory and what leaves the server: dumps, decoded changes, statistics, a stretch of the log.
+
+    And what pg_stat_activity showed of the sessions.
+    """
     with closing(db.connect()) as conn:
         conn.execute("CHECKPOINT")
         decoded = conn.execute("SELECT data FROM pg_logical_slot_peek_changes(%s, NULL, NULL)", [slot]).fetchall()
         statements = conn.execute("SELECT s::text FROM pg_stat_statements s").fetchall()
-        activity = conn.execute("SELECT a::text FROM pg_stat_activity a").fetchall()
     custom = server.folder / "dump"
     server.client("pg_dump", "-d", db.name, "-Fc", "-Z0", "-f", custom)
     found = [
         place("log", log), place("dump", server.client("pg_dump", "-d", db.name)), place("custom dump", custom.read_bytes()),
         place("dump of all", server.client("pg_dumpall")), place("decoded", "\n".join(row for [row] in decoded)),
-        place("pg_stat_statements", "\n".join(row for [row] in statements)), place("pg_stat_activity", "\n".join(row for [row] in activity)),
+        place("pg_stat_statements", "\n".join(row for [row] in statements)), place("pg_stat_activity", "\n".join(shown)),
         place("pg_wal", wal_stream(server.data / "pg_wal")),
     ]
     seen: set[bytes] = set()

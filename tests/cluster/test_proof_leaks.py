@@ -8,7 +8,7 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from leaks import derived, forms, key_forms, open_secret, place, places, recovery_code_forms, secret_bytes, unwrap, wal_segments
+from leaks import activity, derived, forms, key_forms, open_secret, place, places, recovery_code_forms, secret_bytes, unwrap, wal_segments
 from totp import NOON, code_at, error_of, fix_clock, verify
 
 TALKATIVE = {
@@ -33,6 +33,7 @@ class Walk:
         self.db, self.name, self.server = db, name, db.cluster
         self.made: dict[str, dict[str, bytes]] = {}  # what the extension made: forms by name
         self.sent: dict[str, dict[str, bytes]] = {}  # what the client sent
+        self.activity: list[str] = []
         self.begin = len(self.server.log_text())
         with closing(db.connect()) as self.conn:
             fix_clock(self.conn, NOON)
@@ -51,6 +52,7 @@ class Walk:
 
     def call(self, query: str, *parameters) -> list[tuple]:
         cursor = self.conn.execute(query, parameters)
+        self.activity.append(activity(self.db, self.conn))
         return cursor.fetchall() if cursor.description else []
 
     def user(self, name: str) -> str:
@@ -186,7 +188,7 @@ class Told:
         self.planted = forms(secrets.token_bytes(20))
         self.plant()
         log = server.log_text()[begin:]
-        self.places = places(server, db, "told", log)
+        self.places = places(server, db, "told", log, [*self.loud.activity, *self.quiet.activity, self.planted_activity])
 
     def prepare(self) -> None:
         """An enrolment in a prepared transaction, whose state file is one of the places. It holds its data key: no rotation after it."""
@@ -204,6 +206,7 @@ class Told:
             conn.execute(f"CREATE TABLE planted AS SELECT {columns}, '\\x{text['hex']}'::bytea AS raw, '' AS filler FROM generate_series(1, {COPIES})")
             # Since PostgreSQL 16, pg_stat_statements keeps no constant of a CREATE TABLE AS.
             conn.execute("SELECT " + ", ".join(f'1 AS "{value}"' for value in text.values()))
+            self.planted_activity = activity(self.db, conn)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +245,7 @@ def test_what_is_planted_is_found(told):
     """In every place and form in which it is there; so the searches above do look."""
     seen = found(told, {"planted": told.planted})
     by_form = {form: {where for _, its_form, where in seen if its_form == form} for form in told.planted}
-    everywhere = {"log", "dump", "custom dump", "dump of all", "decoded", "pg_stat_statements", "pg_wal", "pg_stat_tmp/pgss_query_texts.stat"}
+    everywhere = {"log", "dump", "custom dump", "dump of all", "decoded", "pg_stat_statements", "pg_stat_activity", "pg_wal", "pg_stat_tmp/pgss_query_texts.stat"}
     for form, where in by_form.items():
         assert any(name.startswith("base/") for name in where) and "pg_wal" in where, form
         assert form == "raw" or everywhere <= where, form
