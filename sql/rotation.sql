@@ -7,10 +7,8 @@ CREATE VIEW totp.rotation_progress AS
 SELECT current.key_id AS to_key,
        pg_catalog.array_agg(retiring.key_id ORDER BY retiring.key_id) AS from_keys,
        current.created_at AS started_at,
-       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = current.key_id)
-       + (SELECT pg_catalog.count(*) FROM totp.recovery_codes r WHERE r.key_id = current.key_id) AS done,
-       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id <> current.key_id)
-       + (SELECT pg_catalog.count(*) FROM totp.recovery_codes r WHERE r.key_id <> current.key_id) AS remaining
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = current.key_id) AS done,
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id <> current.key_id) AS remaining
   FROM totp.data_keys current
   JOIN totp.data_keys retiring ON retiring.state = 'retiring'
  WHERE current.state = 'current'
@@ -19,8 +17,8 @@ COMMENT ON VIEW totp.rotation_progress IS 'How far an online rotation is; empty 
 COMMENT ON COLUMN totp.rotation_progress.to_key IS 'The new data key';
 COMMENT ON COLUMN totp.rotation_progress.from_keys IS 'The data keys that will be destroyed';
 COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was made';
-COMMENT ON COLUMN totp.rotation_progress.done IS 'Secrets and sets of recovery codes under the new data key';
-COMMENT ON COLUMN totp.rotation_progress.remaining IS 'Secrets and sets of recovery codes under an old one';
+COMMENT ON COLUMN totp.rotation_progress.done IS 'Secrets under the new data key';
+COMMENT ON COLUMN totp.rotation_progress.remaining IS 'Secrets under an old one';
 
 SET LOCAL search_path = @extschema@, pg_temp;
 
@@ -47,7 +45,7 @@ BEGIN
       COMMIT;
       EXIT WHEN last_user IS NULL;
       done := done OPERATOR(pg_catalog.+) moved;
-      RAISE NOTICE 'pg_totp: % of % secrets moved, % per second', done, GREATEST(total, done),
+      RAISE NOTICE 'pg_totp: % of % secrets moved, % per second', done, total,
         pg_catalog.round(done::numeric OPERATOR(pg_catalog./) (0.001 OPERATOR(pg_catalog.+)
           EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started)));
     END LOOP;
