@@ -3,7 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::clock;
+use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::store::data_keys;
 use crate::store::health::{self, Check};
@@ -23,7 +23,7 @@ fn totp_health() -> Result<
     checks.extend(sealed_under()?);
     checks.push(writers()?);
     checks.extend(health::checks(now)?);
-    name_users_near_a_lock(&mut checks)?;
+    name_users_near_a_lock(&mut checks, now)?;
     Ok(TableIterator::new(checks.into_iter().map(|c| (c.name, c.status, c.detail))))
 }
 
@@ -68,8 +68,8 @@ fn writers() -> Result<Check, Error> {
     Ok(check("write_all_data", "warn", detail))
 }
 
-fn name_users_near_a_lock(checks: &mut [Check]) -> Result<(), Error> {
-    let users = health::users_near_a_lock()?;
+fn name_users_near_a_lock(checks: &mut [Check], now: Timestamp) -> Result<(), Error> {
+    let users = health::users_near_a_lock(now)?;
     if let (false, Some(check)) = (users.is_empty(), checks.iter_mut().find(|c| c.name == "locked_users")) {
         check.detail.push_str("; the last of them ");
         check.detail.push_str(&quoted(&users));

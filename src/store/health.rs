@@ -150,9 +150,10 @@ SELECT rolname::text FROM pg_catalog.pg_roles
  ORDER BY rolname");
 
 // Those that locked_users counts, the last first.
-statement!(reads NEAR_A_LOCK(), c"
+statement!(reads NEAR_A_LOCK(TIMESTAMPTZOID), c"
 SELECT user_id FROM totp.attempts
- WHERE greatest(failures, recovery_failures) >= greatest(pg_catalog.current_setting('totp.max_attempts')::integer - 1, 1)
+ WHERE greatest(locked_until, recovery_locked_until) > $1
+    OR greatest(failures, recovery_failures) >= greatest(pg_catalog.current_setting('totp.max_attempts')::integer - 1, 1)
  ORDER BY last_failed_at DESC, user_id LIMIT 10");
 
 statement!(reads FLOOR(TIMESTAMPTZOID), c"
@@ -188,7 +189,9 @@ SELECT 'locked_users', CASE WHEN forever > 0 THEN 'warn' ELSE 'ok' END,
                count(*) FILTER (WHERE 'infinity' IN (locked_until, recovery_locked_until)) AS forever,
                count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) <= $1) AS near
           FROM totp.attempts
-         WHERE greatest(failures, recovery_failures)
+         -- A lock may be of the time before totp.max_attempts was raised.
+         WHERE greatest(locked_until, recovery_locked_until) > $1
+            OR greatest(failures, recovery_failures)
                >= greatest(pg_catalog.current_setting('totp.max_attempts')::integer - 1, 1)) AS x
 UNION ALL
 SELECT 'failures_over_many_users', CASE WHEN spraying THEN 'warn' ELSE 'ok' END,
@@ -234,17 +237,17 @@ pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {
 }
 
 /// The last ten users who are in a lock or one wrong code away.
-pub fn users_near_a_lock() -> Result<Vec<String>, Error> {
-    NEAR_A_LOCK.with(names)
+pub fn users_near_a_lock(now: Timestamp) -> Result<Vec<String>, Error> {
+    NEAR_A_LOCK.with(|s| names(s, &[int8(now.0)]))
 }
 
 /// The roles that can write to every table, superusers apart.
 pub fn writers_of_all_data() -> Result<Vec<String>, Error> {
-    WRITERS.with(names)
+    WRITERS.with(|s| names(s, &[]))
 }
 
-fn names(statement: &Statement) -> Result<Vec<String>, Error> {
-    statement.rows(&Snapshot::latest(), &[], |row| row.must(1))
+fn names(statement: &Statement, args: &[Arg]) -> Result<Vec<String>, Error> {
+    statement.rows(&Snapshot::latest(), args, |row| row.must(1))
 }
 
 fn read(statement: &Statement, snapshot: &Snapshot, args: &[Arg]) -> Result<Vec<Check>, Error> {

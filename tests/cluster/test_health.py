@@ -118,6 +118,22 @@ def test_hostile_names_are_shown_as_in_the_server_log(conn):
         conn.execute('DROP ROLE "nobody; nothing to do\n"')
 
 
+def test_a_lock_is_counted_after_the_limit_was_raised(make_cluster):
+    server = make_cluster(totp__max_attempts=5)
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = active_user(conn)
+        for guess in islice(wrong_codes(secret, NOON), 5):
+            verify(conn, "alice", guess)
+    server.configure(totp__max_attempts=10)
+    server.reload()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert health(conn)["locked_users"][1] == ("1 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do;"
+                                                   ' the last of them "alice"')
+
+
 def test_who_never_failed_is_near_no_lock(make_cluster):
     with closing(make_cluster(totp__max_attempts=1).create_database().connect()) as conn:
         fix_clock(conn, NOON)
