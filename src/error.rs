@@ -76,8 +76,10 @@ pub enum Error {
     DoesNotOpen,
     #[error("rows of schema \"totp\" are missing or altered")]
     RowsAltered,
-    #[error("table \"totp.{0}\" cannot be used as it is")]
+    #[error("table \"totp.{0}\" is missing or altered")]
     TableAltered(&'static str),
+    #[error("cannot judge a code in the transaction that rewrote table \"totp.{0}\"")]
+    TableRewritten(&'static str),
     #[error("the operating system gave no random bytes")]
     Random,
     #[error("unexpected failure in {0}")]
@@ -98,18 +100,19 @@ impl Error {
             Self::TimeRange | Self::Clock => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::DeviceDisabled | Self::RowsAltered | Self::TableAltered(_) => {
-                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
-            Self::MasterKeyNotLoaded(_) | Self::NoDataKey(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::DeviceDisabled | Self::TableRewritten(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::BatchSize | Self::NotForgettable | Self::Age => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::ExportDenied | Self::StartupOption => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NothingToRotate | Self::OwnCopy => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
-            Self::DoesNotOpen => ERRCODE_DATA_CORRUPTED,
+            Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } | Self::MasterKeyNotLoaded(_) => {
+                ERRCODE_CONFIG_FILE_ERROR
+            }
+            Self::DoesNotOpen | Self::RowsAltered | Self::TableAltered(_) | Self::NoDataKey(_) => {
+                ERRCODE_DATA_CORRUPTED
+            }
             Self::Random | Self::Internal(_) => ERRCODE_INTERNAL_ERROR,
         }
     }
@@ -165,9 +168,10 @@ impl Error {
             }
             Self::NoDataKey(_) => Some("Restore table totp.data_keys from a backup."),
             Self::RowsAltered => Some("See totp_health(); restore the rows from a backup, or enrol the user again."),
-            Self::TableAltered(_) => Some(
-                "It must be a logged table of access method heap with its columns unchanged. With wal_level = minimal, commit what made or rewrote it first.",
-            ),
+            Self::TableAltered(_) => {
+                Some("Restore it: a logged table of access method heap, with the columns that it was made with.")
+            }
+            Self::TableRewritten(_) => Some("Commit first: a rollback would forget what was judged."),
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
             Self::ExportDenied => Some("Only a superuser exports secrets."),
             Self::StartupOption => Some("Connect without them; only totp.actor may be among them."),

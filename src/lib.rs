@@ -19,6 +19,7 @@ mod inplace;
 mod keyring;
 mod log;
 mod names;
+mod removed;
 mod settings;
 mod store;
 #[cfg(any(test, feature = "pg_test"))]

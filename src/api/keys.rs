@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 use crate::audit;
 use crate::clock;
 use crate::error::Error;
-use crate::store::rotation;
+use crate::removed::Removed;
+use crate::store::rotation::{self, Lost};
 use crate::store::spi::Snapshot;
 use crate::store::{attempts, data_keys, recovery_codes, secrets};
 use crate::{guard, keyring};
@@ -69,8 +70,8 @@ fn lock_all_keys() -> Result<Vec<data_keys::ListedKey>, Error> {
 }
 
 /// Whom to notify: not the user whose device keeps its active secret, and has only lost the one that was to follow.
-fn to_enroll_anew(lost: Vec<rotation::Lost>) -> Result<Vec<(String, Option<String>)>, Error> {
-    let mut rows: Vec<_> = lost.into_iter().map(|(user_id, device, _)| (user_id, device)).collect();
+fn to_enroll_again(lost: Vec<Lost>) -> Result<Vec<(String, Option<String>)>, Error> {
+    let mut rows: Vec<_> = lost.into_iter().map(|l| (l.user_id, l.device)).collect();
     rows.dedup();
     let snapshot = Snapshot::latest();
     let mut found = Vec::new();
@@ -101,17 +102,18 @@ fn totp_forget_unreadable(
     }
     let lost = rotation::sealed_under(&Snapshot::latest(), &keys)?;
     let now = clock::now()?;
-    for (user_id, device, secret_id) in &lost {
+    for Lost { user_id, device, secret_id, period } in &lost {
         attempts::lock(user_id)?;
-        match device {
-            Some(_) => drop(secrets::delete(user_id, *secret_id)?),
+        let mut removed = Removed::nothing();
+        match period {
+            Some(period) => removed.add(secrets::delete(user_id, *secret_id)?, *period, now),
             None => recovery_codes::delete(user_id)?,
         }
-        audit::unreadable_forgotten(Some(user_id), device.as_deref(), fingerprint, now)?;
+        audit::unreadable_forgotten(Some(user_id), device.as_deref(), fingerprint, &removed, now)?;
     }
     if lost.is_empty() {
-        audit::unreadable_forgotten(None, None, fingerprint, now)?;
+        audit::unreadable_forgotten(None, None, fingerprint, &Removed::nothing(), now)?;
     }
     data_keys::delete(&keys)?;
-    Ok(TableIterator::new(to_enroll_anew(lost)?))
+    Ok(TableIterator::new(to_enroll_again(lost)?))
 }

@@ -14,6 +14,7 @@ pub mod rotation;
 mod row;
 mod scan;
 pub mod secrets;
+mod shape;
 pub mod sign_in;
 pub mod spi;
 pub mod used_codes;

@@ -1,5 +1,6 @@
 //! What a key rotation reads and writes, set by set.
 
+use otp::Period;
 use pgrx::IntoDatum;
 
 use super::attempts;
@@ -45,9 +46,9 @@ statement!(reads ANYTHING_UNDER(INT4ARRAYOID), c"
 SELECT EXISTS (SELECT FROM totp.secrets WHERE key_id = ANY ($1))
     OR EXISTS (SELECT FROM totp.recovery_codes WHERE key_id = ANY ($1))");
 statement!(reads SEALED_UNDER(INT4ARRAYOID), c"
-SELECT user_id, device, secret_id FROM totp.secrets WHERE key_id = ANY ($1)
+SELECT user_id, device, secret_id, period FROM totp.secrets WHERE key_id = ANY ($1)
 UNION ALL
-SELECT user_id, NULL, set_id FROM totp.recovery_codes WHERE key_id = ANY ($1)
+SELECT user_id, NULL, set_id, NULL FROM totp.recovery_codes WHERE key_id = ANY ($1)
 ORDER BY 1, 2");
 
 /// Whether anything is sealed under one of these keys.
@@ -108,11 +109,25 @@ fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, E
     Ok(users)
 }
 
-/// User, device and id of a secret; without a device, of a set of recovery codes.
-pub type Lost = (String, Option<String>, i64);
+/// A secret that cannot be opened; without a device and a period, a set of recovery codes.
+pub struct Lost {
+    pub user_id: String,
+    pub device: Option<String>,
+    pub secret_id: i64,
+    pub period: Option<Period>,
+}
 
 /// What is sealed under these keys, in the order of users and devices.
 pub fn sealed_under(snapshot: &Snapshot, keys: &[i32]) -> Result<Vec<Lost>, Error> {
-    SEALED_UNDER
-        .with(|s| s.rows(snapshot, &[keys.to_vec().into_datum()], |row| Ok((row.must(1)?, row.get(2), row.must(3)?))))
+    SEALED_UNDER.with(|s| {
+        s.rows(snapshot, &[keys.to_vec().into_datum()], |row| {
+            let period = row.get::<i16>(4).map(|seconds| Period::new(seconds.into())).transpose();
+            Ok(Lost {
+                user_id: row.must(1)?,
+                device: row.get(2),
+                secret_id: row.must(3)?,
+                period: period.map_err(|_| Error::RowsAltered)?,
+            })
+        })
+    })
 }

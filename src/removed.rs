@@ -1,0 +1,50 @@
+//! What was used of secrets that are gone.
+//!
+//! A secret takes its used step along when it is removed. If it is imported again soon after, the code that was used last
+//! would be good once more. So the audit row of the removal says until when codes were used, and an import looks there.
+
+use otp::{Period, TimeStep};
+
+use crate::audit::Detail;
+use crate::clock::Timestamp;
+use crate::error::Error;
+use crate::store;
+use crate::store::used_codes::UsedCode;
+
+/// The name of the detail.
+const USED_UNTIL: &str = "used_until";
+
+/// How far back a used code matters: further than any window reaches, with a clock that may be wrong by as much.
+const REACH: i64 = otp::lockout::CLOCK_DOUBT;
+
+/// The end of the last used step of the secrets that a call removes, in unix seconds.
+#[derive(Clone, Copy)]
+pub struct Removed(Option<i64>);
+
+impl Removed {
+    /// None was removed.
+    pub fn nothing() -> Self {
+        Self(None)
+    }
+
+    /// One was removed, of which so much was used.
+    pub fn add(&mut self, used: UsedCode, period: Period, now: Timestamp) {
+        let until = Some(used.step).filter(|step| *step != TimeStep::NONE).map(|step| step.end(period));
+        self.0 = self.0.max(until.filter(|until| Timestamp::from_unix_seconds(*until).0 > now.0.saturating_sub(REACH)));
+    }
+
+    /// What the audit row of the call says of it.
+    pub fn detail(&self) -> Detail {
+        self.0.map(|until| (USED_UNTIL, until.to_string())).into_iter().collect()
+    }
+
+    /// What the audit rows say of secrets that the user had.
+    pub fn of_user(user_id: &str, now: Timestamp) -> Result<Self, Error> {
+        store::audit::latest_number(user_id, Timestamp(now.0.saturating_sub(2 * REACH)), USED_UNTIL).map(Self)
+    }
+
+    /// The last used step, in steps of a period.
+    pub fn step(&self, period: Period) -> TimeStep {
+        self.0.map_or(TimeStep::NONE, |until| TimeStep::at(until.saturating_sub(1), period))
+    }
+}
