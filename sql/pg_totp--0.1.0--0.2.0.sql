@@ -2,4 +2,4 @@
 
 \echo Use "ALTER EXTENSION pg_totp UPDATE" to load this file. \quit
 
-COMMENT ON COLUMN totp.floor.control_inode IS 'Inode of global/pg_control, mixed with its time of birth: differs in a copy of the data directory';
+COMMENT ON COLUMN totp.floor.control_inode IS 'Inodes and times of global/pg_control and backup_label.old, combined: another number in a copy of the data directory';
