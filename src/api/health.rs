@@ -3,6 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::health_rights;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::store::data_keys;
@@ -22,12 +23,13 @@ fn totp_health() -> Result<
     let mut checks = vec![master_key(), key_source(), test_clock()];
     checks.extend(sealed_under()?);
     checks.push(writers()?);
+    checks.extend(health_rights::checks()?);
     checks.extend(health::checks(now)?);
     name_users_near_a_lock(&mut checks, now)?;
     Ok(TableIterator::new(checks.into_iter().map(|c| (c.name, c.status, c.detail))))
 }
 
-fn check(name: &str, status: &str, detail: String) -> Check {
+pub(super) fn check(name: &str, status: &str, detail: String) -> Check {
     Check { name: name.into(), status: status.into(), detail }
 }
 

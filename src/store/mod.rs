@@ -8,6 +8,7 @@ pub mod audit;
 pub mod data_keys;
 pub mod floor;
 pub mod health;
+pub mod health_rights;
 pub mod kept;
 pub mod recovery_codes;
 pub mod rotation;
