@@ -262,7 +262,7 @@ fn is_only_locked(infomask: u16) -> bool {
         || mask & (pg_sys::HEAP_XMAX_IS_MULTI | pg_sys::HEAP_LOCK_MASK) == pg_sys::HEAP_XMAX_EXCL_LOCK
 }
 
-/// A heap table that is logged, whose first five columns are the expected ones, 8 bytes wide and NOT NULL.
+/// A permanent heap table, whose first five columns are the expected ones, 8 bytes wide and NOT NULL.
 ///
 /// # Safety
 /// `relation` is open.
@@ -273,7 +273,6 @@ unsafe fn can_change_in_place<T: InPlace>(relation: pg_sys::Relation) -> bool {
         let columns = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att);
         class.relam == pg_sys::HEAP_TABLE_AM_OID
             && class.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT
-            && is_logged(relation)
             && T::COLUMNS.iter().enumerate().all(|(i, name)| {
                 columns.get(i).is_some_and(|c| {
                     c.attnotnull

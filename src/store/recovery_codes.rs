@@ -27,9 +27,14 @@ pub struct LookUp {
 impl LookUp {
     /// Where its used codes are kept.
     ///
-    /// Errors: XX001 if the row is missing, which matters to a code of this set alone.
+    /// Errors, which matter to a code of this set alone: XX001 if the row is missing; 55000 if the own transaction made a
+    /// copy of it.
     pub fn used(&self) -> Result<RowAddress, Error> {
-        self.used.ok_or(Error::RowsAltered)
+        match self.used {
+            None => Err(Error::RowsAltered),
+            Some(address) if address.is_own() && !self.is_own => Err(Error::OwnCopy),
+            Some(address) => Ok(address),
+        }
     }
 }
 

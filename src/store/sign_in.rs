@@ -36,9 +36,13 @@ pub struct Candidate {
 impl Candidate {
     /// Where its last used step is kept.
     ///
-    /// Errors: XX001 if the row is missing.
+    /// Errors: XX001 if the row is missing; 55000 if the own transaction made a copy of it.
     pub fn used(&self) -> Result<RowAddress, Error> {
-        self.used.map(|(address, _)| address).ok_or(Error::RowsAltered)
+        match self.used {
+            None => Err(Error::RowsAltered),
+            Some((address, _)) if address.is_own() && !self.is_own => Err(Error::OwnCopy),
+            Some((address, _)) => Ok(address),
+        }
     }
 
     /// Whether a step is later than the last used one was at the look-up.

@@ -202,6 +202,11 @@ def error_of(conn: psycopg.Connection, query: str, parameters=None) -> psycopg.E
     raise AssertionError(f"no error, but {rows}")
 
 
+def is_waiting(watch: psycopg.Connection, conn: psycopg.Connection) -> bool:
+    """Whether this session waits for a lock, seen from another one."""
+    return watch.execute("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", [conn.info.backend_pid]).fetchone()[0]
+
+
 def codes_left(conn: psycopg.Connection, user_id: str = "alice") -> int:
     """How many recovery codes totp_status says are left."""
     [value] = {row[0] for row in conn.execute("SELECT recovery_codes_left FROM totp_status(%s)", [user_id])}
