@@ -3,6 +3,7 @@
 //! A rotation locks the data keys before any row. Whoever writes rows of a user holds the current data key first, so
 //! neither waits for the other in a circle. Sign-ins hold none of these locks.
 
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -87,12 +88,15 @@ fn to_enroll_again(lost: Vec<Lost>) -> Result<Vec<(String, Option<String>)>, Err
 
 /// Removes what is sealed under a master key that is lost for good, and says who must enrol again. A row with a NULL
 /// device stands for the recovery codes of a user.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_forget_unreadable(
     master_key: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<TableIterator<'static, (name!(user_id, String), name!(device, Option<String>))>, ErrorReport> {
     guard::writable("totp_forget_unreadable")?;
+    // SAFETY: that of this call.
+    unsafe { guard::owner(fcinfo, "totp_forget_unreadable") }?;
     guard::read_committed("totp_forget_unreadable")?;
     let fingerprint = master_key.ok_or(Error::Null("master_key"))?;
     keyring::reread()?;

@@ -1,6 +1,6 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else speaks SPI.
 //!
-//! One file a table, but for `sign_in`, the look-up of the hot path; `rotation`; and `health`. They speak through `spi`,
+//! One file a table, but for `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health`. They speak through `spi`,
 //! and where a plan costs too much through `scan`; both hand out a `row`.
 
 pub mod attempts;
@@ -10,6 +10,7 @@ pub mod floor;
 pub mod health;
 pub mod health_rights;
 pub mod kept;
+pub mod owner;
 pub mod recovery_codes;
 pub mod rotation;
 mod row;

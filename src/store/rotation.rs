@@ -1,11 +1,39 @@
 //! What a key rotation reads and writes, set by set.
 
+use std::cell::Cell;
+
 use otp::Period;
 use pgrx::IntoDatum;
 
 use super::attempts;
 use super::spi::{Snapshot, int4, statement, text};
 use crate::error::Error;
+
+thread_local! {
+    /// The data key to which this backend is moving values right now.
+    static MOVING_TO: Cell<Option<i32>> = const { Cell::new(None) };
+}
+
+/// While it lives, `totp.reseal` and `totp.reseal_recovery_codes` may be called, for this data key. An error that unwinds
+/// ends it too.
+struct Moving(Option<i32>);
+
+impl Moving {
+    fn to(key_id: i32) -> Self {
+        Self(MOVING_TO.replace(Some(key_id)))
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        MOVING_TO.set(self.0);
+    }
+}
+
+/// Whether a statement of a rotation to that data key is running.
+pub fn is_moving_to(key_id: i32) -> bool {
+    MOVING_TO.get() == Some(key_id)
+}
 
 /// The users of one batch, locked.
 pub struct Batch {
@@ -59,6 +87,7 @@ pub fn is_anything_under(snapshot: &Snapshot, keys: &[i32]) -> Result<bool, Erro
 
 /// Moves everything to a key. Returns the number of secrets, sets of recovery codes not counted.
 pub fn move_all(key_id: i32) -> Result<i64, Error> {
+    let _moving = Moving::to(key_id);
     MOVE_RECOVERY_CODES.with(|s| s.count(&[int4(key_id)]))?;
     Ok(MOVE_SECRETS.with(|s| s.count(&[int4(key_id)]))?.cast_signed())
 }
@@ -66,6 +95,7 @@ pub fn move_all(key_id: i32) -> Result<i64, Error> {
 /// Moves what belongs to users who are locked. Returns the number of secrets.
 pub fn move_users(key_id: i32, users: &[String]) -> Result<i64, Error> {
     let args = || [int4(key_id), users.to_vec().into_datum()];
+    let _moving = Moving::to(key_id);
     MOVE_RECOVERY_CODES_OF.with(|s| s.count(&args()))?;
     Ok(MOVE_SECRETS_OF.with(|s| s.count(&args()))?.cast_signed())
 }

@@ -117,8 +117,17 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
         assert verify(conn, "devices", code_at(tablet, NOON - MINUTE / 2), "tablet") is True
         [recovery_code, *_] = [code for [code] in conn.execute("SELECT totp_recovery_codes('devices')")]
         # "staged": the active secret went over and the staged one did not.
-        conn.execute("""UPDATE totp.secrets SET key_id = %s, sealed = totp.reseal(user_id, device, secret_id, algorithm, digits, period, sealed, %s)
-                         WHERE user_id = 'staged' AND slot = 'active'""", [new_key, new_key])
+        hide = {"secrets": "user_id = 'staged' AND slot = 'pending'", "recovery_codes": "user_id = 'staged'"}
+        for table, rows in hide.items():
+            conn.execute(f"CREATE TEMP TABLE hidden_{table} AS SELECT * FROM totp.{table} WHERE {rows}")
+            conn.execute(f"DELETE FROM totp.{table} WHERE {rows}")
+        with session(db) as others:
+            others.execute("BEGIN")
+            others.execute("SELECT FROM totp.attempts WHERE user_id <> 'staged' FOR UPDATE")
+            assert conn.execute("SELECT moved FROM totp.rotation_step(NULL, 100)").fetchone() == (1,)
+            others.execute("ROLLBACK")
+        for table in hide:
+            conn.execute(f"INSERT INTO totp.{table} SELECT * FROM hidden_{table}")
     replace_key_file(key_cluster, f"{NEW}\n")
     with session(db) as conn:
         conn.execute("SET totp.actor = 'ops:7'")
