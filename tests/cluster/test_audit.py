@@ -208,7 +208,7 @@ CALL = {  # query, and the line that it writes
     "replayed": ("SELECT totp_verify('alice', %(used)s)", ['event=replayed user="alice" device="default"']),
     "unlocked": ("SELECT totp_unlock('alice')", ['event=unlocked user="alice"']),
     "recovery_code_used": ("SELECT totp_recover('alice', %(recovery)s)", ['event=recovery_code_used user="alice"']),
-    "recovery code replayed": ("SELECT totp_recover('alice', %(recovery)s)", ['event=replayed user="alice" of="recovery_codes"']),
+    "recovery code replayed": ("SELECT totp_recover('alice', %(recovery)s)", ['event=replayed user="alice" of="recovery_codes" failures=1']),
     "recovery code failed": ("SELECT totp_recover('alice', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')", ['event=failed user="alice" of="recovery_codes" failures=1']),
 }
 
