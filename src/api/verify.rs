@@ -196,17 +196,17 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
         };
 
         // What may wait: after it everything is looked at again, at the time that it is then.
-        let Some(floor_at) = floor::known(now) else {
-            drop(look_up);
-            floor::current()?;
-            continue;
-        };
         let reads = keyring::reads();
         let opened = open(&look_up, user_id, &candidates)?;
         if keyring::reads() != reads && !keys_were_read {
             keys_were_read = true;
             continue;
         }
+        let Some(floor_at) = floor::known(now) else {
+            drop(opened);
+            floor::current()?;
+            continue;
+        };
         let Some(row) = attempts_row(&address, &secrets)? else { continue };
 
         let attempt = Attempt { user_id, policy, floor_at, now };

@@ -35,7 +35,7 @@ def use(db, when=LATER):
 
 
 def refuses_what_may_have_been_used(db, timeline):
-    """The old secrets' codes for (window + 1) periods and once; no other's, and no wrong code is taken for one."""
+    """The old secrets' codes for three periods and once; no other's, and no wrong code is taken for one."""
     log = len(db.cluster.log_text())
     with closing(db.connect()) as conn:
         fix_clock(conn, LATER)
@@ -43,9 +43,9 @@ def refuses_what_may_have_been_used(db, timeline):
         for step in (-1, 0, 1):
             answer = check(conn, "alice", code_at(SECRET, step_start + PERIOD * step))
             assert (answer.reason, answer.attempts_left) == ("replayed", 5)
-            assert answer.retry_at == datetime.fromtimestamp(step_start + 2 * PERIOD, UTC)
+            assert answer.retry_at == datetime.fromtimestamp(step_start + 3 * PERIOD, UTC)
         bobs = check(conn, "bob", code_at(SECRET, LATER, digits=8, period=60))
-        assert bobs.reason == "replayed" and bobs.retry_at == datetime.fromtimestamp(LATER.timestamp() // 60 * 60 + 2 * 60, UTC)
+        assert bobs.reason == "replayed" and bobs.retry_at == datetime.fromtimestamp(LATER.timestamp() // 60 * 60 + 3 * 60, UTC)
         assert check(conn, "alice", next(wrong_codes(SECRET, LATER))).reason == "wrong"
         secret = enroll(conn, "carol")
         assert check(conn, "carol", code_at(secret, LATER)).reason == "accepted"

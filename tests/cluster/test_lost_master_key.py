@@ -136,7 +136,9 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
                              ("pending", "default"), ("pending", None), ("staged", None)]
         lost = sorted([*forgotten, ("staged", "default")], key=lambda row: (row[0], row[1] or "~"))
         audited = conn.execute("SELECT user_id, device, actor, at, detail FROM totp.audit_log WHERE event = 'unreadable_forgotten' ORDER BY id").fetchall()
-        assert audited == [(user, device, "ops:7", NOON, {"master_key": old}) for user, device in lost]
+        until = {("active", "default"): NOON, ("both", "default"): NOON, ("devices", "default"): NOON}  # of the codes that confirmed them
+        used = {row: {"used_until": str(int(when.timestamp()))} for row, when in until.items()}
+        assert audited == [(*row, "ops:7", NOON, {"master_key": old} | used.get(row, {})) for row in lost]
         assert keys(conn) == [(new_key, "current")]
 
         left = conn.execute("SELECT user_id, device, slot FROM totp.secrets ORDER BY 1, 2, 3").fetchall()

@@ -169,7 +169,7 @@ def test_codes_used_in_lost_wal_are_refused_once_and_for_a_minute(way, request):
         uses = db.value("SELECT sum(uses) FROM totp.used_codes")
         assert uses == USERS, "the copy knows what was to be lost"
         log = len(db.cluster.log_text())
-        until = datetime.fromtimestamp(NOW.timestamp() // PERIOD * PERIOD + 2 * PERIOD, UTC)
+        until = datetime.fromtimestamp(NOW.timestamp() // PERIOD * PERIOD + 3 * PERIOD, UTC)
 
         # The first calls, all at once and all rolled back, later and later: they set one floor, and it stays.
         def ask(number, conn):
