@@ -60,7 +60,12 @@ mod tests {
             Error::NotForgettable,
             Error::UserExists,
             Error::SecretOfOtherDevice,
-            Error::ExportDenied,
+            Error::SuperuserOnly,
+            Error::Restricted("totp_verify"),
+            Error::OwnerOnly("totp_prune_audit"),
+            Error::RotationOnly("reseal"),
+            Error::CallerUnknown("totp_export"),
+            Error::StartupOption,
         ];
         for error in errors {
             let report = ErrorReport::from(error);
