@@ -1,7 +1,8 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else speaks SPI.
 //!
-//! One file a table, but for `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health`. They speak through `spi`,
-//! and where a plan costs too much through `scan`; both hand out a `row`.
+//! One file a table, but for `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health` with `health_rights`.
+//! They speak through `spi`, and where a plan costs too much through `scan`; both hand out a `row`. `shape` knows what the
+//! tables look like.
 
 pub mod attempts;
 pub mod audit;
