@@ -148,3 +148,76 @@ def test_a_snapshot_that_is_started_in_place_is_not_recognised(original):
     assert control.stat().st_ino == inode
     cluster.start()
     use(original)
+
+
+# --- the widest window ------------------------------------------------------------------------
+
+
+def test_the_floor_counts_with_the_widest_window(original, make_standby):
+    """A code two steps ahead, used under a window of two, is not good under a window of one on the promoted standby."""
+    standby = make_standby(original.cluster)
+    standby.wait_for_replay(original.cluster)
+    standby.cut_off()
+    ahead = code_at(SECRET, LATER.timestamp() + 2 * PERIOD)
+    with closing(original.connect()) as conn:
+        fix_clock(conn, LATER)
+        conn.execute("SET totp.window_steps = 2")
+        assert check(conn, "alice", ahead).reason == "accepted"
+    original.cluster.stop("immediate")
+    standby.promote()
+    promoted = Database(standby, original.name)
+    with closing(promoted.connect()) as conn:
+        fix_clock(conn, LATER)
+        assert check(conn, "alice", code_at(SECRET, LATER)).reason == "replayed"  # sets the floor
+        for seconds in (PERIOD, 2 * PERIOD):
+            fix_clock(conn, LATER + timedelta(seconds=seconds))
+            assert check(conn, "alice", ahead).reason == "replayed"
+        fix_clock(conn, LATER + timedelta(seconds=3 * PERIOD))
+        assert check(conn, "alice", code_at(SECRET, LATER.timestamp() + 3 * PERIOD)).reason == "accepted"
+
+
+# --- a backup that is copied over a data directory ------------------------------------------------
+
+
+def test_a_base_backup_copied_over_the_data_directory(original):
+    """The control file keeps its inode and its creation time. The label that recovery leaves is a new one, each time."""
+    cluster = original.cluster
+    backup = cluster.base_backup()
+    try:
+        control = cluster.data / "global" / "pg_control"
+        for again in (False, True):
+            use(original, LATER + timedelta(minutes=10 * again))
+            before = control.stat()
+            cluster.stop()
+            cluster.run("sh", "-c", f"rm -rf {cluster.data}/pg_wal && cp -a {backup.data}/. {cluster.data}")
+            cluster.configure(unix_socket_directories=cluster.folder)
+            cluster.start()
+            assert (control.stat().st_ino, (cluster.data / "backup_label.old").exists()) == (before.st_ino, True)
+            when = LATER + timedelta(minutes=10 * again)
+            log = len(cluster.log_text())
+            with closing(original.connect()) as conn:
+                fix_clock(conn, when)
+                assert check(conn, "alice", code_at(SECRET, when)).reason == "replayed"
+            assert cluster.log_text()[log:].count("event=floor") == 1
+    finally:
+        backup.remove()
+
+
+def test_without_its_label_the_floor_is_set_once_more_and_the_log_says_so(original):
+    cluster = original.cluster
+    copy = cluster.base_backup()
+    try:
+        copy.start()
+        db = Database(copy, original.name)
+        with closing(db.connect()) as conn:
+            fix_clock(conn, LATER)
+            assert check(conn, "alice", code_at(SECRET, LATER)).reason == "replayed"
+        (copy.data / "backup_label.old").unlink()
+        later = LATER + timedelta(minutes=10)
+        log = len(copy.log_text())
+        with closing(db.connect()) as conn:
+            fix_clock(conn, later)
+            assert check(conn, "alice", code_at(SECRET, later)).reason == "replayed"
+        assert copy.log_text()[log:].count("event=floor") == 1
+    finally:
+        copy.remove()
