@@ -135,12 +135,12 @@ pub fn unlocked(user_id: &str, at: Timestamp) -> Result<(), Error> {
     record(Event::Unlocked, at, Some(user_id), None)
 }
 
-/// A new id of a user: one row for each of the two, so that the history of either is found.
-pub fn renamed(old: &str, new: &str, removed: &Removed, at: Timestamp) -> Result<(), Error> {
-    record_with(Event::Renamed, at, Some(old), None, &vec![("new_user_id", new.into())])?;
-    let mut detail = removed.detail();
-    detail.push(("old_user_id", old.into()));
-    record_with(Event::Renamed, at, Some(new), None, &detail)
+/// A new id of a user: one row for each of the two, with what was used of secrets that it has lost, so that the history of
+/// either is found.
+pub fn renamed((old, lost): (&str, &Removed), (new, inherited): (&str, &Removed), at: Timestamp) -> Result<(), Error> {
+    let detail = |removed: &Removed, name, other: &str| [removed.detail(), vec![(name, other.into())]].concat();
+    record_with(Event::Renamed, at, Some(old), None, &detail(lost, "new_user_id", new))?;
+    record_with(Event::Renamed, at, Some(new), None, &detail(inherited, "old_user_id", old))
 }
 
 /// A rotation that is complete.

@@ -83,11 +83,7 @@ struct Past {
 impl Past {
     /// It may be a secret that was removed a moment ago: then its codes were used up to there.
     fn forget_nothing(&mut self, removed: &Removed, parameters: Parameters) {
-        let step = removed.step(parameters.period);
-        if step != TimeStep::NONE {
-            let used = self.used.unwrap_or(UsedCode::none(0));
-            self.used = Some(UsedCode { step: used.step.max(step), ..used });
-        }
+        self.used = Some(removed.raise(self.used.unwrap_or(UsedCode::none(0)), parameters.period));
     }
 }
 
@@ -133,8 +129,10 @@ fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Times
         if count < settings::max_devices() {
             break;
         }
-        secrets::delete(user.as_str(), abandoned.secret_id)?;
-        audit::record(Event::Removed, now, Some(user.as_str()), Some(&abandoned.device))?;
+        // Its first code may have been used in a transaction that was rolled back.
+        let mut removed = Removed::nothing();
+        removed.add(secrets::delete(user.as_str(), abandoned.secret_id)?, abandoned.period, now);
+        audit::record_with(Event::Removed, now, Some(user.as_str()), Some(&abandoned.device), &removed.detail())?;
         count -= 1;
     }
     if count < settings::max_devices() { Ok(()) } else { Err(Error::TooManyDevices) }

@@ -193,9 +193,13 @@ fn open(snapshot: &Snapshot, context: &Context, sealed: &[u8]) -> Result<Zeroizi
     {
         return Ok(plaintext);
     }
-    READS.set(READS.get().wrapping_add(1));
+    note_read();
     let stored = data_keys::find(snapshot, id.get())?.ok_or(Error::NoDataKey(id.get()))?;
     seal::open(&*unwrapped(&stored)?, id, context, sealed).map_err(|_| Error::DoesNotOpen)
+}
+
+fn note_read() {
+    READS.set(READS.get().wrapping_add(1));
 }
 
 /// How often this backend has looked for a key where it may have had to wait. What was read before is old then.
@@ -283,6 +287,7 @@ fn reread_after_reload() -> Result<(), Error> {
     if CACHE.with_borrow(|c| c.masters.is_none() || c.read_at == reloaded) {
         return Ok(());
     }
+    note_read();
     match source::read() {
         Ok(keys) => remember(&Rc::new(keys)),
         Err(error) => {

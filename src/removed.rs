@@ -43,8 +43,9 @@ impl Removed {
         store::audit::latest_number(user_id, Timestamp(now.0.saturating_sub(2 * REACH)), USED_UNTIL).map(Self)
     }
 
-    /// The last used step, in steps of a period.
-    pub fn step(&self, period: Period) -> TimeStep {
-        self.0.map_or(TimeStep::NONE, |until| TimeStep::at(until.saturating_sub(1), period))
+    /// What is used of a secret of the same user that may be one of them: all steps up to there, in steps of its period.
+    pub fn raise(&self, used: UsedCode, period: Period) -> UsedCode {
+        let step = self.0.map_or(TimeStep::NONE, |until| TimeStep::at(until.saturating_sub(1), period));
+        UsedCode { step: used.step.max(step), ..used }
     }
 }

@@ -162,6 +162,11 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
     if !attempts::insert(new.as_str(), counted)? {
         return Err(Error::UserExists.into());
     }
+    let now = clock::now()?;
+    // What was used under the old id goes along and is remembered there too; so an import gives no code back. What comes to
+    // the new id may have been there before.
+    let inherited = Removed::of_user(old.as_str(), now)?;
+    let (mut lost, before) = (inherited, Removed::of_user(new.as_str(), now)?);
     let snapshot = Snapshot::latest();
     let found = secrets::sealed_of_user(&snapshot, old.as_str())?;
     let mut devices = Vec::new();
@@ -169,7 +174,9 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
         let secret = keyring::open_secret(&snapshot, old.as_str(), stored)?;
         let sealed =
             keyring::seal_secret(key, new.as_str(), &stored.device, stored.secret_id, stored.parameters, &secret)?;
-        used_codes::rename(old.as_str(), new.as_str(), stored.secret_id)?;
+        let used = used_codes::take(old.as_str(), stored.secret_id)?;
+        lost.add(used, stored.parameters.period, now);
+        used_codes::insert(new.as_str(), &before.raise(used, stored.parameters.period))?;
         secrets::rename(old.as_str(), stored.secret_id, new.as_str(), key.get(), &sealed)?;
         devices.push(stored.device.as_str());
     }
@@ -178,10 +185,9 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
     if let Some((set_id, count, sealed)) = recovery_codes::sealed(old.as_str())? {
         let hashes = keyring::open_recovery_codes(&snapshot, old.as_str(), set_id, count, &sealed)?;
         let sealed = keyring::seal_recovery_codes(key, new.as_str(), set_id, count, &hashes)?;
-        used_codes::rename(old.as_str(), new.as_str(), set_id)?;
+        used_codes::insert(new.as_str(), &used_codes::take(old.as_str(), set_id)?)?;
         recovery_codes::rename(old.as_str(), new.as_str(), key.get(), &sealed)?;
     }
-    let now = clock::now()?;
-    audit::renamed(old.as_str(), new.as_str(), &Removed::of_user(old.as_str(), now)?, now)?;
+    audit::renamed((old.as_str(), &lost), (new.as_str(), &inherited), now)?;
     Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }

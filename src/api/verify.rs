@@ -190,7 +190,7 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
             Err(Reason::NotEnrolled) => return Ok(Answer::not_enrolled()),
             Err(reason) => return Ok(Answer::new(reason, counter, &policy, now)),
         };
-        let policy = within_odds(policy, &candidates);
+        let policy = within_odds(policy, &secrets, now);
         let Some(code) = code.as_ref().filter(|c| candidates.iter().any(|s| c.has(s.secret.parameters.digits))) else {
             return Ok(Answer::new(Reason::Malformed, counter, &policy, now));
         };
@@ -239,16 +239,19 @@ fn usable<'a>(secrets: &'a [Candidate], scope: Scope, now: Timestamp) -> Result<
     if secrets.is_empty() {
         return Err(Reason::Disabled);
     }
-    secrets.retain(|s| s.expires_at.is_none_or(|t| t > now.0));
+    secrets.retain(|s| s.is_usable(now));
     if secrets.is_empty() { Err(Reason::NotEnrolled) } else { Ok(secrets) }
 }
 
-/// The policy for a guess that is compared with every code in the windows of all these secrets.
-fn within_odds(policy: Policy, candidates: &[&Candidate]) -> Policy {
+/// The policy for guesses that are compared with every code in the windows of all secrets of a user.
+///
+/// It is the same for a call that names a device: its guesses are counted together with those at all devices.
+fn within_odds(policy: Policy, secrets: &[Candidate], now: Timestamp) -> Policy {
     let steps = 2 * usize::from(settings::window().get()) + 1;
-    candidates.iter().map(|c| c.secret.parameters.digits).fold(policy, |policy, digits| {
-        let alike = candidates.iter().filter(|c| c.secret.parameters.digits == digits).count();
-        policy.within_odds(alike * steps, digits)
+    let digits = || secrets.iter().filter(|s| s.is_usable(now)).map(|s| s.secret.parameters.digits);
+    digits().fold(policy, |policy, length| {
+        let alike = digits().filter(|d| *d == length).count();
+        policy.within_odds(alike * steps, length)
     })
 }
 

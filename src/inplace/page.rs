@@ -44,13 +44,17 @@ impl Target {
         }
     }
 
-    /// Whether the own transaction gave the table a new file (CLUSTER, VACUUM FULL, ALTER TABLE, TRUNCATE): its ROLLBACK
-    /// brings the old file back, with every code and guess as it was. A table that it made goes altogether.
+    /// Whether the own transaction gave the table a new file (CLUSTER, ALTER TABLE, TRUNCATE), or put another table in its
+    /// place: its ROLLBACK brings the old rows back, with every code and guess as it was. What it made by CREATE EXTENSION
+    /// goes altogether.
     pub fn is_rewritten(&self) -> bool {
         // SAFETY: the table is open.
         unsafe {
-            (*self.relation).rd_createSubid == NO_SUBTRANSACTION
-                && versions::new_file_in(self.relation) != NO_SUBTRANSACTION
+            if is_made(self.relation) {
+                !are_secrets_made((*(*self.relation).rd_rel).relnamespace)
+            } else {
+                versions::new_file_in(self.relation) != NO_SUBTRANSACTION
+            }
         }
     }
 
@@ -293,7 +297,31 @@ unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
     // SAFETY: promised by the caller, and a setting.
     unsafe {
         pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32
-            || ((*relation).rd_createSubid == NO_SUBTRANSACTION && versions::new_file_in(relation) == NO_SUBTRANSACTION)
+            || (!is_made(relation) && versions::new_file_in(relation) == NO_SUBTRANSACTION)
+    }
+}
+
+/// Whether the own transaction made the table.
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn is_made(relation: pg_sys::Relation) -> bool {
+    // SAFETY: promised by the caller.
+    unsafe { (*relation).rd_createSubid != NO_SUBTRANSACTION }
+}
+
+/// Whether the own transaction made the secrets in that schema too, and so the extension.
+fn are_secrets_made(schema: pg_sys::Oid) -> bool {
+    // SAFETY: returns NULL for what does not exist; what is open is closed once.
+    unsafe {
+        let table = pg_sys::get_relname_relid(c"secrets".as_ptr(), schema);
+        let secrets = pg_sys::try_table_open(table, pg_sys::AccessShareLock as i32);
+        if secrets.is_null() {
+            return false;
+        }
+        let is_made = is_made(secrets);
+        pg_sys::table_close(secrets, pg_sys::NoLock as i32);
+        is_made
     }
 }
 

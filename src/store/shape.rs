@@ -136,6 +136,11 @@ table!(
 
 static ALL: [&Table; 7] = [&DATA_KEYS, &SECRETS, &USED_CODES, &ATTEMPTS, &RECOVERY_CODES, &FLOOR, &AUDIT_LOG];
 
+/// The tables that are missing or not as they were made.
+pub fn altered() -> Vec<&'static str> {
+    ALL.iter().filter(|table| table.check().is_err()).map(|table| table.name.to_str().unwrap_or_default()).collect()
+}
+
 impl Table {
     /// Compares the table with what is expected, unless nothing has changed since.
     ///
@@ -152,7 +157,7 @@ impl Table {
             if relation.is_null() {
                 return Err(self.altered());
             }
-            let fits = self.fits((*relation).rd_att);
+            let fits = is_table(relation) && self.fits((*relation).rd_att);
             pg_sys::table_close(relation, pg_sys::NoLock as i32);
             if fits { Ok(()) } else { Err(self.altered()) }
         }
@@ -179,6 +184,16 @@ impl Table {
     pub fn altered(&self) -> Error {
         Error::TableAltered(self.name.to_str().unwrap_or_default())
     }
+}
+
+/// Whether it is a table, or a partitioned one: only there a row has a place, of that type.
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn is_table(relation: pg_sys::Relation) -> bool {
+    // SAFETY: promised by the caller. An open relation has its pg_class row.
+    let kind = unsafe { (*(*relation).rd_rel).relkind } as u8;
+    matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE)
 }
 
 /// The tables that a statement names.

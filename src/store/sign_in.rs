@@ -34,6 +34,11 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Neither disabled nor expired.
+    pub fn is_usable(&self, now: Timestamp) -> bool {
+        !self.disabled && self.expires_at.is_none_or(|t| t > now.0)
+    }
+
     /// Where its last used step is kept.
     ///
     /// Errors: XX001 if the row is missing; 55000 if the own transaction made a copy of it.

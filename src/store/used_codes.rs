@@ -112,11 +112,6 @@ fn delete_row(user_id: &str, secret_id: i64) -> Result<RowAddress, Error> {
     DELETE.with(|s| s.first(&Snapshot::latest(), &args, |row| row.address(1)))?.ok_or(Error::RowsAltered)
 }
 
-/// Gives the row of one secret to another user id.
-pub fn rename(user_id: &str, new_user_id: &str, secret_id: i64) -> Result<(), Error> {
-    insert(new_user_id, &take(user_id, secret_id)?)
-}
-
 /// Removes every row of a user and returns what they held when they went.
 pub fn delete_all(user_id: &str) -> Result<Vec<UsedCode>, Error> {
     let rows = DELETE_ALL.with(|s| s.rows(&Snapshot::latest(), &[text(user_id)], |row| row.address(1)))?;

@@ -308,7 +308,8 @@ def test_names_in_detail_are_text_and_no_json(conn):
     name = '", "actor": "admin", "x": "'
     active_user(conn)
     conn.execute("SELECT totp_rename_user('alice', %s)", [name])
-    assert audit(conn, "event, user_id, detail")[-2:] == [("renamed", "alice", {"new_user_id": name}), ("renamed", name, {"old_user_id": "alice"})]
+    assert audit(conn, "event, user_id, detail")[-2:] == [
+        ("renamed", "alice", {"new_user_id": name, "used_until": str(int(NOON.timestamp()))}), ("renamed", name, {"old_user_id": "alice"})]
 
 
 # --- Nothing is taken away ----------------------------------------------------------------------------------------

@@ -389,7 +389,8 @@ def test_enabling_and_renaming_are_audited(conn):
     conn.execute("SELECT totp_rename_user('alice', 'alicia')")
     assert conn.execute("SELECT event, user_id, device, detail FROM totp.audit_log ORDER BY id").fetchall() == [
         ("enabled", "alice", "phone", None), ("enabled", "alice", "tablet", None),
-        ("renamed", "alice", None, {"new_user_id": "alicia"}), ("renamed", "alicia", None, {"old_user_id": "alice"})]
+        ("renamed", "alice", None, {"new_user_id": "alicia", "used_until": str(int(NOON.timestamp()))}),
+        ("renamed", "alicia", None, {"old_user_id": "alice"})]
 
 
 def test_the_removal_of_a_user_is_audited_for_the_user_and_each_device(conn):
