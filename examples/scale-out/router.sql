@@ -11,8 +11,8 @@ BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- Nothing of this may be there already, but for the role, which other databases of the server may have: what somebody
--- else made, or could change, would run with the rights of the router, or of a superuser who calls it.
+-- Nothing of this may be there already, but for the role, which another database of the server may have too: what others
+-- made, or can change, would run with the rights of the router, or of a superuser who calls it.
 DO $$
 DECLARE
   found record;
@@ -21,8 +21,12 @@ BEGIN
     RAISE EXCEPTION 'must be superuser to run router.sql' USING ERRCODE = 'insufficient_privilege',
       DETAIL = 'It makes functions of PL/Proxy.', HINT = 'Run it as a superuser.';
   END IF;
-  FOR found IN SELECT 'schema' AS kind, n.nspname AS name, n.nspowner AS owner FROM pg_namespace AS n WHERE n.nspname IN ('totp_router', 'totp')
-               UNION ALL SELECT 'server', s.srvname, s.srvowner FROM pg_foreign_server AS s WHERE s.srvname ~ '^totp_(verify|enroll|audit|admin|owner|audit_log_.*)$' LOOP
+  FOR found IN
+    SELECT 'schema' AS kind, n.nspname AS name, n.nspowner AS owner FROM pg_namespace AS n WHERE n.nspname IN ('totp_router', 'totp')
+    UNION ALL
+    SELECT 'server', s.srvname, s.srvowner FROM pg_foreign_server AS s
+     WHERE s.srvname ~ '^totp_(verify|enroll|audit|admin|owner|audit_log_.*)$'
+  LOOP
     RAISE EXCEPTION '% "%" already exists', found.kind, found.name USING ERRCODE = 'insufficient_privilege',
       DETAIL = format('It belongs to role "%s".', pg_get_userbyid(found.owner)),
       HINT = 'Run router.sql once, in an empty database.';
@@ -41,76 +45,81 @@ $$;
 CREATE SCHEMA totp_router AUTHORIZATION totp_router;
 CREATE SCHEMA totp AUTHORIZATION totp_router;
 
--- Who else could change what the functions of the router do: those named so in schema home, and those inside. Asked
--- before there is one, by routes.sql, and by totp_health(). It belongs to who runs this, so that routes.sql can tell it
--- from one that somebody else put there.
+-- Through whom else than superusers the functions of the router could do what they are not for: the functions of these
+-- names in schema home, and all that is inside. For routes.sql, which refuses then, and for totp_health(). It belongs to
+-- who runs this, a superuser: by that routes.sql knows it.
 CREATE FUNCTION totp_router.exposed(home name, names text[]) RETURNS TABLE (message text, detail text, hint text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  -- Roles that may: superusers, and that of the router. A schema of pg_database_owner belongs to the owner of the database.
+  -- A schema of pg_database_owner, as public is, belongs to the owner of the database.
   WITH trusted AS (
     SELECT r.oid FROM pg_roles AS r WHERE r.rolsuper OR r.rolname = 'totp_router'
     UNION ALL
-    SELECT 'pg_database_owner'::regrole FROM pg_database AS d JOIN pg_roles AS r ON r.oid = d.datdba WHERE d.datname = current_database() AND r.rolsuper
-  ), schemas AS (
-    SELECT n.*, n.oid::regnamespace AS name FROM pg_namespace AS n WHERE n.nspname IN ('totp_router', 'totp', home)
+    SELECT 'pg_database_owner'::regrole FROM pg_database AS d JOIN pg_roles AS r ON r.oid = d.datdba
+     WHERE d.datname = current_database() AND r.rolsuper
+  ), place AS (
+    SELECT n.oid, n.nspname, n.nspowner, n.nspacl FROM pg_namespace AS n WHERE n.nspname IN ('totp_router', 'totp', home)
   )
-  SELECT 'role "totp_router" is not for the router alone', format('%I can act as it.', m.rolname),
+  SELECT 'role "totp_router" is not for the router alone', format('Who can act as it: %I.', m.rolname),
          format('REVOKE totp_router FROM %I, or drop the role.', m.rolname)
     FROM pg_auth_members AS a JOIN pg_roles AS m ON m.oid = a.member
    WHERE a.roleid = 'totp_router'::regrole AND NOT m.rolsuper
   UNION ALL
-  SELECT 'role "totp_router" is not for the router alone', 'It can log in, or has attributes that are of no use to the router.',
+  SELECT 'role "totp_router" can do more than own the router', 'The router needs no attribute of it.',
          'ALTER ROLE totp_router NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, or drop it.'
     FROM pg_roles AS r
-   WHERE r.rolname = 'totp_router' AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
+   WHERE r.rolname = 'totp_router'
+     AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
   UNION ALL
   SELECT 'role "totp_router" has default privileges', 'What it makes would be open to others.',
          'Look at \ddp, and take them back by ALTER DEFAULT PRIVILEGES FOR ROLE totp_router.'
     FROM pg_default_acl AS a WHERE a.defaclrole = 'totp_router'::regrole
   UNION ALL
-  SELECT format('schema %s belongs to another role', s.name), format('Role "%s" can drop what is in it.', pg_get_userbyid(s.nspowner)),
-         'Drop it if you do not know what it is for, or give it to a superuser, and its functions another look.'
-    FROM schemas AS s WHERE s.nspowner NOT IN (TABLE trusted)
+  SELECT format('schema %I belongs to another role', p.nspname),
+         format('Role "%s" can drop what is in it, and make it anew.', pg_get_userbyid(p.nspowner)),
+         'If you do not know what it is for, drop it. Else look at what is in it, and give it to a superuser.'
+    FROM place AS p WHERE p.nspowner NOT IN (TABLE trusted)
   UNION ALL
-  SELECT format('schema %s is open to others', s.name), format('What %s creates there could be called in place of what is meant.', g.grantee),
-         format('REVOKE CREATE ON SCHEMA %s FROM %s; then look at what is in it.', s.name, g.grantee)
-    FROM schemas AS s CROSS JOIN LATERAL aclexplode(s.nspacl) AS a
-   CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee) AS g
-   WHERE a.privilege_type = 'CREATE' AND a.grantee <> s.nspowner AND a.grantee NOT IN (TABLE trusted)
+  SELECT format('schema %I is open to others', p.nspname),
+         format('What %s creates there could be called in place of what is meant.', g.grantee),
+         format('REVOKE CREATE ON SCHEMA %I FROM %s. Then look at what is in it.', p.nspname, g.grantee)
+    FROM place AS p CROSS JOIN LATERAL aclexplode(p.nspacl) AS a
+   CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS g(grantee)
+   WHERE a.privilege_type = 'CREATE' AND a.grantee <> p.nspowner AND a.grantee NOT IN (TABLE trusted)
   UNION ALL
-  -- What the first superuser of a server owns has no entry in pg_shdepend.
-  SELECT format('%s %s belongs to another role', i.type, i.identity), format('Role "%s" can change it.', pg_get_userbyid(o.refobjid)),
-         'Drop it, if you do not know what it is for.'
-    FROM schemas AS s JOIN pg_depend AS d ON (d.refclassid, d.refobjid, d.deptype) = ('pg_namespace'::regclass, s.oid, 'n')
-    JOIN pg_shdepend AS o ON (o.classid, o.objid, o.deptype) = (d.classid, d.objid, 'o')
-                         AND o.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
-    LEFT JOIN pg_proc AS p ON (d.classid, d.objid) = ('pg_proc'::regclass, p.oid)
+  SELECT format('%s %s belongs to another role', i.type, i.identity),
+         format('Role "%s" can change it.', pg_get_userbyid(s.refobjid)), 'If you do not know what it is for, drop it.'
+    FROM place AS p
+    JOIN pg_depend AS d ON (d.refclassid, d.refobjid, d.deptype) = ('pg_namespace'::regclass, p.oid, 'n')
+    JOIN pg_shdepend AS s ON (s.classid, s.objid, s.deptype) = (d.classid, d.objid, 'o')
+                         AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+    LEFT JOIN pg_proc AS f ON (d.classid, d.objid) = ('pg_proc'::regclass, f.oid)
    CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) AS i
-   WHERE o.refobjid NOT IN (TABLE trusted) AND (s.nspname <> home OR p.proname = ANY (names))
+   WHERE s.refobjid NOT IN (TABLE trusted) AND (p.nspname IN ('totp_router', 'totp') OR f.proname = ANY (names))
   UNION ALL
-  SELECT format('trigger %I on table %s runs a function of another role', t.tgname, t.tgrelid::regclass), format('Role "%s" can change it.', pg_get_userbyid(p.proowner)),
-         'Drop it, if you do not know what it is for.'
-    FROM schemas AS s JOIN pg_class AS c ON c.relnamespace = s.oid JOIN pg_trigger AS t ON t.tgrelid = c.oid JOIN pg_proc AS p ON p.oid = t.tgfoid
-   WHERE s.nspname IN ('totp_router', 'totp') AND NOT t.tgisinternal AND p.proowner NOT IN (TABLE trusted)
+  SELECT format('trigger %I on table %s runs a function of another role', t.tgname, c.oid::regclass),
+         format('Role "%s" can change it.', pg_get_userbyid(f.proowner)), 'If you do not know what it is for, drop it.'
+    FROM place AS p JOIN pg_class AS c ON c.relnamespace = p.oid
+    JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal JOIN pg_proc AS f ON f.oid = t.tgfoid
+   WHERE p.nspname IN ('totp_router', 'totp') AND f.proowner NOT IN (TABLE trusted)
   UNION ALL
-  SELECT format('server %I belongs to another role', s.srvname), format('Role "%s" can send its calls elsewhere.', pg_get_userbyid(s.srvowner)),
-         'Drop it, then call totp_router.apply().'
+  SELECT format('server %I belongs to another role', s.srvname),
+         format('Role "%s" can lead the calls elsewhere.', pg_get_userbyid(s.srvowner)), 'Drop it, and call totp_router.apply().'
     FROM pg_foreign_server AS s
    WHERE s.srvname ~ '^totp_(verify|enroll|audit|admin|owner|audit_log_.*)$' AND s.srvowner NOT IN (TABLE trusted)
 $$;
-REVOKE ALL ON FUNCTION totp_router.exposed(name, text[]) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION totp_router.exposed(name, text[]) TO totp_router;
 DO $$
 DECLARE
   found record;
 BEGIN
   FOR found IN SELECT * FROM totp_router.exposed('totp_router'::name, '{}'::text[]) LOOP
-    RAISE EXCEPTION '%', found.message USING ERRCODE = 'insufficient_privilege', DETAIL = found.detail, HINT = found.hint || ' Then run the script again.';
+    RAISE EXCEPTION '%', found.message USING ERRCODE = 'insufficient_privilege', DETAIL = found.detail,
+      HINT = found.hint || ' Then run the script again.';
   END LOOP;
 END
 $$;
 
--- Not into the first schema that the session finds, which may be of anyone.
+-- Not in the first schema of the session's search_path, which may be anyone's.
 CREATE EXTENSION IF NOT EXISTS plproxy SCHEMA pg_catalog;
 CREATE EXTENSION IF NOT EXISTS postgres_fdw SCHEMA pg_catalog;
 GRANT USAGE ON FOREIGN DATA WRAPPER plproxy, postgres_fdw TO totp_router;
@@ -386,7 +395,8 @@ DECLARE
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_foreign_server AS s WHERE s.srvname = server) THEN
     EXECUTE format('CREATE SERVER %I FOREIGN DATA WRAPPER plproxy OPTIONS (%s)', server,
-                   (SELECT string_agg(format('p%s %L', p, 'service=call_totp_router.apply'), ', ') FROM generate_series(0, totp_router.partition_count() - 1) AS p));
+                   (SELECT string_agg(format('p%s %L', p, 'service=call_totp_router.apply'), ', ')
+                      FROM generate_series(0, totp_router.partition_count() - 1) AS p));
     EXECUTE format('CREATE USER MAPPING FOR totp_router SERVER %I OPTIONS (user %L)', server, 'totp_router_' || capability);
   END IF;
   RETURN server;
@@ -452,13 +462,16 @@ DO $$
 DECLARE
   r record;
 BEGIN
-  FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p WHERE p.pronamespace = 'totp_router'::regnamespace AND p.proname <> 'exposed' LOOP
+  FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p
+            WHERE p.pronamespace = 'totp_router'::regnamespace AND p.proname <> 'exposed' LOOP
     EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', r.routine);
   END LOOP;
-  FOR r IN SELECT p.oid::regprocedure AS routine, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
+  -- PUBLIC, and whom ALTER DEFAULT PRIVILEGES of who runs this gives something.
+  FOR r IN SELECT p.oid::regprocedure AS routine, a.grantee
              FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
             WHERE p.pronamespace = 'totp_router'::regnamespace AND a.grantee NOT IN (p.proowner, 'totp_router'::regrole) LOOP
-    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s CASCADE', r.routine, r.grantee);
+    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s CASCADE', r.routine,
+                   CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END);
   END LOOP;
 END
 $$;

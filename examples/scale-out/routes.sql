@@ -15,25 +15,27 @@
 BEGIN READ ONLY;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- What a superuser calls and reads here, and what the router is made from, must be of shard.sql. What the first superuser
--- of a server owns has no entry in pg_shdepend.
+-- What is called here, and what the router is made from, must be of shard.sql: of superusers. PostgreSQL notes no owner
+-- of what its first superuser owns.
 DO $$
 DECLARE
   found record;
 BEGIN
   FOR found IN
-    SELECT 'schema' AS type, n.nspname::text AS identity, r.rolname AS owner FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner
-     WHERE n.nspname = 'totp_shard' AND NOT r.rolsuper
+    SELECT 'schema' AS type, n.nspname::text AS identity, r.rolname AS owner
+      FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner AND NOT r.rolsuper WHERE n.nspname = 'totp_shard'
     UNION ALL
-    SELECT i.type, i.identity, r.rolname FROM pg_depend AS d
-      JOIN pg_shdepend AS s ON (s.classid, s.objid, s.deptype) = (d.classid, d.objid, 'o') AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
-      JOIN pg_roles AS r ON r.oid = s.refobjid
+    SELECT i.type, i.identity, r.rolname
+      FROM pg_depend AS d
+      JOIN pg_shdepend AS s ON (s.classid, s.objid, s.deptype) = (d.classid, d.objid, 'o')
+                           AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+      JOIN pg_roles AS r ON r.oid = s.refobjid AND NOT r.rolsuper
      CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) AS i
-     WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace('totp_shard') AND d.deptype = 'n' AND NOT r.rolsuper
+     WHERE (d.refclassid, d.refobjid, d.deptype) = ('pg_namespace'::regclass, to_regnamespace('totp_shard'), 'n')
   LOOP
     RAISE EXCEPTION '% % belongs to another role', found.type, found.identity USING ERRCODE = 'insufficient_privilege',
       DETAIL = format('Role "%s", who is no superuser, can change it.', found.owner),
-      HINT = 'Drop it, if you do not know what it is for; then run shard.sql here.';
+      HINT = 'If you do not know what it is for, drop it, and run shard.sql here.';
   END LOOP;
 END
 $$;
@@ -43,19 +45,23 @@ SELECT $$BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = pg_catalog, pg_temp;$$;
 
--- What of the router others could change, or call in place of it, they would change or call for a superuser. Whether
--- that is so is said by a function, and whether that one is of router.sql, by its owner.
+-- Nothing is made where others could change it, or be called in place of it. A function of the router says that, and its
+-- owner, that it is of router.sql.
 SELECT format($$DO $do$
 DECLARE
   found record;
 BEGIN
-  IF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_roles AS r ON r.oid = p.proowner
-                  WHERE p.oid = to_regprocedure('totp_router.exposed(name, text[])') AND r.rolsuper) THEN
+  IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+    RAISE EXCEPTION 'must be superuser to make the functions of the router' USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'Some of them are functions of PL/Proxy.', HINT = 'Run the script as a superuser.';
+  ELSIF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_roles AS r ON r.oid = p.proowner AND r.rolsuper
+                     WHERE p.oid = to_regprocedure('totp_router.exposed(name, text[])')) THEN
     RAISE EXCEPTION 'this is no router' USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'Schema totp_router was not made by router.sql.', HINT = 'Drop it, if it is there, and run router.sql first.';
+      DETAIL = 'Nothing here is made by router.sql.', HINT = 'Run router.sql first, in an empty database.';
   END IF;
   FOR found IN SELECT * FROM totp_router.exposed(%1$L::name, %2$L::text[]) LOOP
-    RAISE EXCEPTION '%%', found.message USING ERRCODE = 'insufficient_privilege', DETAIL = found.detail, HINT = found.hint || ' Then run the script again.';
+    RAISE EXCEPTION '%%', found.message USING ERRCODE = 'insufficient_privilege', DETAIL = found.detail,
+      HINT = found.hint || ' Then run the script again.';
   END LOOP;
   IF to_regnamespace(%3$L) IS NULL THEN
     CREATE SCHEMA %3$s AUTHORIZATION totp_router;
@@ -66,8 +72,9 @@ EXCEPTION WHEN unique_violation THEN -- another session had begun to make it
     DETAIL = 'It was made just now.', HINT = 'Run the script again.';
 END
 $do$;
-SET LOCAL ROLE totp_router; -- which replaces what is its own, and nothing else
-DELETE FROM totp_router.capabilities;$$, n.nspname, ARRAY(SELECT DISTINCT name FROM totp_shard.routines WHERE route NOT IN ('internal', 'step')), :'home')
+SET LOCAL ROLE totp_router; -- which replaces nothing but its own
+DELETE FROM totp_router.capabilities;$$,
+              n.nspname, ARRAY(SELECT DISTINCT r.name FROM totp_shard.routines AS r WHERE r.route NOT IN ('internal', 'step')), :'home')
   FROM pg_namespace AS n WHERE n.oid = :'home'::regnamespace;
 
 -- The router must send users where the shards look for them.
@@ -117,19 +124,21 @@ $plproxy$ CLUSTER 'totp_%s'; RUN ON on_partition; SELECT * FROM totp_shard.%I(%s
               name, remote_parameters, result, cluster, name, names)
   FROM totp_shard.routines WHERE route IN ('all', 'any', 'step') ORDER BY name;
 
--- They belong to the router's role, and are nobody else's, whatever ALTER DEFAULT PRIVILEGES gives.
+-- They belong to the router's role too, and are nobody else's, whatever ALTER DEFAULT PRIVILEGES gives.
 SELECT $$DO $do$
 DECLARE
   r record;
 BEGIN
-  FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
-            WHERE p.pronamespace = 'totp_router'::regnamespace AND l.lanname = 'plproxy' LOOP
+  FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang AND l.lanname = 'plproxy'
+            WHERE p.pronamespace = 'totp_router'::regnamespace LOOP
     EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', r.routine);
   END LOOP;
-  FOR r IN SELECT p.oid::regprocedure AS routine, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END AS grantee
-             FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-            WHERE p.pronamespace = 'totp_router'::regnamespace AND l.lanname = 'plproxy' AND a.grantee <> p.proowner LOOP
-    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s CASCADE', r.routine, r.grantee);
+  FOR r IN SELECT p.oid::regprocedure AS routine, a.grantee
+             FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang AND l.lanname = 'plproxy'
+            CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+            WHERE p.pronamespace = 'totp_router'::regnamespace AND a.grantee <> p.proowner LOOP
+    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s CASCADE', r.routine,
+                   CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END);
   END LOOP;
 END
 $do$;
@@ -185,7 +194,8 @@ $plpgsql$;$$, schema, name, parameters, arguments, router_result, CASE WHEN writ
               CASE WHEN name = 'totp_forget_unreadable' THEN '$1' ELSE 'NULL' END, numbers)
   FROM totp_shard.routines WHERE route = 'all' AND name <> 'totp_health' ORDER BY name;
 
--- The same, but for a shard that is dead, which totp_health() is there to tell: first it asks as a sign-in does.
+-- The same, but for a shard that is dead, which totp_health() is there to tell: first it asks as a sign-in does. At the
+-- end, who could take the router over.
 SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
@@ -210,9 +220,11 @@ BEGIN
     END;
   END LOOP;
   RETURN QUERY SELECT * FROM totp_router.map_health(done);
-  RETURN QUERY SELECT 'router', 'fail', concat_ws(' ', e.message || '.', e.detail, e.hint), NULL::text FROM totp_router.exposed(%L::name, %L::text[]) AS e;
+  RETURN QUERY SELECT 'router', 'fail', concat_ws(' ', e.message || '.', e.detail, e.hint), NULL::text
+                 FROM totp_router.exposed(%L::name, %L::text[]) AS e;
 END
-$plpgsql$;$$, schema, name, arguments, router_result, name, schema, ARRAY(SELECT DISTINCT o.name FROM totp_shard.routines AS o WHERE o.route NOT IN ('internal', 'step')))
+$plpgsql$;$$, schema, name, arguments, router_result, name, schema,
+              ARRAY(SELECT DISTINCT r.name FROM totp_shard.routines AS r WHERE r.route NOT IN ('internal', 'step')))
   FROM totp_shard.routines WHERE name = 'totp_health';
 
 -- Any shard will do: the first that answers.

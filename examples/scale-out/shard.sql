@@ -11,11 +11,13 @@ BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- --- Who else has a hand in it ---------------------------------------------------------------------------------------
+-- --- Who else has a hand in it ---------------------------------------------------------------------------------
 
--- What this makes runs as who runs this, a superuser, and calls functions by their names. If others could change one of
--- them, or make one of that name, they would be superusers. So the schemas, and all that is there already, must be out of
--- their reach. That is looked at before anything is changed.
+-- What this makes runs as who runs this, a superuser, and calls functions by their names. Who can change one of them, or
+-- make another one of that name, becomes a superuser. So the schemas, and what is in them already, must be out of reach
+-- of all others. That is looked at before anything is changed.
+
+-- The schemas. One of pg_database_owner, as public is, belongs to the owner of the database.
 DO $$
 DECLARE
   found record;
@@ -27,33 +29,35 @@ BEGIN
     RAISE EXCEPTION 'extension "pg_totp" does not exist' USING ERRCODE = 'undefined_object',
       HINT = 'Run CREATE EXTENSION pg_totp first.';
   END IF;
-  -- Whose a schema is, and who else may create in it. That of pg_database_owner belongs to the owner of the database.
   FOR found IN
-    SELECT n.oid::regnamespace AS schema, o.rolname AS owner, o.rolsuper, g.*
+    SELECT n.oid::regnamespace::text AS schema, o.rolname AS owner, o.rolsuper,
+           (SELECT coalesce(min(quote_ident(r.rolname)), CASE WHEN count(*) > 0 THEN 'PUBLIC' END)
+              FROM aclexplode(n.nspacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+             WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE) AS creator
       FROM pg_namespace AS n
       JOIN pg_database AS d ON d.datname = current_database()
-      JOIN pg_roles AS o ON o.oid = CASE n.nspowner::regrole::text WHEN 'pg_database_owner' THEN d.datdba ELSE n.nspowner END
-      LEFT JOIN LATERAL (SELECT coalesce(quote_ident(r.rolname), 'PUBLIC') AS grantee FROM aclexplode(n.nspacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
-                          WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE LIMIT 1) AS g ON true
-     WHERE n.nspname IN ('totp_shard', 'totp') OR n.oid = (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'pg_totp')
+      JOIN pg_roles AS o ON o.oid = CASE WHEN n.nspowner = 'pg_database_owner'::regrole THEN d.datdba ELSE n.nspowner END
+     WHERE n.nspname IN ('totp_shard', 'totp')
+        OR n.oid = (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'pg_totp')
   LOOP
-    IF NOT found.rolsuper OR found.schema::text = 'totp_shard' AND found.owner <> current_user THEN
+    IF NOT found.rolsuper OR found.schema = 'totp_shard' AND found.owner <> current_user THEN
       RAISE EXCEPTION 'must be owner of schema %', found.schema USING ERRCODE = 'insufficient_privilege',
         DETAIL = format('It belongs to role "%s".', found.owner),
         HINT = CASE WHEN found.rolsuper THEN 'Run the script as that role.'
-                    WHEN found.schema::text = 'totp_shard' THEN 'Drop it, if you do not know what it is for, and run the script again.'
+                    WHEN found.schema = 'totp_shard' THEN 'If you do not know what it is for, drop it, and run the script again.'
                     ELSE 'Install the extension in a schema of its own, or give this one to a superuser.' END;
-    ELSIF found.grantee IS NOT NULL THEN
+    ELSIF found.creator IS NOT NULL THEN
       RAISE EXCEPTION 'schema % is open to others', found.schema USING ERRCODE = 'insufficient_privilege',
-        DETAIL = format('What %s creates there could be called in place of what is meant.', found.grantee),
-        HINT = format('REVOKE CREATE ON SCHEMA %s FROM %s; then look at what is in it, and run the script again.', found.schema, found.grantee);
+        DETAIL = format('What %s creates there could be called in place of what is meant.', found.creator),
+        HINT = format('REVOKE CREATE ON SCHEMA %s FROM %s. Then look at what is in it, and run the script again.',
+                      found.schema, found.creator);
     END IF;
   END LOOP;
 END
 $$;
 
--- Objects of every kind in totp_shard; of the extension, its functions, and others of their names. What the first
--- superuser of a server owns has no entry in pg_shdepend.
+-- What is in totp_shard, of every kind; the functions of the extension, and others of their names. PostgreSQL notes no
+-- owner of what its first superuser, role 10, owns.
 DO $$
 DECLARE
   found record;
@@ -65,66 +69,82 @@ BEGIN
                                 AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
       JOIN pg_roles AS r ON r.oid = coalesce(s.refobjid, 10)
      CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) AS i
-     WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = to_regnamespace('totp_shard') AND d.deptype = 'n' AND r.rolname <> current_user
+     WHERE (d.refclassid, d.refobjid, d.deptype) = ('pg_namespace'::regclass, to_regnamespace('totp_shard'), 'n')
+       AND r.rolname <> current_user
     UNION ALL
     SELECT 'function', p.oid::regprocedure::text, r.rolname, r.rolsuper
-      FROM pg_proc AS p JOIN pg_roles AS r ON r.oid = p.proowner
-     WHERE NOT r.rolsuper
-       AND (p.pronamespace, p.proname) IN (SELECT m.pronamespace, m.proname FROM pg_proc AS m JOIN pg_depend AS d ON d.objid = m.oid JOIN pg_extension AS e ON e.oid = d.refobjid
-                                            WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND e.extname = 'pg_totp')
+      FROM pg_proc AS p
+      JOIN pg_roles AS r ON r.oid = p.proowner AND NOT r.rolsuper
+     WHERE (p.pronamespace, p.proname) IN (
+           SELECT m.pronamespace, m.proname
+             FROM pg_extension AS e
+             JOIN pg_depend AS d ON (d.refclassid, d.refobjid, d.classid) = ('pg_extension'::regclass, e.oid, 'pg_proc'::regclass)
+             JOIN pg_proc AS m ON m.oid = d.objid
+            WHERE e.extname = 'pg_totp')
   LOOP
     RAISE EXCEPTION 'must be owner of % %', found.type, found.identity USING ERRCODE = 'insufficient_privilege',
       DETAIL = format('It belongs to role "%s".', found.owner),
       HINT = CASE WHEN found.rolsuper THEN 'Run the script as that role.'
-                  ELSE 'Drop it, if you do not know what it is for, and run the script again.' END;
+                  ELSE 'If you do not know what it is for, drop it, and run the script again.' END;
   END LOOP;
 END
 $$;
 
--- A table that was given to us may have been prepared: what hangs on it runs for who writes to it.
+-- A table that somebody gave to us may have been prepared: what hangs on it runs as who writes to it. Ours needs
+-- nothing that PostgreSQL does not come with.
 DO $$
 DECLARE
   served CONSTANT oid := to_regclass('totp_shard.served');
   found  record;
 BEGIN
   FOR found IN
-    SELECT pg_describe_object(p.classid, p.objid, 0) AS part
-      FROM (SELECT 'pg_class'::regclass, c.oid FROM pg_class AS c WHERE c.oid = served AND (c.relkind <> 'r' OR c.relrowsecurity)
-            UNION ALL SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger AS t WHERE t.tgrelid = served AND NOT t.tgisinternal
-            UNION ALL SELECT 'pg_rewrite'::regclass, r.oid FROM pg_rewrite AS r WHERE r.ev_class = served
-            UNION ALL SELECT 'pg_policy'::regclass, p.oid FROM pg_policy AS p WHERE p.polrelid = served
-            UNION ALL SELECT 'pg_class'::regclass, h.inhrelid FROM pg_inherits AS h WHERE served IN (h.inhrelid, h.inhparent)
-            -- Defaults, constraints, indexes and columns that need what PostgreSQL does not come with.
-            UNION ALL SELECT d.classid, d.objid FROM pg_depend AS d
-             WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_opclass'::regclass)
-               AND (d.classid, d.objid) IN (SELECT 'pg_class'::regclass, served UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i WHERE i.indrelid = served
-                                            UNION ALL SELECT 'pg_attrdef'::regclass, a.oid FROM pg_attrdef AS a WHERE a.adrelid = served
-                                            UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c WHERE c.conrelid = served)) AS p(classid, objid)
+    WITH part(classid, objid) AS (
+      SELECT 'pg_class'::regclass, served
+      UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i WHERE i.indrelid = served
+      UNION ALL SELECT 'pg_attrdef'::regclass, a.oid FROM pg_attrdef AS a WHERE a.adrelid = served
+      UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c WHERE c.conrelid = served
+    ), foreign_part(classid, objid) AS (
+      SELECT 'pg_class'::regclass, c.oid FROM pg_class AS c WHERE c.oid = served AND (c.relkind <> 'r' OR c.relrowsecurity)
+      UNION ALL SELECT 'pg_class'::regclass, h.inhrelid FROM pg_inherits AS h WHERE served IN (h.inhrelid, h.inhparent)
+      UNION ALL SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger AS t WHERE t.tgrelid = served AND NOT t.tgisinternal
+      UNION ALL SELECT 'pg_rewrite'::regclass, r.oid FROM pg_rewrite AS r WHERE r.ev_class = served
+      UNION ALL SELECT 'pg_policy'::regclass, p.oid FROM pg_policy AS p WHERE p.polrelid = served
+      UNION ALL SELECT d.classid, d.objid FROM pg_depend AS d JOIN part USING (classid, objid)
+                 WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_opclass'::regclass)
+    )
+    SELECT pg_describe_object(f.classid, f.objid, 0) AS part FROM foreign_part AS f
   LOOP
     RAISE EXCEPTION '% is not as shard.sql makes it', found.part USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'It could run code of others with the rights of a superuser.',
+      DETAIL = 'It could run what somebody else wrote, with the rights of a superuser.',
       HINT = 'Note what is in totp_shard.served, drop that table, run the script again, and call totp_shard.serve().';
   END LOOP;
 END
 $$;
 
--- What the router logs in as, where such roles are there already.
+-- What the router logs in as, if there are such roles already.
 DO $$
 DECLARE
   found record;
 BEGIN
   FOR found IN
-    SELECT r.rolname AS role, m.names
+    SELECT r.rolname AS role,
+           (SELECT string_agg(quote_ident(m.rolname), ', ') FROM pg_auth_members AS a JOIN pg_roles AS m ON m.oid = a.member
+             WHERE a.roleid = r.oid AND NOT m.rolsuper) AS members,
+           r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls AS can_more
       FROM pg_roles AS r
-     CROSS JOIN LATERAL (SELECT string_agg(quote_ident(u.rolname), ', ') AS names FROM pg_auth_members AS a JOIN pg_roles AS u ON u.oid = a.member
-                          WHERE a.roleid = r.oid AND NOT u.rolsuper) AS m
      WHERE r.rolname IN ('totp_router_verify', 'totp_router_enroll', 'totp_router_audit', 'totp_router_admin', 'totp_router_owner')
-       AND (m.names IS NOT NULL OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
   LOOP
-    RAISE EXCEPTION 'role "%" is not for the router alone', found.role USING ERRCODE = 'insufficient_privilege',
-      DETAIL = coalesce(format('%s can act as it.', found.names), 'It has attributes that are of no use to the router.'),
-      HINT = coalesce(format('REVOKE %s FROM %s, and give it a new password; or drop it. Then run the script again.', found.role, found.names),
-                      format('ALTER ROLE %s NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, or drop it. Then run the script again.', found.role));
+    IF found.members IS NOT NULL THEN
+      RAISE EXCEPTION 'role "%" is not for the router alone', found.role USING ERRCODE = 'insufficient_privilege',
+        DETAIL = format('Who can act as it: %s.', found.members),
+        HINT = format('REVOKE %s FROM %s, and give it a new password; or drop it. Then run the script again.',
+                      found.role, found.members);
+    ELSIF found.can_more THEN
+      RAISE EXCEPTION 'role "%" can do more than call functions', found.role USING ERRCODE = 'insufficient_privilege',
+        DETAIL = 'The router needs no attribute but LOGIN.',
+        HINT = format('ALTER ROLE %s NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, or drop it.'
+                      ' Then run the script again.', found.role);
+    END IF;
   END LOOP;
 END
 $$;
@@ -374,7 +394,8 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
        pg_get_function_arguments(p.oid) AS arguments,
        pg_get_function_identity_arguments(p.oid) AS parameters,
        concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text') AS remote_parameters,
-       format('totp_shard.%I(%s)', p.proname, concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text')) AS remote,
+       format('totp_shard.%I(%s)', p.proname,
+              concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text')) AS remote,
        pg_get_function_result(p.oid) AS result,
        -- Where it runs on all shards, with a column that says which.
        CASE WHEN r.route IS DISTINCT FROM 'all' THEN pg_get_function_result(p.oid)
@@ -412,7 +433,8 @@ BEGIN
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, login);
     EXECUTE format('SELECT %s.totp_grant(%L::name, %L::text)', home, login, capability);
     INSERT INTO totp_shard.capabilities
-    SELECT DISTINCT capability, p.proname FROM totp_shard.routines AS t JOIN pg_proc AS p ON p.oid = t.routine CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+    SELECT DISTINCT capability, p.proname
+      FROM totp_shard.routines AS t JOIN pg_proc AS p ON p.oid = t.routine CROSS JOIN LATERAL aclexplode(p.proacl) AS a
      WHERE a.grantee = login::regrole;
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, login);
   END LOOP;
@@ -439,11 +461,12 @@ BEGIN
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', r.remote, 'For the router: ' || r.comment);
   END LOOP;
 
-  -- A function of ours that has a namesake, of whoever gave it to us, could be taken for it.
+  -- What REASSIGN OWNED gave us is ours, too, and what it does is not.
   FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p WHERE p.pronamespace = 'totp_shard'::regnamespace
             AND 1 < (SELECT count(*) FROM pg_proc AS o WHERE (o.pronamespace, o.proname) = (p.pronamespace, p.proname)) LOOP
     RAISE EXCEPTION 'function name of % is not unique', r.routine USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'A call could be taken by what is not of shard.sql.', HINT = 'Drop the other function of that name, and run the script again.';
+      DETAIL = 'A call of ours could be taken by the other one.',
+      HINT = 'Drop the function of that name that is not of shard.sql, and run the script again.';
   END LOOP;
 END
 $$;
@@ -456,7 +479,8 @@ DECLARE
   r record;
 BEGIN
   FOR r IN
-    SELECT format('SCHEMA %s', n.oid::regnamespace) AS object, a.grantee FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
+    SELECT 'SCHEMA totp_shard' AS object, a.grantee
+      FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
      WHERE n.nspname = 'totp_shard' AND a.grantee <> n.nspowner
     UNION
     SELECT format('ROUTINE %s', p.oid::regprocedure), a.grantee
@@ -468,9 +492,11 @@ BEGIN
      CROSS JOIN LATERAL (SELECT * FROM aclexplode(c.relacl) UNION SELECT * FROM aclexplode(t.attacl)) AS a
      WHERE c.relnamespace = 'totp_shard'::regnamespace AND c.relkind IN ('r', 'v') AND a.grantee <> c.relowner
   LOOP
-    EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', r.object, CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END);
+    EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', r.object,
+                   CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END);
   END LOOP;
-  FOR r IN SELECT t.remote, c.capability FROM totp_shard.routines AS t CROSS JOIN LATERAL unnest(t.capabilities || ARRAY['owner']) AS c(capability)
+  FOR r IN SELECT t.remote, c.capability
+             FROM totp_shard.routines AS t CROSS JOIN LATERAL unnest(t.capabilities || ARRAY['owner']) AS c(capability)
             WHERE t.route IN ('user', 'all', 'any', 'step') LOOP
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', r.remote, 'totp_router_' || r.capability);
   END LOOP;

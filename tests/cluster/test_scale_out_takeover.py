@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from server import CommandFailed, Database, wait_until
 from shards import PARTITIONS, script
+from test_hostile_objects import set_traps
 from totp import SECRET, error_of
 
 DBA, EVE = "postgres", "eve"  # the superuser, and who wants to be one
@@ -589,6 +590,31 @@ def test_the_owner_of_a_database_does_not_run_what_the_router_calls(databases):
     assert router.value("SELECT count(*) FROM mfa.totp_keys()") == 0
     for database in (shard, router):
         assert database.execute("SELECT DISTINCT who FROM evil.seen") == []
+
+
+def test_the_scripts_keep_out_of_traps(databases):
+    """Each sets the search_path before it names anything: what lies in that of the session is not found."""
+    shard, router = databases(extension=True), databases(extension=False)
+    for database in (shard, router):
+        with closing(database.connect()) as conn:
+            conn.execute("CREATE SCHEMA traps")
+            set_traps(conn, "traps")
+        database.psql(f"ALTER DATABASE {database.name} SET search_path = traps, pg_catalog")
+        with closing(database.connect()) as conn, pytest.raises(psycopg.Error, match="trapped"):
+            conn.execute("SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c WHERE c.oid = c.relnamespace")
+    for _ in range(2):
+        shard.psql(script("shard.sql"))
+    shard.execute(f"SELECT totp_shard.serve('{{{','.join(map(str, range(PARTITIONS)))}}}')")
+    router.psql(script("router.sql"))
+    router.psql("SET search_path = pg_catalog;"
+                f"INSERT INTO totp_router.shards VALUES ('s1', 'host={shard.cluster.folder} port=5432 dbname={shard.name}');"
+                f"INSERT INTO totp_router.partitions SELECT p, 's1' FROM generate_series(0, {PARTITIONS - 1}) p")
+    for _ in range(2):
+        router.psql(functions_of(shard))
+        router.execute("SELECT totp_router.apply()")
+    assert router.value("SELECT public.totp_enabled('x')") is False
+    told = {name: status for name, status, *_ in router.execute("SELECT * FROM public.totp_health()")}
+    assert told["map"] == "ok" and "router" not in told
 
 
 @pytest.mark.parametrize("where", ["shard", "router"])
