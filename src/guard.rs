@@ -24,8 +24,8 @@ pub fn writable(function: &'static str) -> Result<(), Error> {
 }
 
 /// Refuses a security-restricted operation: maintenance of a table, or a materialized view, in which PostgreSQL runs the
-/// code of an owner for whoever made the statement, autovacuum too. What was judged there would be charged, and audited,
-/// in the name of someone who asked for nothing of the kind.
+/// code of the owner for someone else, autovacuum too. What was judged there would be charged, and audited, in the name
+/// of someone who asked for nothing of the kind.
 fn unrestricted(function: &'static str) -> Result<(), Error> {
     // SAFETY: a read of backend state. A SECURITY DEFINER function keeps the flag of its caller.
     if unsafe { pg_sys::InSecurityRestrictedOperation() } { Err(Error::Restricted(function)) } else { Ok(()) }
@@ -53,8 +53,8 @@ pub unsafe fn superuser(fcinfo: pg_sys::FunctionCallInfo, function: &'static str
     }
 }
 
-/// Refuses a function that is SECURITY DEFINER, as the SQL of 0.1.0 declares these: its current user is its owner, whoever
-/// calls it, and the user of the session says nothing of whose code it is that calls.
+/// Refuses a function that is SECURITY DEFINER, as the SQL of 0.1.0 declares these: its current user is its owner in
+/// every call, and the user of the session says nothing of whose code it is that calls.
 ///
 /// # Safety
 /// `fcinfo` is that of the running call.

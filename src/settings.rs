@@ -89,9 +89,9 @@ const RELOADED: [&[u8]; 5] =
 
 /// Refuses a session whose client named a setting of ours when it connected that PostgreSQL would drop now.
 ///
-/// PostgreSQL drops what the client had no right to set when the library is loaded, and with it what the administrator had
-/// configured: the session would run with the built-in defaults. No catalog is read: the library may be loaded before there
-/// is one to read, by the postmaster or at the start of a session, outside of a transaction.
+/// PostgreSQL drops what the client had no right to set when the library is loaded, and with it what the administrator
+/// had configured: the session would run with the built-in defaults. No catalog is read: the library may be loaded before
+/// there is one to read, by the postmaster or at the start of a session, outside of a transaction.
 pub fn refuse_startup_options() -> Result<(), Error> {
     // SAFETY: reads of backend state, before any of our settings is defined: what is there of the prefix is a
     // placeholder.
