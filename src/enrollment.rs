@@ -51,9 +51,9 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
         if let Some(known) = known.as_ref().filter(|k| k.secret_id == old.secret_id) {
             let used = secrets::take(user.as_str(), old.secret_id)?;
             let step = translate(used.step, known.parameters, uri.parameters);
-            past = Past { created_at: old.created_at, used: Some(UsedCode { step, ..used }) };
+            past = Past { created_at: old.codes.created_at, used: Some(UsedCode { step, ..used }) };
         } else if old.slot == Slot::Pending || confirmed || !plan.keep_current {
-            removed.add(secrets::delete(user.as_str(), old.secret_id)?, old.period, now);
+            removed.add(secrets::delete(user.as_str(), old.secret_id)?, old.codes, now)?;
         }
     }
     if plan.event == Event::Imported {
@@ -131,7 +131,7 @@ fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Times
         }
         // Its first code may have been used in a transaction that was rolled back.
         let mut removed = Removed::nothing();
-        removed.add(secrets::delete(user.as_str(), abandoned.secret_id)?, abandoned.period, now);
+        removed.add(secrets::delete(user.as_str(), abandoned.secret_id)?, abandoned.codes, now)?;
         audit::record_with(Event::Removed, now, Some(user.as_str()), Some(&abandoned.device), &removed.detail())?;
         count -= 1;
     }

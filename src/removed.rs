@@ -8,7 +8,9 @@ use otp::{Period, TimeStep};
 use crate::audit::Detail;
 use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::floor;
 use crate::store;
+use crate::store::secrets::Codes;
 use crate::store::used_codes::UsedCode;
 
 /// The name of the detail.
@@ -27,10 +29,13 @@ impl Removed {
         Self(None)
     }
 
-    /// One was removed, of which so much was used.
-    pub fn add(&mut self, used: UsedCode, period: Period, now: Timestamp) {
-        let until = Some(used.step).filter(|step| *step != TimeStep::NONE).map(|step| step.end(period));
+    /// One was removed, of which so much was used. Steps under the floor may have been.
+    pub fn add(&mut self, used: UsedCode, codes: Codes, now: Timestamp) -> Result<(), Error> {
+        let floor = floor::step(floor::current()?, codes.created_at, now, codes.period);
+        let last = Some(used.step).filter(|step| *step != TimeStep::NONE).max(floor);
+        let until = last.map(|step| step.end(codes.period));
         self.0 = self.0.max(until.filter(|until| Timestamp::from_unix_seconds(*until).0 > now.0.saturating_sub(REACH)));
+        Ok(())
     }
 
     /// What the audit row of the call says of it.

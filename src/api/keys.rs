@@ -106,11 +106,11 @@ fn totp_forget_unreadable(
     }
     let lost = rotation::sealed_under(&Snapshot::latest(), &keys)?;
     let now = clock::now()?;
-    for Lost { user_id, device, secret_id, period } in &lost {
+    for Lost { user_id, device, secret_id, codes } in &lost {
         attempts::lock(user_id)?;
         let mut removed = Removed::nothing();
-        match period {
-            Some(period) => removed.add(secrets::delete(user_id, *secret_id)?, *period, now),
+        match codes {
+            Some(codes) => removed.add(secrets::delete(user_id, *secret_id)?, *codes, now)?,
             None => recovery_codes::delete(user_id)?,
         }
         audit::unreadable_forgotten(Some(user_id), device.as_deref(), fingerprint, &removed, now)?;

@@ -92,8 +92,9 @@ fn remove_user(user: UserId) -> Result<RemovedDevices, Error> {
     let mut devices = RemovedDevices::new();
     for secret in existing {
         let removed = devices.entry(secret.device).or_insert(Removed::nothing());
-        let used = used.iter().filter(|used| used.secret_id == secret.secret_id);
-        used.for_each(|used| removed.add(*used, secret.period, now));
+        for used in used.iter().filter(|used| used.secret_id == secret.secret_id) {
+            removed.add(*used, secret.codes, now)?;
+        }
     }
     Ok(devices)
 }
@@ -108,7 +109,7 @@ fn remove_device(user: UserId, device: DeviceName) -> Result<RemovedDevices, Err
     for secret in secrets::of_user(&Snapshot::latest(), user.as_str())? {
         if secret.device == device.as_str() {
             let used = secrets::delete(user.as_str(), secret.secret_id)?;
-            devices.entry(secret.device).or_insert(Removed::nothing()).add(used, secret.period, now);
+            devices.entry(secret.device).or_insert(Removed::nothing()).add(used, secret.codes, now)?;
         }
     }
     Ok(devices)
@@ -169,13 +170,15 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
     let (mut lost, before) = (inherited, Removed::of_user(new.as_str(), now)?);
     let snapshot = Snapshot::latest();
     let found = secrets::sealed_of_user(&snapshot, old.as_str())?;
+    let existing = secrets::of_user(&snapshot, old.as_str())?;
     let mut devices = Vec::new();
     for stored in &found {
         let secret = keyring::open_secret(&snapshot, old.as_str(), stored)?;
         let sealed =
             keyring::seal_secret(key, new.as_str(), &stored.device, stored.secret_id, stored.parameters, &secret)?;
         let used = used_codes::take(old.as_str(), stored.secret_id)?;
-        lost.add(used, stored.parameters.period, now);
+        let of_stored = existing.iter().find(|e| e.secret_id == stored.secret_id).ok_or(Error::RowsAltered)?;
+        lost.add(used, of_stored.codes, now)?;
         used_codes::insert(new.as_str(), &before.raise(used, stored.parameters.period))?;
         secrets::rename(old.as_str(), stored.secret_id, new.as_str(), key.get(), &sealed)?;
         devices.push(stored.device.as_str());

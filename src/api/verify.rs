@@ -355,8 +355,8 @@ impl Attempt<'_> {
         let (user_id, device) = (Some(self.user_id), Some(&*secret.device));
         if secret.slot == Slot::Pending {
             let mut removed = Removed::nothing();
-            if let Some((old, period)) = secrets::activate(self.user_id, &secret.device, secret.secret_id, self.now)? {
-                removed.add(old, period, self.now);
+            if let Some((old, codes)) = secrets::activate(self.user_id, &secret.device, secret.secret_id, self.now)? {
+                removed.add(old, codes, self.now)?;
             }
             audit::record_with(Event::Confirmed, self.now, user_id, device, &removed.detail())?;
         }

@@ -2,10 +2,10 @@
 
 use std::cell::Cell;
 
-use otp::Period;
 use pgrx::IntoDatum;
 
 use super::attempts;
+use super::secrets::{Codes, read_codes};
 use super::spi::{Snapshot, int4, statement, text};
 use crate::error::Error;
 
@@ -74,9 +74,9 @@ statement!(reads ANYTHING_UNDER(INT4ARRAYOID), c"
 SELECT EXISTS (SELECT FROM totp.secrets WHERE key_id = ANY ($1))
     OR EXISTS (SELECT FROM totp.recovery_codes WHERE key_id = ANY ($1))");
 statement!(reads SEALED_UNDER(INT4ARRAYOID), c"
-SELECT user_id, device, secret_id, period FROM totp.secrets WHERE key_id = ANY ($1)
+SELECT user_id, device, secret_id, created_at, period FROM totp.secrets WHERE key_id = ANY ($1)
 UNION ALL
-SELECT user_id, NULL, set_id, NULL FROM totp.recovery_codes WHERE key_id = ANY ($1)
+SELECT user_id, NULL, set_id, NULL, NULL FROM totp.recovery_codes WHERE key_id = ANY ($1)
 ORDER BY 1, 2");
 
 /// Whether anything is sealed under one of these keys.
@@ -139,25 +139,21 @@ fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, E
     Ok(users)
 }
 
-/// A secret that cannot be opened; without a device and a period, a set of recovery codes.
+/// A secret that cannot be opened; without a device and codes, a set of recovery codes.
 pub struct Lost {
     pub user_id: String,
     pub device: Option<String>,
     pub secret_id: i64,
-    pub period: Option<Period>,
+    pub codes: Option<Codes>,
 }
 
 /// What is sealed under these keys, in the order of users and devices.
 pub fn sealed_under(snapshot: &Snapshot, keys: &[i32]) -> Result<Vec<Lost>, Error> {
     SEALED_UNDER.with(|s| {
         s.rows(snapshot, &[keys.to_vec().into_datum()], |row| {
-            let period = row.get::<i16>(4).map(|seconds| Period::new(seconds.into())).transpose();
-            Ok(Lost {
-                user_id: row.must(1)?,
-                device: row.get(2),
-                secret_id: row.must(3)?,
-                period: period.map_err(|_| Error::RowsAltered)?,
-            })
+            let device = row.get(2);
+            let codes = device.as_ref().map(|_: &String| read_codes(row, 4)).transpose()?;
+            Ok(Lost { user_id: row.must(1)?, device, secret_id: row.must(3)?, codes })
         })
     })
 }

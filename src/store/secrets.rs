@@ -73,8 +73,10 @@ fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
     parameters(row.text(column)?, row.must(column + 1)?, row.must(column + 2)?)
 }
 
-fn read_period(row: &Row, column: i32) -> Result<Period, Error> {
-    Period::new(row.must::<i16>(column)?.into()).map_err(|_| Error::RowsAltered)
+/// Reads the columns created_at and period, from `column` on.
+pub fn read_codes(row: &Row, column: i32) -> Result<Codes, Error> {
+    let period = Period::new(row.must::<i16>(column + 1)?.into()).map_err(|_| Error::RowsAltered)?;
+    Ok(Codes { created_at: row.time(column)?, period })
 }
 
 /// The parameters of a secret, from what the table stores.
@@ -95,6 +97,13 @@ pub struct Exported {
     pub secret: SealedSecret,
 }
 
+/// Which codes a secret has: since when, in steps of which length.
+#[derive(Clone, Copy)]
+pub struct Codes {
+    pub created_at: Timestamp,
+    pub period: Period,
+}
+
 /// What of a user's secrets the lifecycle functions decide on.
 pub struct Existing {
     pub device: String,
@@ -102,10 +111,9 @@ pub struct Existing {
     pub secret_id: i64,
     pub version: i32,
     pub enforced_since: Option<i64>,
-    pub created_at: Timestamp,
+    pub codes: Codes,
     pub expires_at: Option<i64>,
     pub disabled: bool,
-    pub period: Period,
 }
 
 impl Existing {
@@ -166,7 +174,7 @@ SELECT user_id, device, slot, secret_id, version, key_id, sealed, algorithm, dig
   FROM totp.secrets
  WHERE user_id = $1");
 statement!(reads OF_USER(TEXTOID), c"
-SELECT device, slot, secret_id, version, enforced_since, created_at, expires_at, disabled_at IS NOT NULL, period
+SELECT device, slot, secret_id, version, enforced_since, created_at, period, expires_at, disabled_at IS NOT NULL
   FROM totp.secrets
  WHERE user_id = $1
  ORDER BY device, slot");
@@ -179,7 +187,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)")
 statement!(writes DELETE(TEXTOID, INT8OID), c"DELETE FROM totp.secrets WHERE user_id = $1 AND secret_id = $2");
 statement!(writes DELETE_ALL(TEXTOID), c"DELETE FROM totp.secrets WHERE user_id = $1");
 statement!(reads ACTIVE(TEXTOID, TEXTOID), c"
-SELECT secret_id, period FROM totp.secrets WHERE user_id = $1 AND device = $2 AND slot = 'active'");
+SELECT secret_id, created_at, period FROM totp.secrets WHERE user_id = $1 AND device = $2 AND slot = 'active'");
 statement!(writes ACTIVATE(TEXTOID, INT8OID, TIMESTAMPTZOID), c"
 UPDATE totp.secrets
    SET slot = 'active', confirmed_at = $3, enforced_since = coalesce(enforced_since, $3), expires_at = NULL
@@ -238,10 +246,9 @@ pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Erro
                 secret_id: row.must(3)?,
                 version: row.must(4)?,
                 enforced_since: row.time_or_null(5),
-                created_at: row.time(6)?,
-                expires_at: row.time_or_null(7),
-                disabled: row.must(8)?,
-                period: read_period(row, 9)?,
+                codes: read_codes(row, 6)?,
+                expires_at: row.time_or_null(8),
+                disabled: row.must(9)?,
             })
         })
     })
@@ -299,16 +306,16 @@ pub fn delete_all(user_id: &str) -> Result<Vec<UsedCode>, Error> {
     Ok(used)
 }
 
-/// Makes a pending secret the device's active one. An older active one dies: what was used of it, and its period.
+/// Makes a pending secret the device's active one. An older active one dies: what was used of it, and which codes it had.
 pub fn activate(
     user_id: &str,
     device: &str,
     secret_id: i64,
     at: Timestamp,
-) -> Result<Option<(UsedCode, Period)>, Error> {
+) -> Result<Option<(UsedCode, Codes)>, Error> {
     let args = [text(user_id), text(device)];
-    let old = ACTIVE.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok((row.must(1)?, read_period(row, 2)?))))?;
-    let old = old.map(|(old, period)| Ok::<_, Error>((delete(user_id, old)?, period))).transpose()?;
+    let old = ACTIVE.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok((row.must(1)?, read_codes(row, 2)?))))?;
+    let old = old.map(|(old, codes)| Ok::<_, Error>((delete(user_id, old)?, codes))).transpose()?;
     // SAFETY: sets a flag of the backend: the commit of this transaction is flushed, whatever synchronous_commit says.
     unsafe { pg_sys::ForceSyncCommit() }
     ACTIVATE.with(|s| s.change_one(&[text(user_id), int8(secret_id), int8(at.0)]))?;

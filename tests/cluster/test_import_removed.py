@@ -98,3 +98,19 @@ def test_a_removal_that_is_rolled_back_says_nothing(conn):
         conn.execute("SELECT totp_remove('alice')")
     import_secret(conn, "alice", OTHER_SECRET, device="phone")
     assert check(conn, "alice", good(-1, OTHER_SECRET)).reason == "accepted"
+
+
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_nor_is_one_that_the_floor_refuses(quick_db, conn, removal):
+    """After a failover, a code may have been used in WAL that was lost. A removal does not get it around that."""
+    import_secret(conn, "alice", SECRET)
+    import_secret(conn, "alice", "A" * 32, device="other")
+    conn.execute("UPDATE totp.floor SET timeline = 0")  # as after a promotion
+    with closing(quick_db.connect()) as promoted:
+        fix_clock(promoted, NOON + timedelta(seconds=1))
+        promoted.execute(REMOVALS[removal])
+        import_secret(promoted, "alice", SECRET, device="phone" if "replaced" in removal else "default")
+        for step in (-1, 0, 1):
+            assert check(promoted, "alice", good(step)).reason == "replayed", step
+        fix_clock(promoted, NOON + timedelta(seconds=90))
+        assert check(promoted, "alice", good(3)).reason == "accepted"
