@@ -108,7 +108,6 @@ BEGIN
       UNION ALL SELECT 'pg_class'::regclass, h.inhrelid FROM pg_inherits AS h WHERE served IN (h.inhrelid, h.inhparent)
       UNION ALL SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger AS t WHERE t.tgrelid = served AND NOT t.tgisinternal
       UNION ALL SELECT 'pg_rewrite'::regclass, r.oid FROM pg_rewrite AS r WHERE r.ev_class = served
-      UNION ALL SELECT 'pg_policy'::regclass, p.oid FROM pg_policy AS p WHERE p.polrelid = served
       UNION ALL SELECT d.classid, d.objid FROM pg_depend AS d JOIN part USING (classid, objid)
                  WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_opclass'::regclass)
     )
