@@ -483,8 +483,13 @@ BEFORE_ROUTES = {
                + trap("evil.ne(bigint, integer)", "boolean", "false") + "; CREATE OPERATOR evil.<> (LEFTARG = bigint, RIGHTARG = integer, FUNCTION = evil.ne)")], [APPLY]),
     "trigger inside": Trap(
         [(DBA, "GRANT USAGE ON SCHEMA totp_router TO eve; GRANT TRIGGER ON totp_router.shards TO eve"),
-         (EVE, FIRE + "CREATE TRIGGER t BEFORE UPDATE ON totp_router.shards FOR EACH ROW EXECUTE FUNCTION evil.fire()")],
+         (EVE, FIRE + "CREATE TRIGGER t BEFORE UPDATE ON totp_router.shards FOR EACH ROW EXECUTE FUNCTION evil.fire()"),
+         (DBA, "REVOKE TRIGGER ON totp_router.shards FROM eve")],
         [(DBA, "UPDATE totp_router.shards SET name = name")]),
+    "TRIGGER inside": Trap(
+        [(DBA, "GRANT USAGE ON SCHEMA totp_router TO eve; GRANT ALL ON ALL TABLES IN SCHEMA totp_router TO eve")],
+        [(EVE, FIRE + "CREATE TRIGGER t BEFORE UPDATE ON totp_router.shards FOR EACH ROW EXECUTE FUNCTION evil.fire()"),
+         (DBA, "UPDATE totp_router.shards SET name = name")]),
     "member of the role": Trap(
         [(DBA, "GRANT totp_router TO eve")], [(EVE, "SET ROLE totp_router;" + dropped("totp_router.apply()") + trap("totp_router.apply()")), APPLY]),
     "server": Trap(
