@@ -96,6 +96,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
    CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) AS i
    WHERE s.refobjid NOT IN (TABLE trusted) AND (p.nspname IN ('totp_router', 'totp') OR f.proname = ANY (names))
   UNION ALL
+  SELECT format('table %s is open to triggers of others', c.oid::regclass),
+         format('What a trigger of %s does is done by who writes to it.', g.grantee),
+         format('REVOKE TRIGGER ON %s FROM %s.', c.oid::regclass, g.grantee)
+    FROM place AS p JOIN pg_class AS c ON c.relnamespace = p.oid CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+   CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS g(grantee)
+   WHERE p.nspname IN ('totp_router', 'totp') AND a.privilege_type = 'TRIGGER' AND a.grantee NOT IN (TABLE trusted)
+  UNION ALL
   SELECT format('trigger %I on table %s runs a function of another role', t.tgname, c.oid::regclass),
          format('Role "%s" can change it.', pg_get_userbyid(f.proowner)), 'If you do not know what it is for, drop it.'
     FROM place AS p JOIN pg_class AS c ON c.relnamespace = p.oid

@@ -30,7 +30,7 @@ BEGIN
       HINT = 'Run CREATE EXTENSION pg_totp first.';
   END IF;
   FOR found IN
-    SELECT n.oid::regnamespace::text AS schema, o.rolname AS owner, o.rolsuper,
+    SELECT n.oid::regnamespace AS schema, n.nspname = 'totp_shard' AS is_its_own, o.rolname AS owner, o.rolsuper,
            (SELECT coalesce(min(quote_ident(r.rolname)), CASE WHEN count(*) > 0 THEN 'PUBLIC' END)
               FROM aclexplode(n.nspacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
              WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE) AS creator
@@ -40,11 +40,11 @@ BEGIN
      WHERE n.nspname IN ('totp_shard', 'totp')
         OR n.oid = (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'pg_totp')
   LOOP
-    IF NOT found.rolsuper OR found.schema = 'totp_shard' AND found.owner <> current_user THEN
+    IF NOT found.rolsuper OR found.is_its_own AND found.owner <> current_user THEN
       RAISE EXCEPTION 'must be owner of schema %', found.schema USING ERRCODE = 'insufficient_privilege',
         DETAIL = format('It belongs to role "%s".', found.owner),
         HINT = CASE WHEN found.rolsuper THEN 'Run the script as that role.'
-                    WHEN found.schema = 'totp_shard' THEN 'If you do not know what it is for, drop it, and run the script again.'
+                    WHEN found.is_its_own THEN 'If you do not know what it is for, drop it, and run the script again.'
                     ELSE 'Install the extension in a schema of its own, or give this one to a superuser.' END;
     ELSIF found.creator IS NOT NULL THEN
       RAISE EXCEPTION 'schema % is open to others', found.schema USING ERRCODE = 'insufficient_privilege',
@@ -108,7 +108,6 @@ BEGIN
       UNION ALL SELECT 'pg_class'::regclass, h.inhrelid FROM pg_inherits AS h WHERE served IN (h.inhrelid, h.inhparent)
       UNION ALL SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger AS t WHERE t.tgrelid = served AND NOT t.tgisinternal
       UNION ALL SELECT 'pg_rewrite'::regclass, r.oid FROM pg_rewrite AS r WHERE r.ev_class = served
-      UNION ALL SELECT 'pg_policy'::regclass, p.oid FROM pg_policy AS p WHERE p.polrelid = served
       UNION ALL SELECT d.classid, d.objid FROM pg_depend AS d JOIN part USING (classid, objid)
                  WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_opclass'::regclass)
     )

@@ -217,6 +217,15 @@ def test_shard_sql_does_not_work_on_what_is_prepared(shard, name):
     spring(shard, ON_A_SHARD[name], script("shard.sql"))
 
 
+@pytest.mark.parametrize("given", ["ALTER SCHEMA public OWNER TO eve", "SELECT format('ALTER DATABASE %I OWNER TO eve', current_database()) \\gexec"])
+def test_the_schema_of_the_extension_is_a_superusers(shard, given):
+    """Also the one that belongs to the owner of the database, who may put functions there later on."""
+    shard.psql(given)
+    refused = refusal(shard, script("shard.sql"))
+    assert_refused(refused)
+    assert (refused["ERROR"], refused["DETAIL"]) == ("must be owner of schema public", 'It belongs to role "eve".')
+
+
 KINDS = {
     "view": "CREATE VIEW totp_shard.capabilities AS SELECT 1 AS one",
     "materialized view": "CREATE MATERIALIZED VIEW totp_shard.capabilities AS SELECT 1 AS one",
@@ -320,6 +329,8 @@ def test_a_shard_is_set_up_by_a_superuser_and_again_by_the_same(shard):
         refused = refusal(shard, script("shard.sql"))
         assert_refused(refused)
         assert "boss" in refused["DETAIL"] and refused["HINT"] == "Run the script as that role."
+        shard.psql("DROP SCHEMA totp_shard CASCADE; CREATE SCHEMA totp_shard AUTHORIZATION boss")
+        assert refusal(shard, script("shard.sql"))["ERROR"] == "must be owner of schema totp_shard"
     finally:
         shard.psql("DROP OWNED BY boss; DROP ROLE boss")
 
@@ -401,9 +412,8 @@ ON_A_ROUTER = {
         [(DBA, "CREATE ROLE totp_router LOGIN")], [("totp_router", dropped("totp_router.apply()") + trap("totp_router.apply()")), APPLY]),
     "attribute of its role": Trap([(DBA, "CREATE ROLE totp_router CREATEROLE")], []),
     "default privileges of its role": Trap(
-        [A_ROLE, (EVE, "".join(f"ALTER DEFAULT PRIVILEGES FOR ROLE totp_router GRANT ALL ON {kind} TO eve;" for kind in ("SCHEMAS", "TABLES", "ROUTINES"))),
-         (DBA, "REVOKE totp_router FROM eve")],
-        [(EVE, FIRE + "CREATE TRIGGER t BEFORE INSERT ON totp_router.shards FOR EACH ROW EXECUTE FUNCTION evil.fire()"), MAPPED]),
+        [A_ROLE, (EVE, "ALTER DEFAULT PRIVILEGES FOR ROLE totp_router GRANT ALL ON TABLES TO eve"), (DBA, "REVOKE totp_router FROM eve")],
+        [(DBA, "GRANT USAGE ON SCHEMA totp_router TO eve"), (EVE, FIRE + "CREATE TRIGGER t BEFORE INSERT ON totp_router.shards FOR EACH ROW EXECUTE FUNCTION evil.fire()"), MAPPED]),
     "server": Trap(
         [(DBA, "CREATE EXTENSION plproxy; GRANT USAGE ON FOREIGN DATA WRAPPER plproxy TO eve"),
          (EVE, "CREATE SERVER totp_verify FOREIGN DATA WRAPPER plproxy OPTIONS (p0 'dbname=none')")], []),
@@ -473,8 +483,13 @@ BEFORE_ROUTES = {
                + trap("evil.ne(bigint, integer)", "boolean", "false") + "; CREATE OPERATOR evil.<> (LEFTARG = bigint, RIGHTARG = integer, FUNCTION = evil.ne)")], [APPLY]),
     "trigger inside": Trap(
         [(DBA, "GRANT USAGE ON SCHEMA totp_router TO eve; GRANT TRIGGER ON totp_router.shards TO eve"),
-         (EVE, FIRE + "CREATE TRIGGER t BEFORE UPDATE ON totp_router.shards FOR EACH ROW EXECUTE FUNCTION evil.fire()")],
+         (EVE, FIRE + "CREATE TRIGGER t BEFORE UPDATE ON totp_router.shards FOR EACH ROW EXECUTE FUNCTION evil.fire()"),
+         (DBA, "REVOKE TRIGGER ON totp_router.shards FROM eve")],
         [(DBA, "UPDATE totp_router.shards SET name = name")]),
+    "TRIGGER inside": Trap(
+        [(DBA, "GRANT USAGE ON SCHEMA totp_router TO eve; GRANT ALL ON ALL TABLES IN SCHEMA totp_router TO eve")],
+        [(EVE, FIRE + "CREATE TRIGGER t BEFORE UPDATE ON totp_router.shards FOR EACH ROW EXECUTE FUNCTION evil.fire()"),
+         (DBA, "UPDATE totp_router.shards SET name = name")]),
     "member of the role": Trap(
         [(DBA, "GRANT totp_router TO eve")], [(EVE, "SET ROLE totp_router;" + dropped("totp_router.apply()") + trap("totp_router.apply()")), APPLY]),
     "server": Trap(
@@ -498,6 +513,11 @@ def test_routes_sql_needs_a_router_of_router_sql(served, router):
     refused = refusal(router, functions_of(served))
     assert not is_superuser(router)
     assert_refused(refused)
+
+
+def test_routes_sql_reads_no_shard_that_others_can_change(served):
+    served.psql("ALTER SCHEMA totp_shard OWNER TO eve")
+    assert_refused(refusal(served, script("routes.sql")))
 
 
 def test_routes_sql_reads_no_shard_but_that_of_shard_sql(shard):
@@ -552,7 +572,7 @@ def test_default_privileges_open_nothing_on_a_router(served, router):
         assert granted(router, "totp_router", "totp") == {("totp_router", "exposed")}
         ours = router.value("SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname LIKE 'totp\\_%'")
         assert ours > 20 and owners(router, "public") - {"pg_database_owner"} == {"totp_router"}
-        assert not {what for _, what in granted(router, "public") if what.startswith("totp_")}
+        assert not {(role, what) for role, what in granted(router, "public") if what.startswith("totp_") or role == "totp_router" and "CREATE" in what}
 
 
 def test_a_schema_that_routes_sql_makes_is_the_routers(databases):
