@@ -76,7 +76,7 @@ def _crowds(runs, figure, fsync: str):
 
 
 def _scaling(runs, compare):
-    """Clients on users of their own. What the machine gives at best is shown by a bare SELECT, which locks and logs nothing."""
+    """Measures clients on separate users. A bare SELECT, which locks and logs nothing, shows the best that the machine can do."""
     turns = runs.choose("users on separate pages")
     tps = {clients: ([], [], []) for clients in SCALING}
     for round_ in range(ROUNDS):
@@ -96,7 +96,7 @@ def _scaling(runs, compare):
 
 
 class _Runs:
-    """Runs of pgbench in which each statement uses the code of its own moment."""
+    """Runs of pgbench in which each statement uses the code of its moment."""
 
     def __init__(self, database) -> None:
         self.database = database

@@ -158,7 +158,7 @@ def seconds(conn, statement: str) -> float:
 def loop_microseconds(conn, call: str, first: int, last: int) -> float:
     """Returns the microseconds per call in the server, one transaction each, for `n` from first to last.
 
-    An assignment evaluates the call by itself, where PERFORM would run a query around it.
+    An assignment evaluates only the call, while PERFORM would run a query around it.
     """
     statement = f"DO $do$ DECLARE r boolean; BEGIN FOR n IN {first} .. {last} LOOP r := {call}; COMMIT; END LOOP; END $do$"
     return seconds(conn, statement) * 1e6 / (last - first + 1)

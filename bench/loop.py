@@ -7,7 +7,7 @@ import fixture
 BLOCK = 500  # calls of one side before it is the other's turn: short, so that both meet the same noise
 BLOCKS = fixture.scaled(120, 4)
 VACUUM_EVERY = 20
-USERS = BLOCK * (BLOCKS + 1)  # each block has users of its own, since a code counts once; one block more to warm up
+USERS = BLOCK * (BLOCKS + 1)  # each block has separate users, since a code counts once; one more block to warm up
 LOCKED = BLOCK * 4
 
 

@@ -1,6 +1,6 @@
 """Runs pg_totp as a small site would for MINUTES (default 30), and checks what grows, breaks or is left behind.
 
-Six sessions sign in, fail, enroll, replace, remove and recover, each for users of its own, so that it knows what each
+Six sessions sign in, fail, enroll, replace, remove and recover, each for separate users, so that it knows what each
 answer must be; the number of users stays the same. Codes are those of the real clock, each data key lives for a minute
 (both rotations in turn), autovacuum is on. Prints what was measured, and writes it to bench/soak.md after a run of ten
 minutes or more. Ends with status 1 if a check failed.
@@ -56,7 +56,7 @@ class Session(threading.Thread):
         self.soak, self.number, self.chance = soak, number, random.Random(number)
         self.conn = soak.db.connect(application_name=self.name)
         self.done: Counter[str] = Counter()
-        self.locks = 0  # told
+        self.locks = 0  # answered
         self.deleted: Counter[str] = Counter()  # rows that removals and replacements took out of the two tables
         self.errors: list[str] = []
         self.contexts: list[int] = []
