@@ -21,7 +21,7 @@ CALLS = fixture.scaled(1_000, 10)  # of each process in a round
 ROUNDS = 5
 KEY = bytes(range(32))  # of the application
 SELECT = "SELECT secret_id, sealed, digits, period FROM app_secrets WHERE user_id = %s AND device = 'default' AND slot = 'active'"
-# One row or none: a step counts once, whoever else tries it at the same time.
+# One row or none: a step counts once, even if others try it at the same time.
 BURN = """
 INSERT INTO {} AS u (time_step, used_at, uses, recovery_mask, secret_id, user_id) VALUES (%s, now(), 1, 0, %s, %s)
 ON CONFLICT (user_id, secret_id) DO UPDATE SET time_step = EXCLUDED.time_step, used_at = EXCLUDED.used_at, uses = u.uses + 1
@@ -72,7 +72,7 @@ def measure(compare, figure):
 
 
 def make_application(database) -> None:
-    """Tables of the same shape, with secrets that the application has sealed."""
+    """Creates tables of the same shape, with secrets that the application has sealed."""
     fixture.say("sealing the application's secrets")
     database.psql("CREATE TABLE app_secrets AS SELECT * FROM totp.secrets LIMIT 0")
     cipher = AESGCM(KEY)
@@ -92,7 +92,7 @@ def make_application(database) -> None:
 
 
 def _round_trips(database, way, first: int) -> int:
-    """How often the server says that it is ready again, during one sign-in of a session that has everything prepared."""
+    """Counts how often the server is ready for a query again, during one sign-in of a session that has everything prepared."""
     code = fixture.now().good
     with closing(database.connect()) as conn, tempfile.TemporaryFile("w+") as trace:
         for n in range(first, first + 9):
@@ -105,7 +105,7 @@ def _round_trips(database, way, first: int) -> int:
 
 
 def _round(database, round_: int) -> list[float]:
-    """Sign-ins per second of each way, over users that have not signed in before."""
+    """Measures sign-ins per second of each way, over users who have not signed in before."""
     fixture.say(f"round {round_} of {ROUNDS}")
     tps = [0.0] * len(WAYS)
     for i in range(len(WAYS)):
@@ -125,7 +125,7 @@ def _run(database, side: int, first: int) -> float:
 
 
 def _remember(barrier) -> None:
-    """In each process: what they wait at, so as to begin together."""
+    """Sets, in each process, the barrier at which they wait, so that they begin together."""
     global together
     together = barrier
 

@@ -1,4 +1,4 @@
-"""Enrolments, imports and QR codes per second."""
+"""Enrollments, imports and QR codes per second."""
 
 from contextlib import closing
 
@@ -22,7 +22,7 @@ def measure(compare, figure):
             lines = [
                 figure("imports per second, one statement", _rate(
                     conn, "SELECT count(totp_import(user_id, secret, confirmed => true)) FROM legacy", ROWS)),
-                figure("enrolments per second, one statement", _rate(
+                figure("enrollments per second, one statement", _rate(
                     conn, f"SELECT count(t.secret) FROM generate_series(1, {ROWS}) n, totp_enroll('new' || n) t", ROWS)),
             ]
             for kind in ("svg", "png", "text"):

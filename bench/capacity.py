@@ -1,4 +1,4 @@
-"""What docs/design/capacity.md reckons with: bytes of a user, WAL and flushes of a sign-in, WAL and time of a rotation."""
+"""The figures that docs/design/capacity.md uses: bytes of a user, WAL and flushes of a sign-in, WAL and time of a rotation."""
 
 from contextlib import closing
 
@@ -6,13 +6,13 @@ import fixture
 
 USERS = fixture.scaled(100_000, 2_000)
 CALLS = 1_000
-STRIDE = USERS // CALLS  # far enough apart that each call has pages of its own
+STRIDE = USERS // CALLS  # far enough apart that each call touches separate pages
 TABLES = ("secrets", "used_codes", "attempts", "audit_log")
 LOOP = "DO $do$ BEGIN FOR i IN 1 .. {calls} LOOP PERFORM totp_verify((SELECT user_id FROM users WHERE n = i * {stride}), '{code}'); COMMIT; END LOOP; END $do$"
 
 
 def measure(compare, figure):
-    # With fsync, or PostgreSQL counts no flush.
+    # With fsync on: otherwise PostgreSQL counts no flush.
     with fixture.server(fsync="on") as cluster:
         database = cluster.create_database()
         with closing(database.connect()) as conn:
@@ -23,7 +23,7 @@ def measure(compare, figure):
 def _measure(conn, figure):
     clock = fixture.START
     conn.execute(f"SET totp.clock = '{fixture.iso(clock)}'")
-    # User ids as UUIDs are: 36 characters, in no order.
+    # User ids like UUIDs: 36 characters, in random order.
     conn.execute("CREATE TABLE users AS SELECT n::int AS n, gen_random_uuid()::text AS user_id FROM generate_series(1, %s) n", [USERS])
     conn.execute("ALTER TABLE users ADD PRIMARY KEY (n)")
     conn.execute("SELECT count(totp_import(user_id, %s, account_name => 'user' || n || '@example.com', issuer => 'Example',"
@@ -32,7 +32,7 @@ def _measure(conn, figure):
     for table in TABLES:
         yield _row(conn, figure, table)
 
-    # Each kind leaves what the next one needs: a used code, failures below the lock, a lock.
+    # Each kind leaves the state that the next one needs: a used code, failures below the lock, a lock.
     for name, wrong, compression in (("accepted", False, "lz4"), ("accepted", False, "off"), ("replayed", False, "off"), ("wrong", True, "off")):
         if name == "accepted":
             clock += 600
@@ -57,7 +57,7 @@ def _row(conn, figure, table: str):
 
 
 def _rotations(conn, figure, what: str, tables: str):
-    """Both ways to rotate, each from vacuumed tables and the beginning of a checkpoint interval."""
+    """Measures both ways to rotate, each with vacuumed tables at the beginning of a checkpoint interval."""
     for call in ("SELECT totp_rotate_key()", "CALL totp_rotate_key_online(10000)"):
         conn.execute(f"VACUUM (ANALYZE) {tables}")
         conn.execute("CHECKPOINT")
@@ -74,7 +74,7 @@ def _loop(clock: int, wrong: bool) -> str:
 
 
 def _sign_ins(conn, figure, name: str, clock: int, wrong: bool):
-    """WAL, flushes and transaction ids of a call: the first to touch its pages after a checkpoint, and a later one."""
+    """Measures WAL, flushes and transaction ids of a call: of the first on its pages after a checkpoint, and of a later one."""
     for when in ("first after a checkpoint", "later"):
         if when == "later" and name.startswith("accepted"):
             clock += 120
@@ -90,7 +90,7 @@ def _sign_ins(conn, figure, name: str, clock: int, wrong: bool):
 
 
 def flushes(conn) -> str:
-    """Where this server counts the flushes of the WAL: since PostgreSQL 18 with all other I/O."""
+    """Returns the view in which this server counts flushes of the WAL: since PostgreSQL 18 that of all I/O."""
     return "wal_sync" if conn.info.server_version < 180000 else "(SELECT sum(fsyncs) FROM pg_stat_io WHERE object = 'wal')"
 
 

@@ -1,4 +1,4 @@
-"""Measures whether time tells what was compared, and who is enrolled. Writes bench/constant_time.md; a report, no gate.
+"""Measures whether the time reveals what was compared, and who is enrolled. Writes bench/constant_time.md; a report, no gate.
 
 usage: bench/constant_time.py PROGRAM     the program is bench/constant_time.rs, built; tools/constant-time.sh does both
 """
@@ -23,13 +23,13 @@ IN_PROCESS = 1_000_000
 PER_CLASS = 10_000
 PERCENTILES = [1.0, 0.999, 0.99, 0.95, 0.9, 0.75, 0.5]
 
-TEXT = """# Does time tell
+TEXT = """# Does the time reveal anything
 
-{heading}. Made by `make constant-time`; a report, nothing depends on it.
+{heading}. Made by `make constant-time`; a report; nothing depends on it.
 
 The method is that of dudect: two classes of input take turns at random, and Welch's *t* compares their times, over all
-samples and over those below seven percentiles; the largest is shown. |*t*| below 4.5 is no sign of a difference, above 10 a
-certain one.
+samples and over those below seven percentiles; the largest is shown. |*t*| below 4.5 is no sign of a difference; above 10 it is
+a certain one.
 
 ## In the process
 
@@ -48,15 +48,15 @@ that the measurement sees one.
 |---|---|---|---|
 {by_sql}
 
-Which digits of a code are right does not show. Who is enrolled does: an unknown user has no row to charge and no secret to
-try, and a locked one is refused before any work. `totp_check` and `totp_enabled` say both openly. So ask for the code only
-after the password was right, or let the answer take its time in the application; see the [security
+The time does not reveal which digits of a code are right. It reveals who is enrolled: an unknown user has no row to charge
+and no secret to try, and a locked one is refused before any work. `totp_check` and `totp_enabled` report both openly. So ask
+for the code only after the password was right, or delay the answer in the application; see the [security
 model](../docs/security-model.md#a-user-who-does-not-exist).
 """
 
 
 def welch(a: list[float], b: list[float]) -> float:
-    """The largest |t| over samples below the percentiles of both classes together."""
+    """Returns the largest |t| over samples below the percentiles of both classes together."""
     together = sorted(a + b)
     largest = 0.0
     for percentile in PERCENTILES:

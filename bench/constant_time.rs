@@ -1,6 +1,6 @@
-//! Whether the time of a comparison tells what was compared: the method of dudect (Reparaz, Balasch, Verbauwhede 2017).
+//! Whether the time of a comparison reveals what was compared: the method of dudect (Reparaz, Balasch, Verbauwhede 2017).
 //!
-//! Each subject has two classes of input that take turns at random; Welch's t says whether their times differ, over all
+//! Each subject has two classes of input that take turns at random; Welch's t shows whether their times differ, over all
 //! samples and over those below some percentiles, since interrupts fall on both classes alike. |t| above 4.5 is a hint,
 //! above 10 a leak. Prints one line per subject: name, samples, median nanoseconds of both classes, the largest |t|.
 //!

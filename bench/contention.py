@@ -1,7 +1,7 @@
-"""Many sessions at once: on few users, on one page, on pages of their own; with more and more clients; the page lock.
+"""Many sessions at once: on few users, on one page, on separate pages; with more and more clients; the page lock.
 
-Sign-ins of one user need a code each. So every statement makes the code of the moment and sets totp.clock to it: a time
-step passes in each 50 microseconds of the real clock. The other sides do the same before their own statements.
+Sign-ins of one user need a code each. So every statement computes the code of the moment and sets totp.clock to it: a time
+step passes every 50 microseconds of the real clock. The other sides do the same before their own statements.
 """
 
 import statistics
@@ -15,10 +15,10 @@ CALLS = fixture.scaled(12_800, 320)  # sign-ins in a run, over all clients
 ROUNDS = 3
 SCALING = (1, 2, 4, 8, 32)
 STEPS_PER_SECOND = 20_000
-DISTANCE = 150  # users that lie so far apart share no page
-OWN = 10  # users of each client, where each client has its own
+DISTANCE = 150  # users this far apart share no page
+OWN = 10  # users of each client, if each client has its own
 USERS = CLIENTS * OWN * DISTANCE
-# The same frame for all sides: the code of this moment, and whose turn it is.
+# The same frame for all sides: the code of this moment, and the user whose turn it is.
 FRAME = f"""\\set turn :k %% :turns
 WITH step AS MATERIALIZED (SELECT floor(extract(epoch FROM statement_timestamp()) * {STEPS_PER_SECOND})::bigint - :origin AS step),
      now AS MATERIALIZED (SELECT step, to_timestamp(step * {fixture.PERIOD}) AS at FROM step),
@@ -34,7 +34,7 @@ WHO = {
                  WHERE (u.ctid::text::point)[0] = 100 AND (a.ctid::text::point)[0] = (
                        SELECT (a.ctid::text::point)[0] FROM totp.used_codes u JOIN totp.attempts a USING (user_id)
                         WHERE (u.ctid::text::point)[0] = 100 GROUP BY 1 ORDER BY count(*) DESC LIMIT 1)) p ON place = c""",
-    "users on pages of their own": """
+    "users on separate pages": """
         SELECT c, t, 'u' || 1 + {distance} * (c * {own} + t) FROM generate_series(0, {last}) c, generate_series(0, {own} - 1) t""",
 }
 
@@ -76,8 +76,8 @@ def _crowds(runs, figure, fsync: str):
 
 
 def _scaling(runs, compare):
-    """Clients on users of their own. What the machine gives at best is shown by a bare SELECT, which locks and logs nothing."""
-    turns = runs.choose("users on pages of their own")
+    """Measures clients on separate users. A bare SELECT, which locks and logs nothing, shows the best that the machine can do."""
+    turns = runs.choose("users on separate pages")
     tps = {clients: ([], [], []) for clients in SCALING}
     for round_ in range(ROUNDS):
         fixture.say(f"scaling, round {round_ + 1} of {ROUNDS}")
@@ -96,7 +96,7 @@ def _scaling(runs, compare):
 
 
 class _Runs:
-    """Runs of pgbench in which each statement has a code of its own moment."""
+    """Runs of pgbench in which each statement uses the code of its moment."""
 
     def __init__(self, database) -> None:
         self.database = database
@@ -105,7 +105,7 @@ class _Runs:
         database.psql("CREATE TABLE who (client int, turn int, user_id text, PRIMARY KEY (client, turn))")
 
     def choose(self, name: str) -> int:
-        """Fills the table of who signs in; how many users each client has in turn."""
+        """Fills the table of users who sign in; returns how many each client has in turn."""
         select = WHO[name].format(last=CLIENTS - 1, own=OWN, distance=DISTANCE)
         self.database.psql(f"TRUNCATE who; INSERT INTO who {select}; VACUUM (ANALYZE) who;")
         [(clients, turns)] = self.database.execute("SELECT count(DISTINCT client), max(turn) + 1 FROM who")
@@ -113,7 +113,7 @@ class _Runs:
         return turns
 
     def ours(self, clients: int, turns: int) -> tuple[float, float]:
-        """The tps, and which part of the codes was accepted: of two for one user the earlier may come later."""
+        """Returns the tps, and the share of codes that were accepted: of two codes of one user, the earlier may arrive later."""
         before = fixture.uses(self.database)
         tps = self.run(OURS, clients, turns)
         share = (fixture.uses(self.database) - before) / (CALLS // clients * clients)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the server, its users, the bare side, a code that is good for a whole round, timing."""
+"""What the benchmarks share: the server, its users, the bare side, a code that is valid for a whole round, timing."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ import pyotp
 from server import Cluster, Database
 
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
-START = 1_800_000_000  # Unix seconds, where a subject fixes the clock; rounds move on from there, since each code counts once
+START = 1_800_000_000  # Unix seconds, if a subject fixes the clock; rounds move on from there, since each code counts once
 STEP = 30
 PERIOD = 120  # of the users that are measured by the real clock, so that a code outlives the round
 CORES = os.cpu_count() or 1
@@ -20,18 +20,18 @@ SCALE = float(os.environ.get("BENCH_SCALE", 1))  # to try a change of these file
 
 
 def scaled(full: int, least: int = 1) -> int:
-    """A number of rows or calls: `full`, unless BENCH_SCALE says less."""
+    """Returns a number of rows or calls: `full`, or less if BENCH_SCALE is set."""
     return max(least, int(full * min(1.0, SCALE)))
 
 
 def say(what: str) -> None:
-    """A line of progress."""
+    """Prints a line of progress."""
     print(f"    {datetime.now():%H:%M:%S} {what}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def server(**settings):
-    """A server of its own, removed afterwards."""
+    """A separate server, removed afterwards."""
     cluster = Cluster()
     try:
         cluster.init()  # with fsync = off; what is configured last counts
@@ -48,7 +48,7 @@ def version(cluster: Cluster) -> str:
 
 
 def set_clock(database: Database, unix_seconds: int) -> None:
-    """Fixes the clock of every new session. Not where it is timed against a bare side: its text is read at each call."""
+    """Fixes the clock of every new session. Not for timing against a bare side: the setting is parsed at each call."""
     database.execute(f"ALTER DATABASE {database.name} SET totp.clock = '{iso(unix_seconds)}'")
 
 
@@ -61,12 +61,12 @@ def code(unix_seconds: int) -> str:
 
 
 def code_of_period(unix_seconds: int) -> str:
-    """The code that a user of `make_users` has at that time."""
+    """Returns the code of a user of `make_users` at that time."""
     return pyotp.TOTP(SECRET, interval=PERIOD).at(unix_seconds)
 
 
 class Now(NamedTuple):
-    """What a user of `make_users` may enter now."""
+    """The codes that a user of `make_users` can enter now."""
 
     step: int  # the bare side stores it
     good: str  # for 120 to 240 seconds; for 240 to 360 with ahead = 1
@@ -74,7 +74,7 @@ class Now(NamedTuple):
 
 
 def now(ahead: int = 0) -> Now:
-    """Codes of the step now, or of the next one, which the window accepts as well."""
+    """Returns codes of the current step, or of the next one, which the window accepts too."""
     step = int(time.time()) // PERIOD + ahead
     totp = pyotp.TOTP(SECRET, interval=PERIOD)
     near = {totp.generate_otp(step + n) for n in range(-5, 10)}
@@ -83,7 +83,7 @@ def now(ahead: int = 0) -> Now:
 
 
 def make_users(database: Database, count: int) -> None:
-    """Users u1 … un with one secret, so that one code is good for each. A session per core imports them."""
+    """Creates users u1 … un with one secret, so that one code is valid for all. A session per core imports them."""
     say(f"importing {count:,} users")
 
     def work(first: int, last: int) -> None:
@@ -97,13 +97,13 @@ def make_users(database: Database, count: int) -> None:
 
 
 def in_parallel(work, arguments: list[tuple]) -> list:
-    """work(*arguments[i]) in a thread each; the results."""
+    """Calls work(*arguments[i]), each in a thread; returns the results."""
     with ThreadPoolExecutor(len(arguments)) as pool:
         return list(pool.map(lambda each: work(*each), arguments))
 
 
 def make_bare(database: Database) -> None:
-    """The bare side: tables of the same shape with the same rows, and the bare statements as PL/pgSQL functions.
+    """Creates the bare side: tables of the same shape with the same rows, and the bare statements as PL/pgSQL functions.
 
     In functions they cost one call and one round trip, as ours do: the kindest way to run them.
     """
@@ -148,7 +148,7 @@ def make_bare(database: Database) -> None:
 
 
 def seconds(conn, statement: str) -> float:
-    """How long a statement takes, by the server's clock."""
+    """Returns how long a statement takes, by the server's clock."""
     before = conn.execute("SELECT clock_timestamp()").fetchone()[0]
     conn.execute(statement)
     after = conn.execute("SELECT clock_timestamp()").fetchone()[0]
@@ -156,21 +156,21 @@ def seconds(conn, statement: str) -> float:
 
 
 def loop_microseconds(conn, call: str, first: int, last: int) -> float:
-    """Microseconds per call in the server, one transaction each, for `n` from first to last.
+    """Returns the microseconds per call in the server, one transaction each, for `n` from first to last.
 
-    An assignment evaluates the call by itself, where PERFORM would run a query around it.
+    An assignment evaluates only the call, while PERFORM would run a query around it.
     """
     statement = f"DO $do$ DECLARE r boolean; BEGIN FOR n IN {first} .. {last} LOOP r := {call}; COMMIT; END LOOP; END $do$"
     return seconds(conn, statement) * 1e6 / (last - first + 1)
 
 
 def uses(database: Database) -> int:
-    """How many codes were accepted."""
+    """Counts the accepted codes."""
     return int(database.value("SELECT sum(uses) FROM totp.used_codes"))
 
 
 def pgbench(database: Database, clients: int, per_client: int, script: str, *options: str, **variables) -> float:
-    """Runs a script so often in each of so many prepared sessions; the tps. In it :k counts a client's turns from 1."""
+    """Runs a script that many times in each of that many prepared sessions; returns the tps. :k counts a client's turns from 1."""
     cluster = database.cluster
     path = cluster.folder / "script.sql"
     cluster.run("sh", "-c", 'cat >"$1"', "sh", path, stdin=f"\\set k :k + 1\n{script}")
@@ -182,7 +182,7 @@ def pgbench(database: Database, clients: int, per_client: int, script: str, *opt
 
 
 def latencies(database: Database, calls: int, script: str, **variables) -> list[float]:
-    """Microseconds of each run of a script in one session, in order."""
+    """Returns the microseconds of each run of a script in one session, in order."""
     prefix = database.cluster.folder / "pgbench_log"
     pgbench(database, 1, calls, script, "--log", f"--log-prefix={prefix}", **variables)
     [log] = prefix.parent.glob(f"{prefix.name}.*")
@@ -193,5 +193,5 @@ def latencies(database: Database, calls: int, script: str, **variables) -> list[
 
 
 def turns(round_: int) -> tuple[int, int]:
-    """Who goes first in this round: each side as often as the other."""
+    """Returns which side goes first in this round: each side as often as the other."""
     return (0, 1) if round_ % 2 == 0 else (1, 0)

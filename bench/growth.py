@@ -1,4 +1,4 @@
-"""Time of a sign-in with 10,000, 1,000,000 and 10,000,000 users; what a user takes on disk; what a backend takes of memory."""
+"""Time of a sign-in with 10,000, 1,000,000 and 10,000,000 users; the disk space of a user; the memory of a backend."""
 
 import re
 import statistics
@@ -12,7 +12,7 @@ REAL = min(SIZES)  # users of each size who sign in, spread evenly among the oth
 ROUNDS = 10
 CALLS = REAL // ROUNDS
 PASSES = 100  # of the memory measurement, over all real users
-# Everyone, in the order of the ids. The others have rows of the same shape and size, which nobody opens.
+# All users, in the order of the ids. Those who do not sign in have rows of the same shape and size, which nobody opens.
 FILL = {
     "secrets": """
         SELECT 'u' || to_char(n, 'FM00000000'), t.device, t.slot, coalesce(r.secret_id, 1000000000 + n), t.version, t.key_id,
@@ -28,8 +28,8 @@ FILL = {
 
 
 def measure(compare, figure):
-    # Large enough for the rows of all who sign in: what is measured is the look-up, not the disk. "minimal" does not log
-    # the filling of the tables.
+    # Large enough for the rows of all who sign in: the look-up is measured, not the disk. With "minimal" the filling of the
+    # tables is not logged.
     with fixture.server(shared_buffers="3GB", wal_level="minimal", max_wal_senders=0) as cluster:
         databases = [_make(cluster, size) for size in SIZES]
         lines = list(_times(databases, compare))
@@ -39,7 +39,7 @@ def measure(compare, figure):
 
 
 def _make(cluster, size: int):
-    """A database with so many users, of which REAL, number stride, 2 × stride and so on, can sign in."""
+    """Creates a database with that many users, of whom REAL (number stride, 2 × stride and so on) can sign in."""
     fixture.say(f"{size:,} users")
     stride = size // REAL
     database = cluster.create_database()
@@ -109,7 +109,7 @@ def _sizes(databases, figure):
 
 
 def _memory(database, figure):
-    """One backend signs everyone in again and again. The clock is moved between the passes."""
+    """Measures one backend that signs in all users again and again. The clock moves between the passes."""
     fixture.say(f"memory over {PASSES * REAL:,} sign-ins")
     clock = fixture.START + 1_000_000_000
     with closing(database.connect()) as conn:
@@ -138,7 +138,7 @@ def _memory(database, figure):
 
 
 def _kilobytes(conn) -> tuple[int, int]:
-    """Memory of the session's process that is its own, and what PostgreSQL's memory contexts hold of it."""
+    """Returns the private memory of the session's process, and how much of it PostgreSQL's memory contexts hold."""
     status = Path(f"/proc/{conn.info.backend_pid}/status").read_text()
     contexts = conn.execute("SELECT sum(total_bytes)::bigint / 1024 FROM pg_backend_memory_contexts").fetchone()[0]
     return int(re.search(r"RssAnon:\s+(\d+)", status)[1]), contexts

@@ -1,4 +1,4 @@
-"""In the server: one transaction per call, fsync = off on both sides, so that what is left is the work itself."""
+"""In the server: one transaction per call, fsync = off on both sides, so that only the work itself is measured."""
 
 from contextlib import closing
 
@@ -7,12 +7,12 @@ import fixture
 BLOCK = 500  # calls of one side before it is the other's turn: short, so that both meet the same noise
 BLOCKS = fixture.scaled(120, 4)
 VACUUM_EVERY = 20
-USERS = BLOCK * (BLOCKS + 1)  # each block has users of its own, since a code counts once; one block more to warm up
+USERS = BLOCK * (BLOCKS + 1)  # each block has separate users, since a code counts once; one more block to warm up
 LOCKED = BLOCK * 4
 
 
 def measure(compare, figure):
-    # FATAL: the log line of a failure is switched off, as the bare side has none.
+    # FATAL: without the log line of a failure, since the bare side has none.
     with fixture.server(log_min_messages="fatal", totp__lockout="1h") as cluster:
         database = cluster.create_database()
         fixture.make_users(database, USERS)
@@ -38,13 +38,13 @@ def _accepted(conn) -> tuple[list[float], list[float]]:
 
 
 def _wrong(conn) -> tuple[list[float], list[float]]:
-    """One wrong code of each user, none of whom is locked by it."""
+    """One wrong code of each user, which locks nobody."""
     fixture.say("wrong code")
     return _interleaved(conn, lambda: (f"totp_verify('u' || n, '{fixture.now().bad}')", "bare_failure('u' || n)"), USERS)
 
 
 def _locked(conn) -> tuple[list[float], list[float]]:
-    """Some users are locked for an hour before it begins."""
+    """Locks some users for an hour before it begins."""
     fixture.say("locked")
     bad = fixture.now().bad
     for _ in range(5):
@@ -57,7 +57,7 @@ def _locked(conn) -> tuple[list[float], list[float]]:
 
 
 def _interleaved(conn, calls, users: int) -> tuple[list[float], list[float]]:
-    """Microseconds per call of ours and of the bare side, in turns; the first block is not counted."""
+    """Returns microseconds per call of pg_totp and of the bare side, in turns; the first block is not counted."""
     times: tuple[list[float], list[float]] = ([], [])
     for block in range(BLOCKS + 1):
         first = 1 + block * BLOCK % users

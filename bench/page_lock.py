@@ -1,4 +1,4 @@
-"""How long an accepted sign-in holds the page locks: seen by a probe on the server's LockBuffer, without a change of it."""
+"""How long an accepted sign-in holds the page locks: measured by a probe on the server's LockBuffer, without changing it."""
 
 import os
 import re
@@ -20,12 +20,12 @@ EVENT = "pg_totp_bench"
 
 
 def measure(database, first: int, figure):
-    """By users from `first` on. No line where perf or the right to set probes is missing."""
+    """Measures with users from `first` on. If perf or the right to set probes is missing, the line says so."""
     if not shutil.which("perf"):
         return [figure("time a page lock is held", "not measured: no perf here")]
     fixture.say("page lock")
     server = BIN / "postgres"
-    # From an earlier run that was killed.
+    # It may be left over from an earlier run that was killed.
     subprocess.run(["perf", "probe", "-q", "-d", f"{EVENT}:*"], capture_output=True)
     probe = subprocess.run(["perf", "probe", "-q", "-x", server, f"{EVENT}:lock=LockBuffer mode=%si:u32"], capture_output=True, text=True)
     if probe.returncode != 0:
@@ -34,12 +34,12 @@ def measure(database, first: int, figure):
         held, probe_costs = _record(database, first)
     finally:
         subprocess.run(["perf", "probe", "-q", "-d", f"{EVENT}:*"], check=True, capture_output=True)
-    return [figure("time that a sign-in holds its page locks, without the probe that sees it: median; other: that probe",
+    return [figure("time that a sign-in holds its page locks, minus the cost of the probe: median; other: the probe",
                    f"{statistics.median(held):.1f} µs", f"{probe_costs:.1f} µs")]
 
 
 def _record(database, first: int) -> tuple[list[float], float]:
-    """Microseconds that the locks were held, in each sign-in, and what a probe takes.
+    """Returns the microseconds that the locks were held, for each sign-in, and the cost of a probe.
 
     A sign-in locks both pages (mode 2 twice) and unlocks both (mode 0 twice). Between the second 2 and the first 0 lies
     what is done under the locks and one probe; between the two 0s a probe and next to nothing.
@@ -68,7 +68,7 @@ def _record(database, first: int) -> tuple[list[float], float]:
 
 @contextmanager
 def _perf(pid: int, recorded: Path):
-    """Records the probe in one process, once perf has said that it does."""
+    """Records the probe in one process, from when perf reports that it records."""
     (commands, to_perf), (from_perf, answers) = os.pipe(), os.pipe()
     perf = subprocess.Popen(["perf", "record", "-q", "-D", "-1", f"--control=fd:{commands},{answers}", "-e", f"{EVENT}:lock", "-p", str(pid),
                              "-o", recorded], pass_fds=(commands, answers), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Where the time of a sign-in goes: calls that end sooner, each with one part less. One transaction per call, fsync = off."""
+"""Where the time of a sign-in goes: calls that end earlier, each with one part less. One transaction per call, fsync = off."""
 
 import statistics
 from contextlib import closing

@@ -9,8 +9,8 @@ CALLS = 500
 ROUNDS = fixture.scaled(12, 3)
 KEY = "correct horse battery staple, thirty-two"
 RAW_KEY = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-# The secret's 20 bytes, encrypted: as pgcrypto's manual recommends, or with plain AES, which it advises against (nothing
-# tells a changed secret).
+# The secret's 20 bytes, encrypted: as pgcrypto's manual recommends, or with plain AES, which it advises against (a changed
+# secret is not detected).
 DECRYPT = {
     "pgp": f"pgp_sym_decrypt_bytea(s.sealed, '{KEY}')",
     "pgp128": f"pgp_sym_decrypt_bytea(s.sealed, '{KEY}')",

@@ -24,7 +24,7 @@ def measure(compare, figure):
             ours, bare, by_client = [], [], []
             for round_ in range(ROUNDS):
                 fixture.say(f"round {round_ + 1} of {ROUNDS}")
-                # Each side finds the table as the other left it, vacuumed.
+                # Each side starts with the table as the other side left it, vacuumed.
                 bare.append(_time(conn, "UPDATE totp.secrets SET sealed = sealed || ''::bytea, key_id = key_id"))
                 ours.append(_time(conn, "SELECT totp_rotate_key()"))
                 by_client.append(_by_client(client))

@@ -4,7 +4,7 @@ usage: bench/run.py [subject]...     default: all
 
 Absolute times are noise on shared machines. So each pair is measured in interleaved rounds, and what counts is the
 median of the ratios. Prints one table with a verdict per target. bench/results.md has a section for each subject, with
-the date, machine, version and commit it was measured on: only those that ran are written anew.
+the date, machine, version and commit it was measured on: only those that ran are rewritten.
 """
 
 import importlib
@@ -31,7 +31,7 @@ SUBJECTS = {
     "pgcrypto": "Without this extension: PL/pgSQL with pgcrypto",
     "application": "Without this extension: an application in Python",
     "rotation": "Key rotation",
-    "bulk": "Enrolments, imports, QR codes",
+    "bulk": "Enrollments, imports, QR codes",
     "growth": "Growth",
     "contention": "Contention",
 }
@@ -67,7 +67,7 @@ def compare(measured: str, ours: list[float], other: list[float], unit: str, tar
 
 
 def figure(measured: str, value: str, other: str = "", ratio: float | None = None, target: str = "", met: bool | None = None) -> Line:
-    """A figure, with or without a target."""
+    """Returns the line of a figure, with or without a target."""
     return Line(measured, value, other, ratio, target, met)
 
 
@@ -87,7 +87,7 @@ def heading(version: str) -> str:
 
 
 def write(subject: str, title: str, text: str) -> None:
-    """Puts this subject's section into the results, and the table of all targets above the sections."""
+    """Writes this subject's section into the results, and the table of all targets above the sections."""
     sections = {}
     if RESULTS.exists():
         for section in re.split(r"^## ", RESULTS.read_text(), flags=re.MULTILINE)[1:]:
@@ -99,8 +99,8 @@ def write(subject: str, title: str, text: str) -> None:
     targets = [row for section in ordered for row in section.splitlines() if re.search(r"\| (met|\*\*missed\*\*) \|$", row)]
     RESULTS.write_text("\n".join([
         "# Results of `make bench`\n",
-        "Both sides are measured in one run, in turns. Ratios count: they are medians of the rounds' ratios. Absolute times are",
-        "those of the machine and of what else ran on it.\n",
+        "Both sides are measured in one run, in turns. The ratios count: they are medians of the rounds' ratios. Absolute times",
+        "depend on the machine and on what else ran on it.\n",
         "## Targets\n", table([]), *targets, "", *ordered]))
 
 

@@ -1,7 +1,7 @@
 """A sign-in through the router of examples/scale-out/ against the same on the shard itself, and over 1, 2 and 3 shards.
 
-All of them are on this machine and share its cores and its disk: what more shards give together is not to be seen here.
-What each sign-in costs is: the CPU time of all processes of the router and of the shards, and the flushes of the WAL.
+All of them are on this machine and share its cores and its disk, so it cannot show what more shards achieve together.
+It shows the cost of a sign-in: the CPU time of all processes of the router and of the shards, and the flushes of the WAL.
 """
 
 import os
@@ -16,7 +16,7 @@ from capacity import flushes
 from server import Cluster, wait_until
 from shards import PARTITIONS, Router
 
-USERS = fixture.scaled(16_000, 160)  # each is signed in once in a run, which is long beside the start of its sessions
+USERS = fixture.scaled(16_000, 160)  # each signs in once in a run, which is long compared with the start of its sessions
 CLIENTS = 8
 ROUNDS = 3
 
@@ -84,7 +84,7 @@ def _tick(router, clock: int) -> int:
 
 
 def _set_fsync(shards, fsync: str) -> None:
-    """Without it the disk, which the shards share, is out of the way."""
+    """Sets fsync. Without it the disk, which the shards share, does not matter."""
     for shard in shards:
         shard.cluster.configure(fsync=fsync)
         shard.cluster.reload()
@@ -92,7 +92,7 @@ def _set_fsync(shards, fsync: str) -> None:
 
 
 def _run(database, router, shards, clients: int, clock: int) -> Run:
-    """Signs users in, each once, and looks whether each was let in."""
+    """Signs in users, each once, and checks that each was accepted."""
     per_client = USERS // CLIENTS  # so one client alone has a shorter run
     signed_in = per_client * clients
     script = f"\\set n :client_id * {per_client} + :k\nSELECT totp_verify('on{len(shards)}-' || :n, :code);\n"
@@ -109,7 +109,7 @@ def _uses(shards) -> int:
 
 
 def _counters(router, shards) -> tuple[float, float, float]:
-    """µs of CPU of the router and of the shards, flushes of the shards."""
+    """Returns µs of CPU of the router and of the shards, and flushes of the shards."""
     flushed = 0
     for shard in shards:
         with closing(shard.database.connect()) as conn:
@@ -118,7 +118,7 @@ def _counters(router, shards) -> tuple[float, float, float]:
 
 
 def _cpu(database) -> float:
-    """µs of CPU that its server has had, with all of its processes, also those that ended."""
+    """Returns the µs of CPU that the server has used, in all of its processes, including those that ended."""
     postmaster, ticks = database.cluster.pid(), 0
     for pid in (postmaster, *Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()):
         try:

@@ -44,16 +44,16 @@ def _measure(runs, compare):
 
 
 class _Runs:
-    """Runs of both sides over users that sign in once each. Those of a run lie apart, as users come in no order."""
+    """Runs of both sides over users that sign in once each. Those of a run are far apart, since users come in random order."""
 
     def __init__(self, database, users: int) -> None:
         self.database, self.users, self.done = database, users, 0
 
     def both(self, clients: int, calls: int, round_: int, checkpoint: bool = False) -> list[tuple[float, float, float]]:
-        """Of ours and of the bare side: tps, and WAL bytes of a sign-in without and with page images."""
+        """Returns, for pg_totp and for the bare side: tps, and WAL bytes of a sign-in without and with page images."""
         per_client = calls // clients
         expected = fixture.uses(self.database) + per_client * clients
-        # A walk through all users in steps of a prime comes to each once.
+        # A walk through all users in steps of a prime visits each once.
         script = f"\\set n 1 + (({self.done} + :client_id * {per_client} + :k) * 7919) % {self.users}\n"
         results = [(0.0, 0.0, 0.0)] * 2
         for side in fixture.turns(round_):
@@ -70,7 +70,7 @@ class _Runs:
         return results
 
     def _wal_since(self, before: str) -> tuple[int, int]:
-        """Bytes of the records since then, and of the page images in them."""
+        """Returns the bytes of the records since then, and of the page images in them."""
         end = self.database.value("SELECT pg_current_wal_insert_lsn()")
         self.database.execute("SELECT pg_logical_emit_message(true, 'flush', '')")  # its commit flushes all that came before
         cluster = self.database.cluster
@@ -81,7 +81,7 @@ class _Runs:
 
 
 def _what_it_leaves(database, first: int, figure):
-    """Transaction ids, dead rows and growth by 1,000 users from `first` on, who have not signed in yet."""
+    """Measures transaction ids, dead rows and growth for 1,000 users from `first` on, who have not signed in yet."""
     fixture.say("what it leaves")
     with closing(database.connect()) as conn:
         before = _left(conn)

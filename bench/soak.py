@@ -1,9 +1,9 @@
-"""Runs pg_totp as a small site would for MINUTES (default 30), and looks for what grows, breaks or is left behind.
+"""Runs pg_totp as a small site would for MINUTES (default 30), and checks what grows, breaks or is left behind.
 
-Six sessions sign in, fail, enrol, replace, remove and recover, each for users of its own, so that it knows what each
+Six sessions sign in, fail, enroll, replace, remove and recover, each for separate users, so that it knows what each
 answer must be; the number of users stays the same. Codes are those of the real clock, each data key lives for a minute
 (both rotations in turn), autovacuum is on. Prints what was measured, and writes it to bench/soak.md after a run of ten
-minutes or more. Ends with status 1 where a check failed.
+minutes or more. Ends with status 1 if a check failed.
 """
 
 import os
@@ -26,7 +26,7 @@ from run import heading  # noqa: E402
 from server import Cluster, Database  # noqa: E402
 
 SESSIONS, USERS = 6, 1200
-ATTACKED = 3  # users of each session, at whom half of all wrong codes are aimed
+ATTACKED = 3  # users of each session who get half of all wrong codes
 THINK_SECONDS = 0.12  # mean pause of a session between two calls
 SAMPLE_SECONDS, ROTATE_SECONDS = 10, 60
 WARM_UP = 20  # what the keeper does once a minute, beforehand: its plans and caches are made within the first ten
@@ -37,7 +37,7 @@ PAGE_KB = 8
 
 
 class User:
-    """What a session knows of a user: enough to say what each answer must be."""
+    """What a session knows about a user: enough to know what each answer must be."""
 
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
@@ -56,11 +56,11 @@ class Session(threading.Thread):
         self.soak, self.number, self.chance = soak, number, random.Random(number)
         self.conn = soak.db.connect(application_name=self.name)
         self.done: Counter[str] = Counter()
-        self.locks = 0  # told
+        self.locks = 0  # answered
         self.deleted: Counter[str] = Counter()  # rows that removals and replacements took out of the two tables
         self.errors: list[str] = []
         self.contexts: list[int] = []
-        self.users = [self.enrol(self.new_name()) for _ in range(USERS // SESSIONS)]
+        self.users = [self.enroll(self.new_name()) for _ in range(USERS // SESSIONS)]
 
     def run(self) -> None:
         asked = 0
@@ -85,7 +85,7 @@ class Session(threading.Thread):
             user = self.users[self.chance.randrange(ATTACKED)]
         if kind is None:
             self.remove(user)
-            self.users[place] = self.enrol(self.new_name())
+            self.users[place] = self.enroll(self.new_name())
         else:
             kind(user)
 
@@ -119,7 +119,7 @@ class Session(threading.Thread):
         if reason == "accepted":
             user.used_step = max(int(before) // 30, user.used_step)
 
-    def enrol(self, user_id: str) -> User:
+    def enroll(self, user_id: str) -> User:
         user = User(user_id)
         self.new_secret(user)
         self.new_recovery_codes(user)
@@ -134,7 +134,7 @@ class Session(threading.Thread):
         self.done["replaced"] += 1
 
     def new_secret(self, user: User) -> None:
-        """Enrols and confirms."""
+        """Enrolls and confirms."""
         user.codes = pyotp.TOTP(self.value("SELECT secret FROM totp_enroll(%s)", user.user_id))
         user.used_step = -1
         self.sign_in(user)
@@ -153,7 +153,7 @@ class Session(threading.Thread):
         code = user.recovery.pop()
         for expected in (True, False):
             if self.value("SELECT totp_recover(%s, %s)", user.user_id, code) is not expected:
-                raise AssertionError(f"totp_recover did not say {expected} for {user.user_id}")
+                raise AssertionError(f"totp_recover did not return {expected} for {user.user_id}")
         self.done["recovered"] += 1
 
     def new_recovery_codes(self, user: User) -> None:
@@ -164,7 +164,7 @@ class Session(threading.Thread):
         return self.conn.execute(query, parameters).fetchone()[0]
 
     def new_name(self) -> str:
-        """At random. Of names in ascending order each page of a B-tree would stay until the last of its users is removed."""
+        """Returns a random name. With ascending names, each page of a B-tree would stay until the last of its users is removed."""
         return f"user-{self.chance.randbytes(8).hex()}"
 
 
@@ -202,7 +202,7 @@ class Soak:
         self.errors += [error for session in self.sessions for error in session.errors]
 
     def keep(self) -> None:
-        """Rotates, prunes, asks for health, and measures, until the time is up."""
+        """Rotates, prunes, calls totp_health() and measures, until the time is up."""
         start = time.monotonic()
         next_sample, next_rotation = start + SAMPLE_SECONDS, start + ROTATE_SECONDS
         while (now := time.monotonic()) < start + self.minutes * 60:
@@ -238,7 +238,7 @@ class Soak:
     # --- what is true at the end ---------------------------------------------------------
 
     def left_behind(self) -> list[tuple[str, str, bool]]:
-        """Dead rows and updates in the tables that change in place."""
+        """Checks dead rows and updates in the tables that change in place."""
         removed = sum((session.deleted for session in self.sessions), Counter())
         lines = []
         with closing(self.db.connect()) as conn:
@@ -254,20 +254,20 @@ class Soak:
         return lines
 
     def report(self) -> tuple[str, bool]:
-        """The page, and whether every check held."""
+        """Returns the page, and whether every check passed."""
         done = sum((session.done for session in self.sessions), Counter())
         checks = [("errors and wrong answers", f"{len(self.errors)}", not self.errors)]
         logged = re.findall(r"(?:WARNING|ERROR|FATAL|PANIC):  .*", self.cluster.log_text())
         checks.append(("warnings and errors in the server log", f"{len(logged)}", not logged))
         locks = sum(session.locks for session in self.sessions)
-        checks.append(("locks told", f"{locks:,}", locks >= self.minutes * SESSIONS / 2))
+        checks.append(("locks answered", f"{locks:,}", locks >= self.minutes * SESSIONS / 2))
         checks += self.left_behind()
         for table in TABLES:
             sizes = [sample[table] // 1024 for sample in self.sizes]
             quarters = [quarter(sizes, number, max) for number in range(4)]
-            # Sign-ins add nothing to these. As many users come as go: a table takes its rows, and the dead ones of those who went
-            # until autovacuum comes, which it does at about the same number: at one page more or less. Not from the beginning:
-            # then it is packed. A rotation writes the rows of the other tables anew.
+            # Sign-ins add nothing to these. As many users are added as removed, so a table takes space for its rows and for the
+            # dead ones of removed users until autovacuum runs, which happens at about the same number: one page more or less.
+            # Not at the beginning: then it is packed. A rotation rewrites the rows of the other tables.
             held = quarters[3] <= (quarters[2] + PAGE_KB if table in IN_PLACE else quarters[1] * 1.25 + 64)
             checks.append((f"totp.{table} with indexes, kB: first sample, most in each quarter", f"{sizes[0]:,}; {', '.join(f'{size:,}' for size in quarters)}", held))
         for name, kilobytes in self.anon.items():
@@ -286,12 +286,12 @@ class Soak:
 
 
 def anonymous_kb(pid: int) -> int:
-    """Private memory of a backend; the buffers that it shares are not in it."""
+    """Returns the private memory of a backend, without shared buffers."""
     return int(re.search(r"^RssAnon:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[1])
 
 
 def quarter(values: list[int], number: int, of=statistics.median):
-    """Of the values of one quarter of the run, from 0."""
+    """Returns the values of one quarter of the run, counted from 0."""
     length = len(values)
     return of(values[length * number // 4:length * (number + 1) // 4] or values[-1:])
 

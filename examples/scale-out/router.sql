@@ -2,24 +2,24 @@
 --
 -- As a superuser, in an empty database with encoding UTF8, once. Needs PL/Proxy (Debian: postgresql-15-plproxy) and
 -- postgres_fdw. Then, in this order:
---   INSERT INTO totp_router.shards …; INSERT INTO totp_router.partitions …;    which servers, and who serves what
---   psql -d SHARD -f routes.sql | psql -d ROUTER                              the functions, made from the catalogue of a shard
---   SELECT totp_router.apply();                                               tell PL/Proxy; again after each change
--- It holds no secret, no key and no state of a user: a map, and functions that pass calls on.
+--   INSERT INTO totp_router.shards …; INSERT INTO totp_router.partitions …;    the servers, and which of them serves what
+--   psql -d SHARD -f routes.sql | psql -d ROUTER                              the functions, made from the catalog of a shard
+--   SELECT totp_router.apply();                                               gives the map to PL/Proxy; again after each change
+-- The router holds no secret, no key and no state of a user, only a map and functions that forward calls.
 
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- Nothing of this may be there already, but for the role, which another database of the server may have too: what others
--- made, or can change, would run with the rights of the router, or of a superuser who calls it.
+-- Nothing of this may exist yet, except the role, which another database of the server may use too. Objects that others
+-- created or can change would run with the rights of the router, or of a superuser who calls it.
 DO $$
 DECLARE
   found record;
 BEGIN
   IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
     RAISE EXCEPTION 'must be superuser to run router.sql' USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'It makes functions of PL/Proxy.', HINT = 'Run it as a superuser.';
+      DETAIL = 'It creates PL/Proxy functions.', HINT = 'Run it as a superuser.';
   END IF;
   FOR found IN
     SELECT 'schema' AS kind, n.nspname AS name, n.nspowner AS owner FROM pg_namespace AS n WHERE n.nspname IN ('totp_router', 'totp')
@@ -34,7 +34,7 @@ BEGIN
 END
 $$;
 
--- Owner of all of this. The functions run with its rights; nobody else can use the connections to the shards.
+-- The owner of all of this. The functions run with its rights; nobody else can use the connections to the shards.
 DO $$
 BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'totp_router') THEN
@@ -45,12 +45,12 @@ $$;
 CREATE SCHEMA totp_router AUTHORIZATION totp_router;
 CREATE SCHEMA totp AUTHORIZATION totp_router;
 
--- Through whom else than superusers the functions of the router could do what they are not for: the functions of these
--- names in schema home, and all that is inside. For routes.sql, which refuses then, and for totp_health(). It belongs to
--- who runs this, a superuser: by that routes.sql knows it.
+-- Returns roles other than superusers that could make the functions of the router do what they are not meant for: through
+-- the functions of these names in schema home, and all objects inside. Used by routes.sql, which then refuses, and by
+-- totp_health(). It belongs to the superuser who runs this script: routes.sql recognizes it by that.
 CREATE FUNCTION totp_router.exposed(home name, names text[]) RETURNS TABLE (message text, detail text, hint text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-  -- A schema of pg_database_owner, as public is, belongs to the owner of the database.
+  -- A schema of pg_database_owner, like public, belongs to the owner of the database.
   WITH trusted AS (
     SELECT r.oid FROM pg_roles AS r WHERE r.rolsuper OR r.rolname = 'totp_router'
     UNION ALL
@@ -59,29 +59,29 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   ), place AS (
     SELECT n.oid, n.nspname, n.nspowner, n.nspacl FROM pg_namespace AS n WHERE n.nspname IN ('totp_router', 'totp', home)
   )
-  SELECT 'role "totp_router" is not for the router alone', format('Who can act as it: %I.', m.rolname),
+  SELECT 'role "totp_router" is not for the router alone', format('Role "%s" is a member of it.', m.rolname),
          format('REVOKE totp_router FROM %I, or drop the role.', m.rolname)
     FROM pg_auth_members AS a JOIN pg_roles AS m ON m.oid = a.member
    WHERE a.roleid = 'totp_router'::regrole AND NOT m.rolsuper
   UNION ALL
-  SELECT 'role "totp_router" can do more than own the router', 'The router needs no attribute of it.',
+  SELECT 'role "totp_router" can do more than own the router', 'The router needs it to have no attribute.',
          'ALTER ROLE totp_router NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, or drop it.'
     FROM pg_roles AS r
    WHERE r.rolname = 'totp_router'
      AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
   UNION ALL
-  SELECT 'role "totp_router" has default privileges', 'What it makes would be open to others.',
-         'Look at \ddp, and take them back by ALTER DEFAULT PRIVILEGES FOR ROLE totp_router.'
+  SELECT 'role "totp_router" has default privileges', 'Objects that it creates would be open to others.',
+         'Look at \ddp, and revoke them by ALTER DEFAULT PRIVILEGES FOR ROLE totp_router.'
     FROM pg_default_acl AS a WHERE a.defaclrole = 'totp_router'::regrole
   UNION ALL
   SELECT format('schema %I belongs to another role', p.nspname),
-         format('Role "%s" can drop what is in it, and make it anew.', pg_get_userbyid(p.nspowner)),
-         'If you do not know what it is for, drop it. Else look at what is in it, and give it to a superuser.'
+         format('Role "%s" can drop what is in it, and create it again.', pg_get_userbyid(p.nspowner)),
+         'If you do not know what it is for, drop it. Otherwise check what is in it, and give it to a superuser.'
     FROM place AS p WHERE p.nspowner NOT IN (TABLE trusted)
   UNION ALL
   SELECT format('schema %I is open to others', p.nspname),
-         format('What %s creates there could be called in place of what is meant.', g.grantee),
-         format('REVOKE CREATE ON SCHEMA %I FROM %s. Then look at what is in it.', p.nspname, g.grantee)
+         format('Functions that %s creates there could be called instead of the intended ones.', g.grantee),
+         format('REVOKE CREATE ON SCHEMA %I FROM %s. Then check what is in it.', p.nspname, g.grantee)
     FROM place AS p CROSS JOIN LATERAL aclexplode(p.nspacl) AS a
    CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS g(grantee)
    WHERE a.privilege_type = 'CREATE' AND a.grantee <> p.nspowner AND a.grantee NOT IN (TABLE trusted)
@@ -110,7 +110,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
    WHERE p.nspname IN ('totp_router', 'totp') AND f.proowner NOT IN (TABLE trusted)
   UNION ALL
   SELECT format('server %I belongs to another role', s.srvname),
-         format('Role "%s" can lead the calls elsewhere.', pg_get_userbyid(s.srvowner)), 'Drop it, and call totp_router.apply().'
+         format('Role "%s" can redirect the calls.', pg_get_userbyid(s.srvowner)), 'Drop it, and call totp_router.apply().'
     FROM pg_foreign_server AS s
    WHERE s.srvname ~ '^totp_(verify|enroll|audit|admin|owner|audit_log_.*)$' AND s.srvowner NOT IN (TABLE trusted)
 $$;
@@ -132,7 +132,7 @@ CREATE EXTENSION IF NOT EXISTS postgres_fdw SCHEMA pg_catalog;
 GRANT USAGE ON FOREIGN DATA WRAPPER plproxy, postgres_fdw TO totp_router;
 SET LOCAL ROLE totp_router;
 
--- How many partitions there are: here and in shard.sql, the same, for ever.
+-- Returns the number of partitions. It must be the same here and in shard.sql, and can never change.
 CREATE FUNCTION totp_router.partition_count() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 16';
 
 -- --- The map -----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ CREATE TABLE totp_router.shards (
   CHECK (concat_ws(' ', connection, audit_connection, slow_connection) !~ '\m(user|password)=')
 );
 COMMENT ON TABLE totp_router.shards IS 'The servers; after a change call totp_router.apply()';
-COMMENT ON COLUMN totp_router.shards.name IS 'What the column shard of answers shows';
+COMMENT ON COLUMN totp_router.shards.name IS 'Name of the shard, as in the column shard of results';
 COMMENT ON COLUMN totp_router.shards.connection IS 'Where the primary is: host=… port=… dbname=…, without user and password';
 COMMENT ON COLUMN totp_router.shards.audit_connection IS 'Where totp.audit_log is read, such as a standby; NULL: the primary';
 COMMENT ON COLUMN totp_router.shards.slow_connection IS
@@ -158,23 +158,23 @@ CREATE TABLE totp_router.partitions (
 );
 COMMENT ON TABLE totp_router.partitions IS 'Which shard serves which partition; all of them. After a change call totp_router.apply()';
 
--- What totp_grant() gives; filled by routes.sql.
+-- What totp_grant() grants; filled by routes.sql.
 CREATE TABLE totp_router.capabilities (
   capability text CHECK (capability IN ('verify', 'enroll', 'admin', 'audit')),
   routine    text,
   PRIMARY KEY (capability, routine)
 );
 
--- Each shard once, with a partition of it: what runs on that one runs on the shard.
+-- Each shard once, with one of its partitions: a call on that partition runs on the shard.
 CREATE VIEW totp_router.each_shard AS
 SELECT shard AS name, min(partition) AS partition, array_agg(partition ORDER BY partition) AS partitions
   FROM totp_router.partitions GROUP BY shard;
 
 -- --- What the functions share --------------------------------------------------------------------------------------
 
--- The beginning of every call: refuses a writer where the caller may not write, as the extension does, since a shard
--- would not know, and a rotation at an isolation level where the extension refuses it. Answers with what becomes
--- totp.actor on the shard.
+-- Begins every call. Refuses a writer if the caller may not write, as the extension does, since a shard would not know
+-- that. Refuses a rotation at an isolation level at which the extension refuses it. Returns the value of totp.actor for
+-- the shard.
 CREATE FUNCTION totp_router.caller(writer text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -187,32 +187,32 @@ BEGIN
   ELSIF writer IN ('totp_rotate_key', 'totp_rotate_key_online', 'totp_forget_unreadable')
         AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
     RAISE EXCEPTION 'cannot execute %() at this isolation level', writer
-      USING ERRCODE = 'active_sql_transaction', HINT = 'Call it in a transaction of isolation level READ COMMITTED.';
+      USING ERRCODE = 'active_sql_transaction', HINT = 'Call it in a READ COMMITTED transaction.';
   END IF;
   RETURN coalesce(nullif(current_setting('totp.actor', true), ''), session_user);
 END
 $$;
 
--- A rename would leave both names, or neither, able to sign in for a moment where it goes from server to server.
+-- Refuses a rename from one shard to another: for a moment both names, or neither, could sign in.
 CREATE FUNCTION totp_router.same_shard(user_id text, new_user_id text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  -- What is no user id at all is left to the extension.
+  -- The extension refuses what cannot be a user id.
   IF octet_length(user_id) BETWEEN 1 AND 256 AND octet_length(new_user_id) BETWEEN 1 AND 256
      AND (SELECT p.shard FROM totp_router.partitions AS p WHERE p.partition = totp_router.partition(user_id))
       <> (SELECT p.shard FROM totp_router.partitions AS p WHERE p.partition = totp_router.partition(new_user_id)) THEN
     RAISE EXCEPTION 'cannot rename a user to an id of another shard' USING ERRCODE = 'feature_not_supported',
-      HINT = 'Enrol the new user id, or totp_import() its secret, then totp_remove() the old one.';
+      HINT = 'Enroll the new user id, or totp_import() its secret, then totp_remove() the old one.';
   END IF;
 END
 $$;
 
--- Whether an error may come of a shard that is dead, hung, or on its way up or down: PL/Proxy's own, those of a connection
--- that breaks or a pooler that gives up, and those of a server that ends or begins.
+-- Returns whether an error may come from a shard that is dead, hung, starting or stopping: PL/Proxy's own errors, those of
+-- a broken connection or a pooler that gives up, and those of a server that starts or stops.
 CREATE FUNCTION totp_router.is_dead(code text) RETURNS boolean
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$ SELECT code ~ '^(XX000|08...|57P0.)$' $$;
 
--- An error of one shard of several: raises it again with the shard's name, and says which are done.
+-- Raises an error of one of several shards again, with the shard's name and the shards that are done.
 CREATE FUNCTION totp_router.failed(shard text, done text[], code text, message text, detail text, hint text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -226,12 +226,12 @@ END
 $$;
 RESET ROLE;
 
--- Whether shards answer: one, to a sign-in; and all, to what is to be done on all.
+-- Check that shards answer: one, to a sign-in; and all, to a call that runs on all.
 CREATE FUNCTION totp_router.ping(partition integer) RETURNS SETOF integer
 LANGUAGE plproxy AS $$ CLUSTER 'totp_verify'; RUN ON partition; SELECT 1; $$;
 CREATE FUNCTION totp_router.ping_owner() RETURNS SETOF integer
 LANGUAGE plproxy AS $$ CLUSTER 'totp_owner'; RUN ON ALL; SELECT 1; $$;
--- What a shard says that it serves, and what it has users of.
+-- Returns the partitions that a shard says it serves, and those whose users it has.
 CREATE FUNCTION totp_router.served(partition integer, OUT partitions integer[], OUT present integer[])
 LANGUAGE plproxy AS $$ CLUSTER 'totp_admin'; RUN ON partition; SELECT s.partitions, s.present FROM totp_shard.served AS s; $$;
 
@@ -255,9 +255,9 @@ CREATE FUNCTION totp_router.all_removed(partition integer, partitions integer[])
 LANGUAGE plproxy AS $$ CLUSTER 'totp_owner'; RUN ON partition; SELECT totp_shard.all_removed(partitions::integer[])::text; $$;
 SET LOCAL ROLE totp_router;
 
--- The shards that something is to be done on, in the order to do it. Before something is written on several, all must
--- answer. One without a data key has nothing to rotate; of a lost master key, one that does not know it has nothing to
--- forget, and one that still has it loaded comes first, since it refuses before anything is removed.
+-- Returns the shards on which a routine runs, in order. Before a routine writes on several, all must answer. A shard
+-- without a data key has nothing to rotate. A shard that does not know a lost master key has nothing to forget, and one
+-- that still has it loaded comes first, since it refuses before anything is removed.
 CREATE FUNCTION totp_router.concerned(routine text, master_key text, me text) RETURNS SETOF totp_router.each_shard
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -283,13 +283,13 @@ BEGIN
       END IF;
     END LOOP;
   END IF;
-  -- No shard at all: each is asked, and says what is wrong.
+  -- If no shard qualifies, all are called, and each reports what is wrong.
   RETURN QUERY SELECT e.* FROM totp_router.each_shard AS e
    WHERE e.name = ANY (first || second) OR first || second = '{}' ORDER BY e.name = ANY (second), e.name;
 END
 $$;
 
--- Those of these users who are on the shard that serves them.
+-- Returns those of these users who are on the shard that serves them.
 CREATE FUNCTION totp_router.known_where_served(user_ids text[]) RETURNS SETOF text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -302,8 +302,8 @@ BEGIN
 END
 $$;
 
--- Rows of totp_health(): whether each of these shards serves what the map sends to it, and whether whoever left it is
--- where the map says.
+-- Returns rows of totp_health(): whether each of these shards serves what the map sends to it, and whether the users who
+-- left it are where the map says.
 CREATE FUNCTION totp_router.map_health(shards text[]) RETURNS TABLE (check_name text, status text, detail text, shard text)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -329,8 +329,8 @@ BEGIN
         users := (SELECT u.user_ids FROM totp_router.unserved(s.partition, s.partitions, NULL, 1000) AS u);
         lost := cardinality(users) - (SELECT count(*) FROM totp_router.known_where_served(users));
         IF lost > 0 THEN
-          detail := format('%s of %s users whom it does not serve any more are not on the shard that does, and have no second'
-                           ' factor there: give their partitions back to it.', lost, cardinality(users));
+          detail := format('%s of %s users that it does not serve any more are not on the shard that does, and have no second'
+                           ' factor there: give their partitions back to this one.', lost, cardinality(users));
         ELSE
           status := 'warn';
           detail := format('It serves %s, as the map of the router says, and has users of %s. Until totp_router.remove_unserved()'
@@ -346,8 +346,8 @@ BEGIN
 END
 $$;
 
--- After a split: removes from each shard the users that it does not serve and that the shard which does has. Each batch
--- is a transaction of its shard.
+-- Removes from each shard, after a split, the users that it does not serve, if the shard that serves them has them. Each
+-- batch is one transaction on its shard.
 CREATE FUNCTION totp_router.remove_unserved(batch_size integer DEFAULT 1000) RETURNS TABLE (shard text, removed bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -361,7 +361,7 @@ BEGIN
   IF batch_size IS NULL OR batch_size NOT BETWEEN 1 AND 100000 THEN
     RAISE EXCEPTION 'invalid batch size' USING ERRCODE = 'invalid_parameter_value', DETAIL = 'It must be 1 to 100000.';
   END IF;
-  -- All answer, and agree with the map, before anybody is removed.
+  -- All must answer and agree with the map before any user is removed.
   PERFORM (SELECT u.last_user FROM totp_router.unserved(e.partition, e.partitions, NULL, 0) AS u) FROM totp_router.each_shard AS e;
   FOR s IN SELECT * FROM totp_router.each_shard AS e ORDER BY e.name LOOP
     shard := s.name;
@@ -384,17 +384,17 @@ BEGIN
   END LOOP;
   IF left_ <> '{}' THEN
     RAISE EXCEPTION 'users are not on the shard that serves them' USING ERRCODE = 'object_not_in_prerequisite_state',
-      DETAIL = format('Not removed, since it would be their only copy: %s.', array_to_string(left_, ', ')),
-      HINT = 'Partitions move by promotion of a standby only. Give theirs back, by totp_shard.serve() and the map.';
+      DETAIL = format('These were not removed, since they may be the only copy: %s.', array_to_string(left_, ', ')),
+      HINT = 'Partitions move only by promotion of a standby. Give their partitions back, by totp_shard.serve() and the map.';
   END IF;
 END
 $$;
 
--- --- Telling PL/Proxy ------------------------------------------------------------------------------------------------
+-- --- The map for PL/Proxy --------------------------------------------------------------------------------------------
 
--- One cluster of PL/Proxy for each capability: its connections log in as totp_router_<capability>. It is there before
--- apply() is called, and leads nowhere: where there is no cluster, PL/Proxy calls functions of schema plproxy, which may
--- be anyone's.
+-- Creates the cluster of PL/Proxy for a capability, whose connections log in as totp_router_<capability>. It exists before
+-- apply() is called, and leads nowhere: without a cluster, PL/Proxy calls functions of schema plproxy, which may belong to
+-- anyone.
 CREATE FUNCTION totp_router.cluster(capability text) RETURNS name
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -423,7 +423,7 @@ DECLARE
   map     text;
   s       record;
 BEGIN
-  -- Two at once would leave the clusters with different maps.
+  -- Two sessions at once would leave the clusters with different maps.
   LOCK TABLE totp_router.shards, totp_router.partitions IN SHARE ROW EXCLUSIVE MODE;
   IF (SELECT count(*) FROM totp_router.partitions) <> totp_router.partition_count() THEN
     RAISE EXCEPTION 'the map is not complete' USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -462,7 +462,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION totp_router.apply() IS
-  'Gives the map to PL/Proxy and postgres_fdw; every session of the router has it from the COMMIT on';
+  'Gives the map to PL/Proxy and postgres_fdw; every session of the router uses it from the COMMIT on';
 
 RESET ROLE;
 DO $$
@@ -473,7 +473,7 @@ BEGIN
             WHERE p.pronamespace = 'totp_router'::regnamespace AND p.proname <> 'exposed' LOOP
     EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', r.routine);
   END LOOP;
-  -- PUBLIC, and whom ALTER DEFAULT PRIVILEGES of who runs this gives something.
+  -- Revokes what PUBLIC has, and what ALTER DEFAULT PRIVILEGES of the role that runs this script granted.
   FOR r IN SELECT p.oid::regprocedure AS routine, a.grantee
              FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
             WHERE p.pronamespace = 'totp_router'::regnamespace AND a.grantee NOT IN (p.proowner, 'totp_router'::regrole) LOOP

@@ -1,12 +1,12 @@
--- Prints the functions of the router, made from the catalogue of a shard: same names, parameters and defaults.
+-- Prints the functions of the router, made from the catalog of a shard: same names, parameters and defaults.
 --
 -- psql -X -v ON_ERROR_STOP=1 -d SHARD -f routes.sql | psql -X -v ON_ERROR_STOP=1 -d ROUTER
 --
--- Run it again after ALTER EXTENSION pg_totp UPDATE, when shard.sql has run on all shards: what the extension has no more,
--- or with another signature, is dropped. For each function there are two: one of PL/Proxy in schema totp_router, which says
--- where the call goes; and around it one with the name that clients know, which refuses read-only transactions, passes
--- totp.actor on, reads the answer to its end, and keeps PL/Proxy's notices (it drops a connection after an error) from the
--- client.
+-- Run it again after ALTER EXTENSION pg_totp UPDATE, when shard.sql has run on all shards: functions that the extension no
+-- longer has, or has with another signature, are dropped. For each function there are two: a PL/Proxy function in schema
+-- totp_router, which decides where the call goes, and a function around it with the name that clients use. That one refuses
+-- read-only transactions, passes totp.actor, reads the whole answer, and hides PL/Proxy's notices (it drops a connection
+-- after an error) from the client.
 
 \set QUIET on
 \pset tuples_only on
@@ -15,8 +15,8 @@
 BEGIN READ ONLY;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- What is called here, and what the router is made from, must be of shard.sql: of superusers. PostgreSQL notes no owner
--- of what its first superuser owns.
+-- What is called here, and what the router is made from, must come from shard.sql, so it must belong to superusers.
+-- PostgreSQL records no owner for objects of its first superuser.
 DO $$
 DECLARE
   found record;
@@ -34,7 +34,7 @@ BEGIN
      WHERE (d.refclassid, d.refobjid, d.deptype) = ('pg_namespace'::regclass, to_regnamespace('totp_shard'), 'n')
   LOOP
     RAISE EXCEPTION '% % belongs to another role', found.type, found.identity USING ERRCODE = 'insufficient_privilege',
-      DETAIL = format('Role "%s", who is no superuser, can change it.', found.owner),
+      DETAIL = format('Role "%s", which is not a superuser, can change it.', found.owner),
       HINT = 'If you do not know what it is for, drop it, and run shard.sql here.';
   END LOOP;
 END
@@ -45,19 +45,19 @@ SELECT $$BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = pg_catalog, pg_temp;$$;
 
--- Nothing is made where others could change it, or be called in place of it. A function of the router says that, and its
--- owner, that it is of router.sql.
+-- Creates nothing if other roles could change it, or if their functions could be called instead. A function of the router
+-- checks that; its owner shows that router.sql created it.
 SELECT format($$DO $do$
 DECLARE
   found record;
 BEGIN
   IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
-    RAISE EXCEPTION 'must be superuser to make the functions of the router' USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'Some of them are functions of PL/Proxy.', HINT = 'Run the script as a superuser.';
+    RAISE EXCEPTION 'must be superuser to create the functions of the router' USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'Some of them are PL/Proxy functions.', HINT = 'Run the script as a superuser.';
   ELSIF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_roles AS r ON r.oid = p.proowner AND r.rolsuper
                      WHERE p.oid = to_regprocedure('totp_router.exposed(name, text[])')) THEN
-    RAISE EXCEPTION 'this is no router' USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'Nothing here is made by router.sql.', HINT = 'Run router.sql first, in an empty database.';
+    RAISE EXCEPTION 'this database is not a router' USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'It has nothing that router.sql creates.', HINT = 'Run router.sql first, in an empty database.';
   END IF;
   FOR found IN SELECT * FROM totp_router.exposed(%1$L::name, %2$L::text[]) LOOP
     RAISE EXCEPTION '%%', found.message USING ERRCODE = 'insufficient_privilege', DETAIL = found.detail,
@@ -67,17 +67,17 @@ BEGIN
     CREATE SCHEMA %3$s AUTHORIZATION totp_router;
   END IF;
   GRANT USAGE, CREATE ON SCHEMA %3$s TO totp_router;
-EXCEPTION WHEN unique_violation THEN -- another session had begun to make it
+EXCEPTION WHEN unique_violation THEN -- another session was creating it
   RAISE EXCEPTION 'schema %3$s belongs to another role' USING ERRCODE = 'insufficient_privilege',
-    DETAIL = 'It was made just now.', HINT = 'Run the script again.';
+    DETAIL = 'Another session has just created it.', HINT = 'Run the script again.';
 END
 $do$;
-SET LOCAL ROLE totp_router; -- which replaces nothing but its own
+SET LOCAL ROLE totp_router; -- which can replace only its own objects
 DELETE FROM totp_router.capabilities;$$,
               n.nspname, ARRAY(SELECT DISTINCT r.name FROM totp_shard.routines AS r WHERE r.route NOT IN ('internal', 'step')), :'home')
   FROM pg_namespace AS n WHERE n.oid = :'home'::regnamespace;
 
--- The router must send users where the shards look for them.
+-- The router and the shards must compute the same partition for a user.
 SELECT format($$DO $do$
 BEGIN
   IF totp_router.partition_count() <> %s THEN
@@ -87,7 +87,8 @@ END
 $do$;$$, totp_shard.partition_count());
 SELECT replace(pg_get_functiondef('totp_shard.partition(text)'::regprocedure), 'totp_shard.', 'totp_router.') || ';';
 
--- What the extension had before an update, and has no more or otherwise: two of a name would not go beside each other.
+-- Drops functions that the extension no longer has after an update, or has with another signature: two of one name would
+-- conflict.
 SELECT format($$DO $do$
 DECLARE
   old text;
@@ -99,7 +100,7 @@ BEGIN
                            pg_get_function_result(p.oid)) <> ALL (%L::text[]) LOOP
     EXECUTE format('DROP ROUTINE %%s', old);
     IF old NOT LIKE 'totp_router.%%' THEN
-      RAISE WARNING 'dropped %%, with what was granted on it', old USING HINT = 'Call totp_grant() again.';
+      RAISE WARNING 'dropped %%, with the privileges on it', old USING HINT = 'Call totp_grant() again.';
     END IF;
   END LOOP;
 END
@@ -111,20 +112,20 @@ $do$;$$, :'home', ARRAY(
 
 -- --- Inside: PL/Proxy ------------------------------------------------------------------------------------------------
 
-SELECT 'RESET ROLE;'; -- only a superuser makes functions of PL/Proxy
+SELECT 'RESET ROLE;'; -- only a superuser can create PL/Proxy functions
 
 SELECT format($$CREATE OR REPLACE FUNCTION totp_router.%I(%s) RETURNS %s LANGUAGE plproxy AS
 $plproxy$ CLUSTER 'totp_%s'; RUN ON totp_router.partition(user_id); TARGET totp_shard.%I; $plproxy$;$$,
               name, remote_parameters, result, cluster, name)
   FROM totp_shard.routines WHERE route = 'user' ORDER BY name;
 
--- These get a partition of the shard that they are for.
+-- These take a partition of the shard on which they run.
 SELECT format($$CREATE OR REPLACE FUNCTION totp_router.%I(on_partition integer, %s) RETURNS %s LANGUAGE plproxy AS
 $plproxy$ CLUSTER 'totp_%s'; RUN ON on_partition; SELECT * FROM totp_shard.%I(%scaller::text); $plproxy$;$$,
               name, remote_parameters, result, cluster, name, names)
   FROM totp_shard.routines WHERE route IN ('all', 'any', 'step') ORDER BY name;
 
--- They belong to the router's role too, and are nobody else's, whatever ALTER DEFAULT PRIVILEGES gives.
+-- They belong to the router's role too, and nobody else can call them, whatever ALTER DEFAULT PRIVILEGES grants.
 SELECT $$DO $do$
 DECLARE
   r record;
@@ -146,7 +147,7 @@ SET LOCAL ROLE totp_router;$$;
 
 -- --- Outside: what clients call --------------------------------------------------------------------------------------
 
--- One user, one shard. No user is on no shard, and has an answer even where one is dead.
+-- One user, one shard. A call without a user goes to no shard, and gets an answer even if one is dead.
 SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql %s SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
@@ -166,7 +167,7 @@ $plpgsql$;$$, schema, name, arguments, result, volatility, CASE WHEN writes THEN
               CASE WHEN returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, name, numbers)
   FROM totp_shard.routines WHERE route = 'user' ORDER BY name;
 
--- All shards, one after the other, with a column that says which.
+-- All shards, one after the other, with a column that names the shard.
 SELECT format($$CREATE OR REPLACE FUNCTION %1$I.%2$I(%4$s) RETURNS %5$s LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
@@ -194,8 +195,8 @@ $plpgsql$;$$, schema, name, parameters, arguments, router_result, CASE WHEN writ
               CASE WHEN name = 'totp_forget_unreadable' THEN '$1' ELSE 'NULL' END, numbers)
   FROM totp_shard.routines WHERE route = 'all' AND name <> 'totp_health' ORDER BY name;
 
--- The same, but for a shard that is dead, which totp_health() is there to tell: first it asks as a sign-in does. At the
--- end, who could take the router over.
+-- The same for totp_health(), which also reports dead shards: it first calls each shard as a sign-in does. At the end it
+-- reports roles that could take over the router.
 SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
@@ -227,7 +228,7 @@ $plpgsql$;$$, schema, name, arguments, router_result, name, schema,
               ARRAY(SELECT DISTINCT r.name FROM totp_shard.routines AS r WHERE r.route NOT IN ('internal', 'step')))
   FROM totp_shard.routines WHERE name = 'totp_health';
 
--- Any shard will do: the first that answers.
+-- Any shard: the first one that answers.
 SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
@@ -258,9 +259,9 @@ END
 $plpgsql$;$$, schema, name, arguments, result, name)
   FROM totp_shard.routines WHERE route = 'refused' ORDER BY name;
 
--- What the router does itself. Each step of the rotation is a transaction of its shard. The COMMIT is there to be refused
--- in a transaction block, as on one server. A procedure that has one must be SECURITY INVOKER without SET, so every name
--- in it is qualified, and what it calls is executable by the caller.
+-- What the router does itself. Each step of the rotation is a transaction of its shard. The COMMIT raises an error in a
+-- transaction block, as on one server. A procedure with a COMMIT must be SECURITY INVOKER without SET, so every name in it
+-- is qualified, and the caller can execute what it calls.
 SELECT format($$CREATE OR REPLACE PROCEDURE %s.totp_rotate_key_online(%s)
 LANGUAGE plpgsql AS
 $plpgsql$
@@ -349,7 +350,7 @@ SELECT format('INSERT INTO totp_router.capabilities VALUES (%L, %L);', capabilit
 
 -- --- The audit log of all shards, and which shard a row is of ----------------------------------------------------------
 
--- Where the columns are others than before, all is made anew, and who read it reads it again.
+-- If the columns have changed, everything is created again, and the roles that could read it still can.
 SELECT format($$DO $do$
 DECLARE
   is_old  CONSTANT boolean := EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('totp_router.audit_row'))
@@ -379,7 +380,7 @@ $do$;$$, string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypm
   FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
  WHERE a.attrelid = 'totp.audit_log'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
 
--- What is inside is nobody else's.
+-- Nobody else may use the functions inside.
 SELECT format($$REVOKE ALL ON FUNCTION totp_router.partition(text) FROM PUBLIC;
 RESET ROLE;
 DO $do$

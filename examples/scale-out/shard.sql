@@ -1,30 +1,30 @@
 -- What a shard needs besides the extension: psql -v ON_ERROR_STOP=1 -d DATABASE -f shard.sql
 --
 -- As a superuser, on each shard, after CREATE EXTENSION pg_totp; and again after ALTER EXTENSION pg_totp UPDATE.
--- The router calls the functions that this makes in schema totp_shard, and nothing else. Each of them
--- - refuses a user whom this shard does not serve, and everybody on a copy of a shard that gave partitions up,
--- - sets totp.actor for the one call,
--- - calls the function of the extension of the same name.
--- Then say what this shard serves: SELECT totp_shard.serve('{0,1,2,3,4,5}');
+-- The router calls the functions that this script creates in schema totp_shard, and nothing else. Each of them
+-- - refuses a user that this shard does not serve, and every user on a copy of a shard that gave up partitions,
+-- - sets totp.actor for that call,
+-- - calls the function of the extension with the same name.
+-- Then set what this shard serves: SELECT totp_shard.serve('{0,1,2,3,4,5}');
 
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- --- Who else has a hand in it ---------------------------------------------------------------------------------
+-- --- Who else could interfere ----------------------------------------------------------------------------------
 
--- What this makes runs as who runs this, a superuser, and calls functions by their names. Who can change one of them, or
--- make another one of that name, becomes a superuser. So the schemas, and what is in them already, must be out of reach
--- of all others. That is looked at before anything is changed.
+-- The functions of this script run as the role that runs it, a superuser, and call functions by their names. A role that
+-- can change one of those, or create another one of that name, becomes a superuser. So no other role may control the
+-- schemas and what is already in them. The script checks that before it changes anything.
 
--- The schemas. One of pg_database_owner, as public is, belongs to the owner of the database.
+-- Checks the schemas. A schema of pg_database_owner, like public, belongs to the owner of the database.
 DO $$
 DECLARE
   found record;
 BEGIN
   IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
     RAISE EXCEPTION 'must be superuser to run shard.sql' USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'What it makes runs with the rights of who runs it.', HINT = 'Run it as a superuser.';
+      DETAIL = 'Its functions run with the rights of the role that runs it.', HINT = 'Run it as a superuser.';
   ELSIF NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'pg_totp') THEN
     RAISE EXCEPTION 'extension "pg_totp" does not exist' USING ERRCODE = 'undefined_object',
       HINT = 'Run CREATE EXTENSION pg_totp first.';
@@ -45,19 +45,19 @@ BEGIN
         DETAIL = format('It belongs to role "%s".', found.owner),
         HINT = CASE WHEN found.rolsuper THEN 'Run the script as that role.'
                     WHEN found.is_its_own THEN 'If you do not know what it is for, drop it, and run the script again.'
-                    ELSE 'Install the extension in a schema of its own, or give this one to a superuser.' END;
+                    ELSE 'Install the extension in a separate schema, or give this one to a superuser.' END;
     ELSIF found.creator IS NOT NULL THEN
       RAISE EXCEPTION 'schema % is open to others', found.schema USING ERRCODE = 'insufficient_privilege',
-        DETAIL = format('What %s creates there could be called in place of what is meant.', found.creator),
-        HINT = format('REVOKE CREATE ON SCHEMA %s FROM %s. Then look at what is in it, and run the script again.',
+        DETAIL = format('Functions that %s creates there could be called instead of the intended ones.', found.creator),
+        HINT = format('REVOKE CREATE ON SCHEMA %s FROM %s. Then check what is in it, and run the script again.',
                       found.schema, found.creator);
     END IF;
   END LOOP;
 END
 $$;
 
--- What is in totp_shard, of every kind; the functions of the extension, and others of their names. PostgreSQL notes no
--- owner of what its first superuser, role 10, owns.
+-- Checks every object in totp_shard, the functions of the extension, and other functions of their names. PostgreSQL
+-- records no owner for objects of its first superuser, role 10.
 DO $$
 DECLARE
   found record;
@@ -90,8 +90,8 @@ BEGIN
 END
 $$;
 
--- A table that somebody gave to us may have been prepared: what hangs on it runs as who writes to it. Ours needs
--- nothing that PostgreSQL does not come with.
+-- Checks the table served: one that another role gave away may have been prepared, since its triggers and the like run as
+-- the role that writes to it. The table of this script needs nothing beyond PostgreSQL.
 DO $$
 DECLARE
   served CONSTANT oid := to_regclass('totp_shard.served');
@@ -113,14 +113,14 @@ BEGIN
     )
     SELECT pg_describe_object(f.classid, f.objid, 0) AS part FROM foreign_part AS f
   LOOP
-    RAISE EXCEPTION '% is not as shard.sql makes it', found.part USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'It could run what somebody else wrote, with the rights of a superuser.',
+    RAISE EXCEPTION '% is not as shard.sql creates it', found.part USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'It could run another role''s code with the rights of a superuser.',
       HINT = 'Note what is in totp_shard.served, drop that table, run the script again, and call totp_shard.serve().';
   END LOOP;
 END
 $$;
 
--- What the router logs in as, if there are such roles already.
+-- Checks the roles that the router logs in as, if they already exist.
 DO $$
 DECLARE
   found record;
@@ -135,12 +135,12 @@ BEGIN
   LOOP
     IF found.members IS NOT NULL THEN
       RAISE EXCEPTION 'role "%" is not for the router alone', found.role USING ERRCODE = 'insufficient_privilege',
-        DETAIL = format('Who can act as it: %s.', found.members),
+        DETAIL = format('Its members are: %s.', found.members),
         HINT = format('REVOKE %s FROM %s, and give it a new password; or drop it. Then run the script again.',
                       found.role, found.members);
     ELSIF found.can_more THEN
       RAISE EXCEPTION 'role "%" can do more than call functions', found.role USING ERRCODE = 'insufficient_privilege',
-        DETAIL = 'The router needs no attribute but LOGIN.',
+        DETAIL = 'The router needs only the attribute LOGIN.',
         HINT = format('ALTER ROLE %s NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, or drop it.'
                       ' Then run the script again.', found.role);
     END IF;
@@ -153,28 +153,29 @@ BEGIN
   IF to_regnamespace('totp_shard') IS NULL THEN
     CREATE SCHEMA totp_shard;
   END IF;
-EXCEPTION WHEN unique_violation THEN -- another session had begun to make it
+EXCEPTION WHEN unique_violation THEN -- another session was creating it
   RAISE EXCEPTION 'must be owner of schema totp_shard' USING ERRCODE = 'insufficient_privilege',
-    DETAIL = 'It was made just now.', HINT = 'Run the script again.';
+    DETAIL = 'Another session has just created it.', HINT = 'Run the script again.';
 END
 $$;
 
--- --- Who serves whom -------------------------------------------------------------------------------------------
+-- --- Which shard serves which users ----------------------------------------------------------------------------
 
--- How many partitions there are, and so how many shards there can be. Here and in router.sql, the same; to be chosen
--- before the first user, for ever: a power of two, at most 256.
+-- Returns the number of partitions, which is the largest possible number of shards. It must be the same here and in
+-- router.sql. Choose it before the first user; it can never change. A power of two, at most 256.
 CREATE OR REPLACE FUNCTION totp_shard.partition_count() RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 16';
-COMMENT ON FUNCTION totp_shard.partition_count() IS 'How many partitions there are; the first is 0';
+COMMENT ON FUNCTION totp_shard.partition_count() IS 'Number of partitions; the first is 0';
 
--- The partition of a user. It never changes: the rows lie where it says. A call without a user goes to partition 0.
+-- Returns the partition of a user. It never changes: it decides where the rows are. A call without a user goes to
+-- partition 0.
 CREATE OR REPLACE FUNCTION totp_shard.partition(user_id text) RETURNS integer
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   RETURN coalesce(get_byte(sha256(convert_to(user_id, 'UTF8')), 0) % totp_shard.partition_count(), 0);
 END
 $$;
-COMMENT ON FUNCTION totp_shard.partition(text) IS 'The partition of a user';
+COMMENT ON FUNCTION totp_shard.partition(text) IS 'Returns the partition of a user';
 
 CREATE TABLE IF NOT EXISTS totp_shard.served (
   partitions integer[] NOT NULL,
@@ -185,11 +186,11 @@ CREATE TABLE IF NOT EXISTS totp_shard.served (
 );
 COMMENT ON TABLE totp_shard.served IS 'What this shard serves; written by totp_shard.serve()';
 COMMENT ON COLUMN totp_shard.served.partitions IS 'The partitions whose users it serves';
-COMMENT ON COLUMN totp_shard.served.present IS 'The partitions that it has users of: more than it serves, from a split until the users who moved are removed';
-COMMENT ON COLUMN totp_shard.served.only_on IS 'The server that alone may go by this row, while it has users of others; NULL: a promoted standby may too';
-COMMENT ON COLUMN totp_shard.served.audit_id IS 'The last row of totp.audit_log before it served these partitions';
+COMMENT ON COLUMN totp_shard.served.present IS 'The partitions whose users it has: more than it serves, from a split until the users who moved are removed';
+COMMENT ON COLUMN totp_shard.served.only_on IS 'The only server for which this row is valid, while it has users that it does not serve; NULL: valid on a promoted standby too';
+COMMENT ON COLUMN totp_shard.served.audit_id IS 'Last row of totp.audit_log before it served these partitions';
 
--- Which server this is. A standby has no answer, and another one when it is promoted: that begins a timeline.
+-- Identifies this server. The result is NULL on a standby, and differs after its promotion, which begins a timeline.
 CREATE OR REPLACE FUNCTION totp_shard.this_server() RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT format('system %s, database %s, timeline %s', c.system_identifier, d.oid, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))
@@ -197,12 +198,12 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION totp_shard.this_server() IS 'System, database and timeline; NULL on a standby';
 
--- From its COMMIT on, calls about users of other partitions are refused. It waits for the calls that are under way,
--- and new ones wait for it, for five seconds at most: then it gives up.
+-- Sets the partitions that this shard serves. From its COMMIT on, calls about users of other partitions are refused. It
+-- waits for running calls, and new ones wait for it, for five seconds at most: then it gives up.
 --
--- A server that gives partitions up goes on, while a copy of it will be promoted to serve those. This row is on the copy
--- too, and says that it serves what stays. So the row binds itself to this server: a copy serves nobody until serve() is
--- called there. That ends with totp_router.remove_unserved(): an ordinary failover needs no call.
+-- A server that gives up partitions continues to run, and a copy of it is promoted to serve those. This row is on the copy
+-- too, and names the partitions that stay. So the row is valid on this server only: a copy serves nobody until serve() is
+-- called there. totp_router.remove_unserved() ends that: an ordinary failover needs no call.
 CREATE OR REPLACE FUNCTION totp_shard.serve(partitions integer[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $$
 DECLARE
@@ -228,9 +229,9 @@ BEGIN
       audit_id = CASE WHEN s.partitions = EXCLUDED.partitions THEN s.audit_id ELSE EXCLUDED.audit_id END;
 END
 $$;
-COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Says which partitions this shard serves; calls about others are refused';
+COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Sets the partitions that this shard serves; calls about users of others are refused';
 
--- The beginning of every call. The lock on totp_shard.served, which any SELECT takes, is held to the end of the call.
+-- Begins every call. The lock on totp_shard.served, which any SELECT takes, is held until the end of the call.
 CREATE OR REPLACE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -239,28 +240,28 @@ DECLARE
 BEGIN
   -- With an older snapshot it would see an older map.
   IF current_setting('transaction_isolation') <> 'read committed' THEN
-    RAISE EXCEPTION 'a shard is called at READ COMMITTED' USING ERRCODE = 'active_sql_transaction';
+    RAISE EXCEPTION 'a shard can only be called at READ COMMITTED' USING ERRCODE = 'active_sql_transaction';
   END IF;
   SELECT s.partitions, s.only_on INTO mine, only_on FROM totp_shard.served AS s;
-  -- What is no user id at all is left to the extension.
+  -- The extension refuses what cannot be a user id.
   IF octet_length(user_id) BETWEEN 1 AND 256 THEN
     IF only_on IS NOT NULL AND only_on IS DISTINCT FROM totp_shard.this_server() THEN
       RAISE EXCEPTION 'this copy of a shard serves nobody yet' USING ERRCODE = 'object_not_in_prerequisite_state',
-        HINT = 'Its shard is being split. If it is promoted, call totp_shard.serve() here, with what it shall serve.';
+        HINT = 'Its shard is being split. If it is promoted, call totp_shard.serve() here, with the partitions that it will serve.';
     ELSIF (totp_shard.partition(user_id) = ANY (mine)) IS NOT TRUE THEN
       RAISE EXCEPTION 'this shard does not serve the user' USING ERRCODE = 'object_not_in_prerequisite_state',
-        HINT = 'The partition has moved or is moving. Call again; if that stays so, compare the map of the router with'
+        HINT = 'The partition has moved or is moving. Call again; if the error remains, compare the map of the router with'
                ' totp_shard.served.';
     END IF;
   END IF;
   PERFORM set_config('totp.actor', coalesce(caller, ''), true);
 END
 $$;
-COMMENT ON FUNCTION totp_shard.enter(text, text) IS 'Refuses a user whom this shard does not serve, and sets totp.actor';
+COMMENT ON FUNCTION totp_shard.enter(text, text) IS 'Refuses a user that this shard does not serve, and sets totp.actor';
 
 -- --- Users who moved away ------------------------------------------------------------------------------------------
 
--- What this shard serves. The router says which partitions it sends here: where the two do not agree, nothing is removed.
+-- Returns what this shard serves. The router passes the partitions that it sends here: if the two differ, nothing is removed.
 CREATE OR REPLACE FUNCTION totp_shard.agreed(partitions integer[]) RETURNS integer[]
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -276,9 +277,9 @@ BEGIN
   RETURN mine;
 END
 $$;
-COMMENT ON FUNCTION totp_shard.agreed(integer[]) IS 'What this shard serves, if the router says the same';
+COMMENT ON FUNCTION totp_shard.agreed(integer[]) IS 'Returns what this shard serves, if the router agrees';
 
--- Those of the next users, in order, whom this shard does not serve. last_user is where to go on; NULL at the end.
+-- Returns those of the next users, in order, that this shard does not serve. last_user is where to continue; NULL at the end.
 CREATE OR REPLACE FUNCTION totp_shard.unserved(partitions integer[], after_user text, batch_size integer,
                                                OUT user_ids text[], OUT last_user text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -291,10 +292,10 @@ BEGIN
   user_ids := ARRAY(SELECT u FROM unnest(user_ids) AS u WHERE totp_shard.partition(u) <> ALL (mine));
 END
 $$;
-COMMENT ON FUNCTION totp_shard.unserved(integer[], text, integer) IS 'Users whom this shard has and does not serve, a batch at a time';
+COMMENT ON FUNCTION totp_shard.unserved(integer[], text, integer) IS 'Returns users that this shard has and does not serve, a batch at a time';
 
--- Asked of the shard that serves these users: whom does it have, or had when it began to serve them, and has removed or
--- renamed since?
+-- Called on the shard that serves these users. Returns those that it has, or that it had when it began to serve them and
+-- has removed or renamed since.
 CREATE OR REPLACE FUNCTION totp_shard.known(user_ids text[]) RETURNS SETOF text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -305,9 +306,9 @@ BEGIN
                   WHERE l.user_id = u AND l.event IN ('removed', 'renamed'));
 END
 $$;
-COMMENT ON FUNCTION totp_shard.known(text[]) IS 'Those of its users whom this shard has, or once had';
+COMMENT ON FUNCTION totp_shard.known(text[]) IS 'Returns those of the given users that this shard has, or once had';
 
--- Removes these users by totp_remove(), audited, one by one; but nobody whom this shard serves.
+-- Removes these users by totp_remove(), audited, one by one, except users that this shard serves.
 CREATE OR REPLACE FUNCTION totp_shard.remove_unserved(partitions integer[], user_ids text[]) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -326,9 +327,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION totp_shard.remove_unserved(integer[], text[]) IS
-  'Removes users whom this shard does not serve any more; for totp_router.remove_unserved()';
+  'Removes users that this shard does not serve any more; for totp_router.remove_unserved()';
 
--- After the last of them: a standby of this shard that is promoted serves what it served, without a call.
+-- Ends a split, after the last removal: from then on a promoted standby of this shard serves what it served, without a call.
 CREATE OR REPLACE FUNCTION totp_shard.all_removed(partitions integer[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -337,11 +338,11 @@ BEGIN
   UPDATE totp_shard.served AS s SET present = mine, only_on = NULL WHERE s.only_on = totp_shard.this_server();
 END
 $$;
-COMMENT ON FUNCTION totp_shard.all_removed(integer[]) IS 'Ends what a split began; for totp_router.remove_unserved()';
+COMMENT ON FUNCTION totp_shard.all_removed(integer[]) IS 'Ends a split; for totp_router.remove_unserved()';
 
 -- --- One function for each of the extension's ------------------------------------------------------------------
 
--- What the router logs in as, one role for each capability, so that no connection can do more than it is for.
+-- Creates the roles that the router logs in as, one for each capability, so that no connection can do more than it needs.
 DO $$
 DECLARE
   role text;
@@ -351,13 +352,13 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
       EXECUTE format('CREATE ROLE %I LOGIN', role);
     END IF;
-    -- PL/Proxy calls types by their names alone, and the owner of a database may set its search_path.
+    -- PL/Proxy names types without their schema, and the owner of a database may set its search_path.
     EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = pg_catalog, pg_temp', role, current_database());
   END LOOP;
 END
 $$;
 
--- Where a call of a routine of the extension goes. A routine that this does not know is an error: decide, and add it.
+-- Returns where a call of a routine of the extension goes. An unknown routine is an error: decide, and add it.
 CREATE OR REPLACE FUNCTION totp_shard.route(schema name, name name, first_argument text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT CASE
@@ -373,7 +374,7 @@ $$;
 COMMENT ON FUNCTION totp_shard.route(name, name, text) IS
   'Where the router sends calls: user, all, any (shard), step (of a rotation), router (its own), refused; internal: never called';
 
--- The router's functions are written from it, so nothing else may stand there.
+-- routes.sql makes the router's functions from this table, so it must contain nothing else.
 DROP VIEW IF EXISTS totp_shard.routines;
 DROP TABLE IF EXISTS totp_shard.capabilities;
 CREATE TABLE totp_shard.capabilities (
@@ -381,13 +382,13 @@ CREATE TABLE totp_shard.capabilities (
   name       name,
   PRIMARY KEY (name, capability)
 );
-COMMENT ON TABLE totp_shard.capabilities IS 'What each capability of totp_grant() holds';
+COMMENT ON TABLE totp_shard.capabilities IS 'The routines of each capability of totp_grant()';
 
 CREATE VIEW totp_shard.routines AS
 SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p.prokind AS kind,
        r.route,
        ARRAY(SELECT c.capability FROM totp_shard.capabilities AS c WHERE c.name = p.proname) AS capabilities,
-       -- The connection of the router that can do it, and as little else as may be.
+       -- The connection of the router that has the least capability which allows the call.
        coalesce((SELECT c.capability FROM totp_shard.capabilities AS c WHERE c.name = p.proname
                   ORDER BY array_position('{verify,enroll,audit,admin}', c.capability) LIMIT 1), 'owner') AS cluster,
        pg_get_function_arguments(p.oid) AS arguments,
@@ -396,7 +397,7 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
        format('totp_shard.%I(%s)', p.proname,
               concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text')) AS remote,
        pg_get_function_result(p.oid) AS result,
-       -- Where it runs on all shards, with a column that says which.
+       -- If it runs on all shards, with a column that names the shard.
        CASE WHEN r.route IS DISTINCT FROM 'all' THEN pg_get_function_result(p.oid)
             WHEN p.proretset THEN regexp_replace(pg_get_function_result(p.oid), '\)$', ', shard text)')
             ELSE format('TABLE(%I %s, shard text)', p.proname, pg_get_function_result(p.oid)) END AS router_result,
@@ -425,8 +426,8 @@ DECLARE
   login      name;
   home       CONSTANT text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'pg_totp');
 BEGIN
-  -- What a capability holds is asked of totp_grant() itself, and taken back: the roles shall call what is made below.
-  -- What they can do as PUBLIC, or through a group, is no part of it.
+  -- totp_grant() itself shows what a capability contains. The grant is revoked again: the roles must call the functions
+  -- that are created below. What they can do as PUBLIC, or through a group, does not belong to the capability.
   FOREACH capability IN ARRAY ARRAY['verify', 'enroll', 'audit', 'admin'] LOOP
     login := 'totp_router_' || capability;
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, login);
@@ -438,7 +439,7 @@ BEGIN
     EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, login);
   END LOOP;
 
-  -- What the extension had before an update.
+  -- Drops what the extension no longer has after an update.
   FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p
             WHERE p.pronamespace = 'totp_shard'::regnamespace AND p.proname ~ '^(totp|rotation)_'
               AND NOT EXISTS (SELECT FROM totp_shard.routines AS t
@@ -449,7 +450,7 @@ BEGIN
 
   FOR r IN SELECT * FROM totp_shard.routines AS t ORDER BY t.routine::text LOOP
     IF r.route IS NULL THEN
-      RAISE EXCEPTION 'where shall the router send calls of %?', r.routine USING HINT = 'Add it to totp_shard.route() in shard.sql.';
+      RAISE EXCEPTION 'no route for calls of %', r.routine USING HINT = 'Add it to totp_shard.route() in shard.sql.';
     END IF;
     CONTINUE WHEN r.route NOT IN ('user', 'all', 'any', 'step');
     EXECUTE format('CREATE OR REPLACE FUNCTION %s RETURNS %s LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
@@ -460,19 +461,19 @@ BEGIN
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', r.remote, 'For the router: ' || r.comment);
   END LOOP;
 
-  -- What REASSIGN OWNED gave us is ours, too, and what it does is not.
+  -- After REASSIGN OWNED a function may belong to this role although another role wrote it.
   FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p WHERE p.pronamespace = 'totp_shard'::regnamespace
             AND 1 < (SELECT count(*) FROM pg_proc AS o WHERE (o.pronamespace, o.proname) = (p.pronamespace, p.proname)) LOOP
     RAISE EXCEPTION 'function name of % is not unique', r.routine USING ERRCODE = 'insufficient_privilege',
-      DETAIL = 'A call of ours could be taken by the other one.',
-      HINT = 'Drop the function of that name that is not of shard.sql, and run the script again.';
+      DETAIL = 'The other function could be called instead.',
+      HINT = 'Drop the function of that name that shard.sql did not create, and run the script again.';
   END LOOP;
 END
 $$;
 
 -- --- Rights ----------------------------------------------------------------------------------------------------------
 
--- Nothing for anyone, whatever ALTER DEFAULT PRIVILEGES or a GRANT gave; then what each role of the router calls.
+-- Revokes what ALTER DEFAULT PRIVILEGES or a GRANT gave to anyone, then grants each role of the router what it calls.
 DO $$
 DECLARE
   r record;

@@ -6,12 +6,12 @@ use otp::{
 };
 use subtle::ConstantTimeEq;
 
-/// White space as C's `isspace` has it.
+/// White space as defined by C's `isspace`.
 const WHITE_SPACE: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
 
 const BASE32: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// Five bits for each character of base32, as `0` and `1`, and whole bytes of that. `None`: another character.
+/// Five bits for each character of base32, as `0` and `1`, cut to whole bytes. `None` for any other character.
 fn model_of_base32(text: &str) -> Option<(usize, Vec<u8>)> {
     let mut bits = String::new();
     for symbol in text.chars().filter(|symbol| !WHITE_SPACE.contains(symbol) && *symbol != '-') {
@@ -53,7 +53,7 @@ pub fn base32(data: &[u8]) -> bool {
     true
 }
 
-/// A code is 6 to 8 ASCII digits once white space is gone; it renders as those digits and equals itself alone.
+/// A code is 6 to 8 ASCII digits without white space; it renders as those digits and equals only itself.
 pub fn code(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let kept: String = text.chars().filter(|c| !WHITE_SPACE.contains(c)).collect();
@@ -113,7 +113,7 @@ pub fn window(data: &[u8]) -> bool {
     found.is_some()
 }
 
-/// What is read has names that may be, and writes a URI that reads back to the same.
+/// A URI that is read has valid names, and writes a URI that reads back to the same.
 pub fn uri(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     for name in [text.as_ref(), text.split(':').next().unwrap_or("")] {
@@ -138,7 +138,7 @@ pub fn uri(data: &[u8]) -> bool {
     true
 }
 
-/// A recovery code is 24 characters of base32; each form of it has one hash, and its neighbours have others.
+/// A recovery code is 24 characters of base32; each form of it has one hash, and its neighbors have others.
 pub fn recovery_code(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let expected = match model_of_base32(&text) {
@@ -177,7 +177,7 @@ pub fn recovery_set(data: &[u8]) -> bool {
     assert_eq!(set.to_bytes(), data);
     assert_eq!(set.len() * 32, data.len());
     assert!((1..=20).contains(&set.len()));
-    // Nobody finds a code whose hash these bytes are: each hash is of a code that nobody has.
+    // Nobody can find a code with these bytes as its hash.
     assert_eq!(set.find(&RecoveryCode::from_random([0; 15])), None);
     true
 }

@@ -16,7 +16,7 @@ const SECRET: Context =
     Context::Secret { user_id: "alice", device: "phone", secret_id: 42, algorithm: "SHA1", digits: 6, period: 30 };
 const RECOVERY_CODES: Context = Context::RecoveryCodes { user_id: "alice", set_id: 42, count: 10 };
 
-/// Bytes that open are those that were sealed, for this place alone; any edit of them does not open.
+/// Only the sealed bytes open, and only for this place; edited bytes do not.
 pub fn sealed(data: &[u8]) -> bool {
     assert_eq!(seal::key_id(data).is_ok(), data.len() >= 5 + 12 + 16 && data[0] == 1);
     let mut accepted = false;
@@ -42,7 +42,7 @@ pub fn sealed(data: &[u8]) -> bool {
     accepted
 }
 
-/// What is sealed for a user and a device opens for no other, wherever the border between their names lies.
+/// What is sealed for a user and a device opens for no other, no matter where the border between their names is.
 fn moved(names: &[u8]) {
     let names = String::from_utf8_lossy(&names[..names.len().min(8)]);
     let place =
@@ -58,7 +58,7 @@ fn moved(names: &[u8]) {
     }
 }
 
-/// A wrapped key that opens is what wrapping it gives, under this master key and this number alone.
+/// A wrapped key that opens is what wrapping it gives, only under this master key and this number.
 pub fn data_key(data: &[u8]) -> bool {
     let unwrapped = DataKey::unwrap(&MASTER, ID, data);
     let accepted = unwrapped.is_ok();

@@ -1,6 +1,6 @@
 //! What must hold for every input of every parser.
 //!
-//! Each target takes any bytes, panics where a property does not hold, and says whether the parser accepted the input.
+//! Each target takes any bytes, panics if a property does not hold, and returns whether the parser accepted the input.
 //! Most compare the parser with a model of it: the same rule in other words, slow and plain.
 
 #![forbid(unsafe_code)]
@@ -8,10 +8,10 @@
 pub mod codes;
 pub mod keys;
 
-/// A target: any bytes in; whether the parser accepted them out.
+/// A target: takes any bytes, returns whether the parser accepted them.
 pub type Target = fn(&[u8]) -> bool;
 
-/// Every target by its name, which is that of its corpus too.
+/// Every target by its name, which is also the name of its corpus.
 pub const TARGETS: [(&str, Target); 11] = [
     ("base32", codes::base32),
     ("code", codes::code),

@@ -1,4 +1,4 @@
-//! Replays every corpus, each input with its neighbours, on the stable toolchain. New inputs come from tools/fuzz.sh.
+//! Replays every corpus, each input with its neighbors, on the stable toolchain. New inputs come from tools/fuzz.sh.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,18 +22,18 @@ fn replay(name: &str) {
     for entry in fs::read_dir(folder("corpus").join(name)).unwrap() {
         let path = entry.unwrap().path();
         let input = fs::read(&path).unwrap();
-        println!("{} ({} bytes)", path.display(), input.len()); // shown where it fails
+        println!("{} ({} bytes)", path.display(), input.len()); // shown if it fails
         answers.insert(target(&input));
         if input.len() <= 1024 && name != "qr" {
-            neighbours(*target, &input); // they would take minutes of long inputs, and of drawings
+            neighbors(*target, &input); // they would take minutes of long inputs, and of drawings
         }
     }
     assert_eq!(answers, BTreeSet::from([false, true]), "the corpus has inputs of one kind only");
 }
 
 /// Cut off anywhere, with one byte changed, doubled or left out anywhere: what typing and copying do to an input.
-fn neighbours(target: Target, input: &[u8]) {
-    let step = input.len().pow(2) / 16384 + 1; // of more than 128 bytes some places
+fn neighbors(target: Target, input: &[u8]) {
+    let step = input.len().pow(2) / 16384 + 1; // of inputs longer than 128 bytes only some places
     for place in (0..input.len()).step_by(step) {
         target(&input[..place]);
         target(&[&input[..place], &input[place + 1..]].concat());

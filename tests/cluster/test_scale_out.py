@@ -155,7 +155,7 @@ def test_a_user_keeps_its_shard_when_renamed(router, conn):
     [other] = users_of(set(range(16)) - set(router.partitions_of(router.shard_of(user))), 1, "new")
     import_secret(conn, user, secret_of(user))
     error = error_of(conn, "SELECT totp_rename_user(%s, %s)", [user, other])
-    assert error.sqlstate == "0A000" and "Enrol the new user id" in error.diag.message_hint
+    assert error.sqlstate == "0A000" and "Enroll the new user id" in error.diag.message_hint
     assert conn.execute("SELECT totp_enabled(%s), totp_enabled(%s)", [user, other]).fetchone() == (True, False)
     assert conn.execute("SELECT totp_rename_user(%s, %s)", [user, same]).fetchone() == (1,)
     assert verify(conn, same, code_of(user)) is True
