@@ -115,7 +115,7 @@ if [ -z "$fresh" ] && command -v rustup >/dev/null; then
 fi
 
 # Out of the caller's environment: what names folders, servers and installations of this system.
-# The seed and the amounts of the tests (tests/cluster/amounts.py) stay.
+# The seed and the amounts of the tests (tests/cluster/support/amounts.py) stay.
 unset TMPDIR LIBCLANG_PATH VIRTUAL_ENV
 for name in "${!PG@}"; do
     [[ $name == PG_TOTP_* ]] || unset "$name"

@@ -32,6 +32,7 @@ chmod 644 "$library"
 
 cp README.md SECURITY.md "$doc"
 cp -r docs examples "$doc"
+rm -r "$doc/examples/scale-out/tests" # for the checkout only
 gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
 gzip -9n >"$doc/changelog.Debian.gz" <<CHANGELOG
 pg-totp ($version) unstable; urgency=medium
