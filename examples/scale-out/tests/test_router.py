@@ -1,6 +1,5 @@
 """What the router of examples/scale-out/ promises beside the surface of the extension: who may do what, and where it happens."""
 
-import secrets
 from contextlib import closing
 
 import pytest
@@ -45,7 +44,7 @@ def test_the_router_keeps_nothing_of_a_user(router, conn):
     assert conn.execute("SELECT count(*) FROM pg_extension WHERE extname = 'pg_totp'").fetchone() == (0,)
 
 
-def test_a_shard_refuses_who_is_not_its_own(router, conn):
+def test_a_shard_refuses_users_of_other_shards(router, conn):
     """Whatever a router believes: else a split could let one code in twice."""
     [user] = import_users(conn, 1, prefix="lost")
     other = next(shard for shard in router.shards if shard is not router.shard_of(user))

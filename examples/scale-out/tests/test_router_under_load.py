@@ -27,7 +27,7 @@ def test_keys_rotate_on_all_shards_while_users_sign_in(router):
             assert open_everything(direct)[0] > 0
 
 
-def test_what_is_cancelled_on_the_router_is_cancelled_on_the_shard(router):
+def test_what_is_canceled_on_the_router_is_canceled_on_the_shard(router):
     """And the next call has its own answer, not the one that was not waited for."""
     [user, other] = new_users(router, 2, "cancelled")
     shard = router.shard_of(user)

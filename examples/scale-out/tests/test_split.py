@@ -5,7 +5,7 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from many_users import import_users, secret_of
+from many_users import secret_of
 from router_load import Load, code_of, new_users, router, wait_for_more  # noqa: F401
 from server import Database, wait_until
 from sessions import Background
@@ -193,7 +193,7 @@ def test_who_is_on_one_server_only_is_not_removed_from_it(router, wrong_map):
         assert second.database.value("SELECT only_on IS NOT NULL FROM totp_shard.served") is True
 
 
-def test_nobody_is_removed_where_the_map_is_not_agreed_on(router):
+def test_nobody_is_removed_if_the_map_is_not_agreed_on(router):
     """Not even from a shard before the one that says something else."""
     first, second, third = router.shards
     mine, others, last = map(router.partitions_of, router.shards)

@@ -265,7 +265,7 @@ def test_a_schema_that_comes_between_is_noticed(shard):
     assert_refused(refusal(shard, script("shard.sql")))
 
 
-def test_a_namesake_that_was_given_along_is_not_ours(shard):
+def test_an_object_of_the_same_name_that_was_given_to_the_superuser_is_not_ours(shard):
     """REASSIGN OWNED BY gives the superuser all that eve made, and its text is hers."""
     act(shard, [SCHEMA, (EVE, trap("totp_shard.serve(partitions text)")), (DBA, "REASSIGN OWNED BY eve TO postgres")])
     refused = refusal(shard, script("shard.sql"))
@@ -375,7 +375,7 @@ def test_default_privileges_do_not_open_a_new_shard(shard):
             assert error_of(eve, query).sqlstate == "42501"
 
 
-def test_what_everybody_may_is_no_capability(shard):
+def test_what_everybody_may_call_is_not_a_capability(shard):
     """A blanket grant, to PUBLIC or to a login of the router, does not widen what the router gives out."""
     expected = "SELECT capability, name FROM totp_shard.capabilities ORDER BY 1, 2"
     shard.psql(script("shard.sql"))
@@ -431,7 +431,7 @@ def test_a_second_router_may_have_the_role_of_the_first(databases):
         databases(extension=False).psql(script("router.sql"))
 
 
-def test_its_extensions_lie_where_nobody_drops_them(router):
+def test_its_extensions_are_where_nobody_drops_them(router):
     """And not in the first schema of the session: "$user" may be anyone's."""
     router.psql("CREATE SCHEMA postgres", EVE)
     router.psql(script("router.sql"))
@@ -645,7 +645,7 @@ def test_what_the_tables_say_is_never_run(served, mapped, where):
 # --- Afterwards ----------------------------------------------------------------------------------------------------------
 
 
-def test_health_tells_who_could_take_a_router_over(served, mapped):
+def test_health_reports_who_could_take_over_a_router(served, mapped):
     """By what was granted or made since; also by what had begun before the script looked, and was committed after it."""
     health = "SELECT status, detail FROM totp_health() WHERE check_name = 'router'"
     text = functions_of(served)

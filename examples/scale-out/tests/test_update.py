@@ -67,7 +67,7 @@ def test_two_numbers_of_partitions_are_refused(router, small):
     assert small[1].value("SELECT totp_enabled('user1')") is False  # and nothing has changed
 
 
-def test_what_the_extension_has_no_more_or_otherwise_goes_from_the_router(small):
+def test_what_the_extension_dropped_or_changed_goes_from_the_router(small):
     """An update that adds a parameter and a result column, drops a function, and adds a column of the audit log."""
     shard, router = small
     router.execute("CREATE ROLE scale_out_reader LOGIN")

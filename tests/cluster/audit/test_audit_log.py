@@ -170,7 +170,7 @@ def test_the_time_of_a_row_is_that_of_the_call_and_not_of_the_transaction(quick_
         conn.execute("ROLLBACK")
 
 
-def test_accepted_codes_are_audited_only_where_the_setting_says_so(conn):
+def test_accepted_codes_are_audited_only_if_the_setting_says_so(conn):
     secret = active_user(conn)
     conn.execute("DELETE FROM totp.audit_log")
     assert verify(conn, "alice", code_at(secret, NOON)) is True
@@ -215,7 +215,7 @@ CALL = {  # query, and the line that it writes
 
 @pytest.mark.parametrize("end", ["ROLLBACK", "COMMIT", "close"])
 @pytest.mark.parametrize("event", CALL)
-def test_the_line_stays_where_the_row_goes(quick_db, conn, log, event, end):
+def test_the_line_stays_if_the_row_is_rolled_back(quick_db, conn, log, event, end):
     query, lines = CALL[event]
     secret = active_user(conn)
     codes = recovery_codes(conn)
@@ -232,7 +232,7 @@ def test_the_line_stays_where_the_row_goes(quick_db, conn, log, event, end):
     assert [row[:2] for row in audit(conn)[len(before):]] == (written if end == "COMMIT" else [])
 
 
-def test_the_line_is_there_where_the_row_fails(quick_db, conn, log):
+def test_the_line_is_there_if_the_row_fails(quick_db, conn, log):
     """The lock is set, whatever becomes of the statement."""
     secret = active_user(conn)
     PREPARE["locked"](conn, secret, None)
@@ -304,7 +304,7 @@ def test_a_hostile_name_forges_no_line_and_no_row(quick_db, conn, cluster, name)
     assert {device for [device] in audit(conn, "device")} == {name, None}
 
 
-def test_names_in_detail_are_text_and_no_json(conn):
+def test_names_in_detail_are_text_and_not_json(conn):
     name = '", "actor": "admin", "x": "'
     active_user(conn)
     conn.execute("SELECT totp_rename_user('alice', %s)", [name])

@@ -92,7 +92,7 @@ def test_recovery_codes_have_lines_too(conn, log):
     assert log() == ['totp: event=replayed db_user="postgres" user="alice" of="recovery_codes" failures=1']
 
 
-def test_the_first_judgement_of_a_cluster_has_a_line(db, cluster):
+def test_the_first_judgment_of_a_cluster_has_a_line(db, cluster):
     position = len(cluster.log_text())
     with closing(db.connect()) as conn:
         for _ in range(2):

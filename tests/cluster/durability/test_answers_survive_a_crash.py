@@ -53,7 +53,7 @@ def answers_to_wrong_codes(conn, number, when=NOON, user_id="alice"):
 
 # --- told, and killed at once --------------------------------------------------------------
 
-def test_a_told_lock_survives_a_kill(lazy_db):
+def test_a_reported_lock_survives_a_kill(lazy_db):
     """The first one, and each that makes it longer, whatever becomes of the transaction that was told."""
     now = NOON
     with closing(session(lazy_db)) as conn:
@@ -278,7 +278,7 @@ def wait_until_it_waits(db, conn, kind="Lock"):
 
 # --- synchronous standbys --------------------------------------------------------------------
 
-def test_what_was_told_is_on_the_synchronous_standby(make_cluster, make_standby):
+def test_what_was_reported_is_on_the_synchronous_standby(make_cluster, make_standby):
     primary = make_cluster(**LAZY)
     db = primary.create_database()
     with closing(session(db)) as conn:

@@ -31,7 +31,7 @@ def crash(cluster, ledger, calls, seconds=0, children=True, **load):
     return killed_at
 
 
-def test_nothing_told_is_lost_when_the_server_is_killed_under_load(make_cluster):
+def test_no_reported_answer_is_lost_when_the_server_is_killed_under_load(make_cluster):
     """No code told true is accepted again, no lock, no failure older than a second is forgotten, every secret opens."""
     cluster = make_cluster(**SETTINGS)
     db = cluster.create_database()

@@ -46,7 +46,7 @@ def fill(cluster):
     return ballast
 
 
-def test_where_tables_cannot_grow_calls_fail_and_nothing_told_is_lost(other_disk, small_cluster):
+def test_if_tables_cannot_grow_calls_fail_and_no_reported_answer_is_lost(other_disk, small_cluster):
     """The WAL has room. Sign-ins go on: they change rows in place. A failure and an enrolment add rows."""
     cluster = small_cluster(f"--waldir={other_disk}/wal")
     db = cluster.create_database()
@@ -69,7 +69,7 @@ def test_where_tables_cannot_grow_calls_fail_and_nothing_told_is_lost(other_disk
     assert_no_corruption(db)
 
 
-def test_where_the_wal_cannot_grow_the_server_stops_and_nothing_told_is_lost(small_cluster):
+def test_if_the_wal_cannot_grow_the_server_stops_and_no_reported_answer_is_lost(small_cluster):
     cluster = small_cluster("--wal-segsize=1")
     db = cluster.create_database()
     ledger = Ledger(db).populate()

@@ -105,7 +105,7 @@ def test_a_lock_outlives_the_dump(origin, make_cluster):
         assert answer == ("locked", 0, NOON + timedelta(seconds=30))
 
 
-def test_enrolment_goes_on_after_a_restore(origin, restored):
+def test_enrollment_goes_on_after_a_restore(origin, restored):
     """The sequences go on: no number comes twice."""
     with closing(restored.connect()) as conn:
         fix_clock(conn, AFTER)

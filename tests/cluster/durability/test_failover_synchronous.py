@@ -17,7 +17,7 @@ NEVER = float("-inf")
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s) AND (wait_event = 'SyncRep' OR wait_event_type = 'Lock')"
 
 
-def test_all_that_was_told_is_on_the_promoted_synchronous_standby(make_cluster, make_standby):
+def test_everything_reported_is_on_the_promoted_synchronous_standby(make_cluster, make_standby):
     """Each true, each lock, each unlock and each recovery code; other failures may be lost. And before it, a standby judges nothing."""
     primary = make_cluster(totp__enrollment_ttl="30d")
     db = primary.create_database()

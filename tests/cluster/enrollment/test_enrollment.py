@@ -33,7 +33,7 @@ def test_the_uri_says_the_same_as_the_secret(conn):
     assert verify(conn, "alice", parsed.at(NOON)) is True
 
 
-def test_the_issuer_comes_from_the_setting_where_none_is_named(conn):
+def test_the_issuer_comes_from_the_setting_if_none_is_named(conn):
     conn.execute("SET totp.issuer = 'Example Corp'")
     uris = [conn.execute(f"SELECT otpauth_uri FROM totp_enroll('alice', issuer => {issuer})").fetchone()[0]
             for issuer in ("NULL", "'Other'", "''")]
@@ -60,7 +60,7 @@ def test_enrolling_again_while_pending_replaces_the_pending_secret(conn):
     assert states(conn) == [("default", "active", 2)]
 
 
-def test_an_abandoned_enrolment_leaves_the_old_secret_working(conn):
+def test_an_abandoned_enrollment_leaves_the_old_secret_working(conn):
     old = active_user(conn)
     enroll(conn, "alice")
     enroll(conn, "alice")
@@ -124,7 +124,7 @@ def test_keep_current_false_kills_a_staged_secret_too(conn):
     assert (works(conn, old), works(conn, staged), works(conn, new)) == (False, False, True)
 
 
-def test_a_rolled_back_enrolment_never_was(quick_db, conn):
+def test_a_rolled_back_enrollment_changes_nothing(quick_db, conn):
     first = enroll(conn, "alice")
     with closing(quick_db.connect(autocommit=False)) as session:
         fix_clock(session, NOON)

@@ -13,7 +13,7 @@ from totp import LEVELS, NOON, ORPHANS, active_user, code_at, enroll, fix_clock,
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("before", ["nothing", "pending", "active", "active and pending"])
 @pytest.mark.parametrize("keep_current", [True, False])
-def test_ten_sessions_enrol_one_device(quick_db, conn, level, before, keep_current):
+def test_ten_sessions_enroll_one_device(quick_db, conn, level, before, keep_current):
     with ExitStack() as stack:
         sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(10)]
         for session in sessions:
@@ -75,7 +75,7 @@ def test_the_secret_that_commits_last_is_the_stored_one(quick_db, conn):
     assert (works(conn, early), works(conn, late)) == (False, True)
 
 
-def test_a_removal_that_meets_an_enrolment_says_what_it_removed(quick_db, conn):
+def test_a_removal_that_meets_an_enrollment_reports_what_it_removed(quick_db, conn):
     """The enrolment commits after the removal has begun: it is there afterwards, or counted and audited as removed; never gone without a word."""
     enrolling, blocking, removing = (quick_db.connect() for _ in range(3))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
@@ -112,7 +112,7 @@ def test_a_removal_that_meets_an_enrolment_says_what_it_removed(quick_db, conn):
         assert works(conn, secret) is (removed == 0)
 
 
-def test_enrol_remove_and_sign_in_at_once_leave_nothing_behind(quick_db, conn):
+def test_enroll_remove_and_sign_in_at_once_leave_nothing_behind(quick_db, conn):
     """Whatever order they come in: no error, and no row without its others."""
     def life(i):
         chance = random.Random(i)

@@ -72,7 +72,7 @@ def test_all_else_is_refused(conn, quick_db, name):
     (16, False, True), (16, True, True), (128, False, True), (128, True, True), (129, False, False), (129, True, False), (640, True, False),
 ])
 @pytest.mark.parametrize("form", ["base32", "URI"])
-def test_16_to_128_bytes_and_from_10_on_where_weak_ones_are_allowed(conn, quick_db, length, weak, accepted, form):
+def test_16_to_128_bytes_and_from_10_if_weak_ones_are_allowed(conn, quick_db, length, weak, accepted, form):
     secret = base32(random.Random(length).randbytes(length))
     given = uri_of(secret) if form == "URI" else secret
     if accepted:
@@ -128,7 +128,7 @@ def test_a_plus_sign_is_a_plus_sign(conn):
     assert status(conn, "account_name, issuer") == [("alice+tag@example.com", "A+B")]
 
 
-def test_a_uri_brings_its_own_parameters_and_names_that_are_given_win(conn):
+def test_the_parameters_of_a_uri_count_and_the_names_of_the_call(conn):
     import_(conn, "alice", CANONICAL, algorithm="SHA512", digits=7, period=15)
     assert status(conn, "account_name, issuer, algorithm, digits, period") == [("alice", "Example", "SHA256", 8, 60)]
     import_(conn, "alice", CANONICAL, account_name="al", issuer="Else")

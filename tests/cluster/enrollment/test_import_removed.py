@@ -42,7 +42,7 @@ def error_of_savepoint(conn, code):
     return error
 
 
-def test_nor_after_the_first_code_of_its_successor(conn):
+def test_the_code_is_not_good_after_the_first_code_of_the_next_secret(conn):
     import_secret(conn, "alice", SECRET)
     assert verify(conn, "alice", good(1)) is True
     assert verify(conn, "alice", good(0, enroll(conn, "alice"))) is True
@@ -51,7 +51,7 @@ def test_nor_after_the_first_code_of_its_successor(conn):
 
 
 @pytest.mark.parametrize("period", [15, 45, 60, 120])
-def test_nor_in_steps_of_another_length(conn, period):
+def test_the_code_is_not_good_in_steps_of_another_length(conn, period):
     import_secret(conn, "alice", SECRET)
     assert verify(conn, "alice", good(1)) is True
     conn.execute("SELECT totp_remove('alice')")
@@ -78,7 +78,7 @@ def test_an_import_that_waits_for_the_removal_knows_of_its_code(quick_db, conn):
     assert check(conn, "alice", good(1)).reason == "replayed"
 
 
-def test_one_that_was_never_used_or_long_ago_leaves_nothing_behind(conn):
+def test_a_secret_that_was_never_used_or_long_ago_leaves_nothing_behind(conn):
     import_secret(conn, "alice", SECRET)
     conn.execute("SELECT totp_remove('alice')")
     import_secret(conn, "alice", SECRET)

@@ -122,7 +122,7 @@ ACTS = ["SELECT totp_reset('alice')", "SELECT totp_disable('alice')", "SELECT to
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_an_act_that_is_rolled_back_never_was(quick_db, conn, act):
+def test_an_act_that_is_rolled_back_changes_nothing(quick_db, conn, act):
     secret = active_user(conn)
     conn.execute("SELECT totp_recovery_codes('alice')")
     with closing(quick_db.connect()) as support:

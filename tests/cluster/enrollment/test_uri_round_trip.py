@@ -255,7 +255,7 @@ def test_no_export_without_its_audit_row(conn, population):
 
 
 @pytest.mark.parametrize("capability", ["verify", "enroll", "admin", "audit"])
-def test_no_capability_brings_the_right_to_export(quick_db, conn, population, capability):
+def test_no_capability_includes_the_right_to_export(quick_db, conn, population, capability):
     with closing(quick_db.connect(quick_db.create_role(capability))) as other:
         _denied(other, EXPORT)
     assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'exported'").fetchone() == (0,)

@@ -131,7 +131,7 @@ def test_the_same_server_again_sets_no_floor(original, end):
     assert original.cluster.log_text().count("event=floor") == 1
 
 
-def test_a_snapshot_that_is_started_in_place_is_not_recognised(original):
+def test_a_snapshot_that_is_started_in_place_is_not_recognized(original):
     """Everything that tells one server from another is as it was: why clients must be kept out for a minute."""
     cluster = original.cluster
     cluster.stop()
@@ -203,7 +203,7 @@ def test_a_base_backup_copied_over_the_data_directory(original):
         backup.remove()
 
 
-def test_without_its_label_the_floor_is_set_once_more_and_the_log_says_so(original):
+def test_without_its_label_the_floor_is_set_again_and_the_log_says_so(original):
     cluster = original.cluster
     copy = cluster.base_backup()
     try:

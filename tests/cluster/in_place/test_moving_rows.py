@@ -262,7 +262,7 @@ def test_races_of_enrolling_against_removing_one_user(fresh_cluster, make_standb
     assert_sound(db, standby)
 
 
-def test_a_removal_whose_row_went_while_it_waited_leaves_the_next_enrolment_alone(db):
+def test_a_removal_whose_row_went_while_it_waited_leaves_the_next_enrollment_alone(db):
     """It locks the row that came meanwhile, or takes nothing: it never removes a secret without its user's row."""
     def removal(conn):
         conn.execute("BEGIN")

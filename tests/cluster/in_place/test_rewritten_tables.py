@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from crash_load import LAZY
 from psycopg import sql
-from totp import (LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, codes_left, counters, enroll, error_of, fix_clock, good, import_secret, recover,
+from totp import (LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, codes_left, counters, enroll, fix_clock, good, import_secret, recover,
                   recovery_codes, verify, wrong)
 
 TABLES = {"attempts": "failures", "used_codes": "uses"}  # and one of its columns
@@ -124,7 +124,7 @@ def execute_all(conn, statements, table):
 @pytest.mark.parametrize("who", ["superuser", "owner"])
 @pytest.mark.parametrize("rewrite", REWRITES)
 @pytest.mark.parametrize("table", TABLES)
-def test_nothing_is_judged_on_a_table_that_the_own_transaction_rewrote(quick_db, conn, roles, alice, table, rewrite, who):
+def test_nothing_is_judged_on_a_table_that_the_same_transaction_rewrote(quick_db, conn, roles, alice, table, rewrite, who):
     with closing(quick_db.connect(roles[who])) as own:
         check(own, "alice", "malformed")  # it knows the table as it was
         own.execute("BEGIN")
@@ -169,7 +169,7 @@ def test_who_may_maintain_gets_nothing_back(quick_db, conn, alice):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_table_that_was_emptied_is_no_answer(quick_db, conn, alice, table):
+def test_a_table_that_was_emptied_is_refused(quick_db, conn, alice, table):
     """TRUNCATE makes a new file too."""
     with closing(quick_db.connect()) as own:
         own.execute("BEGIN")
@@ -186,7 +186,7 @@ def test_a_table_that_was_emptied_is_no_answer(quick_db, conn, alice, table):
 
 # Not by hand: an owner may write another floor into the table at any time.
 @pytest.mark.parametrize("rewrite", [*(name for name in REWRITES if name != "the same by hand"), "TRUNCATE"])
-def test_no_floor_is_set_in_a_table_that_the_own_transaction_rewrote(quick_db, conn, alice, rewrite):
+def test_no_floor_is_set_in_a_table_that_the_same_transaction_rewrote(quick_db, conn, alice, rewrite):
     """A ROLLBACK would take it back, and what was judged under it stays."""
     conn.execute("UPDATE totp.floor SET timeline = 0")  # as after a promotion
     statements = ["TRUNCATE totp.{0}"] if rewrite == "TRUNCATE" else REWRITES[rewrite]
@@ -230,7 +230,7 @@ def in_subtransactions(statements, rewrite, table):
 @pytest.mark.parametrize("where", REFUSED_IN)
 @pytest.mark.parametrize("rewrite", ["CLUSTER totp.{0} USING {0}_pkey", "ALTER TABLE totp.{0} ADD COLUMN IF NOT EXISTS x float DEFAULT random()"])
 @pytest.mark.parametrize("table", TABLES)
-def test_also_where_it_was_rewritten_in(quick_db, conn, alice, table, rewrite, where):
+def test_nothing_is_judged_if_a_kept_subtransaction_rewrote_the_table(quick_db, conn, alice, table, rewrite, where):
     with closing(quick_db.connect()) as own:
         own.execute("BEGIN")
         for statement in in_subtransactions(REFUSED_IN[where], rewrite, table):
@@ -243,7 +243,7 @@ def test_also_where_it_was_rewritten_in(quick_db, conn, alice, table, rewrite, w
 @pytest.mark.parametrize("where", FINE_IN)
 @pytest.mark.parametrize("rewrite", ["CLUSTER totp.{0} USING {0}_pkey", "ALTER TABLE totp.{0} ADD COLUMN x float DEFAULT random()"])
 @pytest.mark.parametrize("table", TABLES)
-def test_what_was_taken_back_was_not_rewritten(quick_db, conn, alice, table, rewrite, where):
+def test_a_rewrite_that_was_rolled_back_does_not_count(quick_db, conn, alice, table, rewrite, where):
     with closing(quick_db.connect()) as own:
         own.execute("BEGIN")
         for statement in in_subtransactions(FINE_IN[where], rewrite, table):
@@ -284,7 +284,7 @@ def test_a_table_that_was_only_locked_is_as_it_was(quick_db, conn, alice, table,
 
 @pytest.mark.parametrize("rewrite", ["VACUUM FULL totp.{0}", "CLUSTER totp.{0} USING {0}_pkey", "BEGIN; CLUSTER totp.{0} USING {0}_pkey; COMMIT",
                                      "BEGIN; ALTER TABLE totp.{0} SET TABLESPACE other; COMMIT"])
-def test_a_rewrite_that_is_committed_is_none_any_more(quick_db, conn, alice, rewrite):
+def test_a_committed_rewrite_does_not_count(quick_db, conn, alice, rewrite):
     """By the session that did it, and by one that knew the tables as they were. And what is told then survives a crash."""
     with closing(quick_db.connect()) as own:
         for table in (*TABLES, "floor"):
@@ -353,7 +353,7 @@ def made(conn, statements):
 
 
 @pytest.mark.parametrize("where", MADE_IN)
-def test_and_its_rollback_leaves_nothing(empty_db, where):
+def test_a_rollback_of_what_made_the_tables_leaves_nothing(empty_db, where):
     with closing(empty_db.connect()) as conn:
         fix_clock(conn, NOON)
         conn.execute("BEGIN")

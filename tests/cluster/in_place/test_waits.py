@@ -60,7 +60,7 @@ def test_with_a_snapshot_from_before_a_reset_the_old_code_is_refused(conn, open_
 
 
 @pytest.mark.parametrize("isolation", LEVELS)
-def test_with_a_snapshot_from_before_an_enrolment_its_first_code_activates_it(conn, open_session, isolation):
+def test_with_a_snapshot_from_before_an_enrollment_its_first_code_activates_it(conn, open_session, isolation):
     late = open_session(isolation)
     secret = enroll(conn, "bob")
     assert check(late, "bob", good(0, secret)).reason == "accepted"
@@ -105,7 +105,7 @@ def test_with_an_old_snapshot_charges_and_uses_of_others_count(conn, open_sessio
 
 
 @pytest.mark.parametrize("isolation", LEVELS)
-def test_what_the_own_transaction_did_is_judged_too(open_session, isolation):
+def test_what_the_same_transaction_did_is_judged_too(open_session, isolation):
     conn = open_session(isolation)
     secret = enroll(conn, "bob")
     assert check(conn, "bob", wrong()).reason == "wrong"
@@ -170,7 +170,7 @@ def test_row_locks_block_no_sign_in(conn, open_session, table, locker):
     assert check(conn, "alice", good(1)).reason == "replayed"
 
 
-def test_the_own_row_locks_block_nothing(conn):
+def test_row_locks_of_the_same_transaction_block_nothing(conn):
     for table in (*IN_PLACE, "secrets"):
         conn.execute("BEGIN")
         conn.execute(f"SELECT FROM totp.{table} FOR UPDATE")
@@ -250,7 +250,7 @@ def waits_for_the_removal(conn, open_session, change, end, isolation, statements
 
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
-def test_the_old_code_waits_for_the_first_code_of_its_successor(conn, open_session, end):
+def test_the_old_code_waits_for_the_first_code_of_the_next_secret(conn, open_session, end):
     secret = enroll(conn, "alice")
     new, late = open_session("READ COMMITTED"), open_session()
     assert check(new, "alice", good(0, secret)).reason == "accepted"
@@ -262,7 +262,7 @@ def test_the_old_code_waits_for_the_first_code_of_its_successor(conn, open_sessi
     assert check(conn, "alice", good(0, secret)).reason == "replayed"
 
 
-def test_a_wait_can_be_cancelled_and_uses_nothing_up(conn, open_session):
+def test_a_wait_can_be_canceled_and_uses_nothing_up(conn, open_session):
     remover, late = open_session("READ COMMITTED"), open_session()
     remover.execute("SELECT totp_reset('alice')")
     with ThreadPoolExecutor(1) as pool:

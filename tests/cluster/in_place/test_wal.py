@@ -61,7 +61,7 @@ def test_pg_rewind_takes_back_what_changed_in_place(make_cluster, make_standby):
     assert dict(db.execute("SELECT user_id, failures FROM totp.attempts")) == {"alice": 0, "bob": 3, "carol": 0}
 
 
-def test_a_judgement_is_one_record_for_the_rows_that_it_changes(make_cluster):
+def test_a_judgment_is_one_record_for_the_rows_that_it_changes(make_cluster):
     """So there is no crash between the two rows. What changes nothing writes nothing."""
     db = make_cluster(autovacuum="off", bgwriter_delay="10s").create_database()
     with closing(db.connect()) as conn:

@@ -180,7 +180,7 @@ def test_a_fifo_is_refused_without_waiting_for_it(server, db, alice, key_file, l
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "/dev/zero", "/dev/urandom", "/nowhere/at/all", "/", "master.key"])
-def test_a_link_to_what_is_no_file(server, db, alice, key_file, later, target):
+def test_a_link_to_something_that_is_not_a_file(server, db, alice, key_file, later, target):
     key_file.unlink()
     server.run("ln", "-s", target, key_file)
     refused(db, later, alice)
@@ -315,7 +315,7 @@ def test_only_the_first_key_seals_and_the_others_open(make_cluster):
 # --- The wrong key, a missing key ----------------------------------------------------------------------------
 
 
-def test_another_master_key_is_told_by_fingerprint_and_charges_nothing(server, db, alice, good_key, key_file, later):
+def test_another_master_key_is_reported_by_fingerprint_and_charges_nothing(server, db, alice, good_key, key_file, later):
     fingerprint = db.value("SELECT master_key FROM totp.data_keys")
     server.write_key_file(K1)
     with closing(db.connect()) as conn:
@@ -335,7 +335,7 @@ def test_another_master_key_is_told_by_fingerprint_and_charges_nothing(server, d
     taken(db, later, alice)
 
 
-def test_a_fingerprint_is_no_part_of_the_key(db, good_key, alice):
+def test_a_fingerprint_is_not_part_of_the_key(db, good_key, alice):
     fingerprint = db.value("SELECT master_key FROM totp.data_keys")
     assert len(fingerprint) == 16 and fingerprint not in good_key
 

@@ -183,7 +183,7 @@ def test_forgetting_a_key_that_sealed_nothing_is_audited(key_cluster, db):
         assert keys(conn) == []
 
 
-def test_forget_everything_and_start_anew(db, lost):
+def test_forget_everything_and_start_again(db, lost):
     conn, had, fingerprint = lost
     assert conn.execute(FORGET, [fingerprint]).fetchall() == [("alice", "default"), ("alice", None), ("bob", "default")]
     assert keys(conn) == []
@@ -195,7 +195,7 @@ def test_forget_everything_and_start_anew(db, lost):
     assert (state, loaded) == ("current", True) and new != fingerprint
 
 
-def test_a_rolled_back_forget_never_was(db, lost, key_cluster):
+def test_a_rolled_back_forget_changes_nothing(db, lost, key_cluster):
     conn, had, fingerprint = lost
     before = tables(db)
     conn.execute("BEGIN")
@@ -229,7 +229,7 @@ def test_forget_refuses_a_key_that_is_in_the_file(key_cluster, db, lost, text):
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", OLD[:63], None], ids=["empty", "comment", "truncated", "missing"])
-def test_forget_refuses_where_no_key_is_loaded(key_cluster, db, lost, text):
+def test_forget_refuses_if_no_key_is_loaded(key_cluster, db, lost, text):
     """Else a broken file would be taken for a lost key, and everything removed."""
     conn, _, fingerprint = lost
     replace_key_file(key_cluster, text)

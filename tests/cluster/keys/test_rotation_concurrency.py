@@ -172,7 +172,7 @@ def test_a_rolled_back_transaction_around_a_rotation(quick_db, conn, rotate, lev
 
 
 @both_kinds
-def test_applications_that_lock_rows_of_their_own(quick_db, conn, rotate):
+def test_applications_that_lock_their_own_rows(quick_db, conn, rotate):
     """Two sessions lock rows of the application around their calls; neither fails on the rotation that waits between them."""
     conn.execute("DROP TABLE IF EXISTS app_users; CREATE TABLE app_users (id text PRIMARY KEY); INSERT INTO app_users VALUES ('bob')")
     active_user(conn, "alice")

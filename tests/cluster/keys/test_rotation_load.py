@@ -125,7 +125,7 @@ def test_nobody_is_refused_during_a_rotation(crowd, rotate, request, capsys):
         assert sign_in_all(rotating, some, when + timedelta(minutes=5)) == len(some)
 
 
-def test_a_rotation_at_once_that_is_cancelled_in_the_middle_never_was(crowd):
+def test_a_rotation_at_once_that_is_canceled_in_the_middle_changes_nothing(crowd):
     """The online kind: test_rotation_online.py."""
     db, _ = crowd
     with session(db) as conn, session(db) as rotating, ThreadPoolExecutor(1) as pool:

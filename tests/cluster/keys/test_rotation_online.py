@@ -143,7 +143,7 @@ def test_what_is_written_meanwhile_lands_on_the_new_key(conn):
     assert open_everything(conn) == (7, 1)
 
 
-def test_a_user_whom_a_transaction_holds_is_left_for_the_end(quick_db, conn):
+def test_a_user_that_a_transaction_has_locked_is_left_for_the_end(quick_db, conn):
     users = import_users(conn, 5)
     conn.execute("SELECT totp.rotation_begin(1000)")
     with session(quick_db) as writing:

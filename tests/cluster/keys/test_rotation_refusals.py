@@ -14,7 +14,7 @@ def table_rows(conn):
 
 
 @pytest.mark.parametrize("way", ["ROLLBACK", "ROLLBACK TO SAVEPOINT before", "SELECT 1 / 0"])
-def test_a_rotation_that_is_rolled_back_never_was(conn, way):
+def test_a_rotation_that_is_rolled_back_changes_nothing(conn, way):
     secret = active_user(conn, "alice")
     [code] = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', 1)")]
     before = table_rows(conn)
@@ -42,7 +42,7 @@ def test_a_rotation_that_is_rolled_back_never_was(conn, way):
 
 
 @both_kinds
-def test_a_cancelled_wait_leaves_everything_as_it_was(quick_db, conn, rotate):
+def test_a_canceled_wait_leaves_everything_as_it_was(quick_db, conn, rotate):
     secret = active_user(conn, "alice")
     with session(quick_db) as writing:
         writing.execute("BEGIN")
@@ -94,7 +94,7 @@ def test_refused_at_a_level_that_cannot_see_late_rows(conn, query, level, how):
     assert table_rows(conn) == before
 
 
-def test_an_online_rotation_in_a_transaction_block_is_postgresql_s_own_error(conn):
+def test_an_online_rotation_in_a_transaction_block_is_an_error_of_postgresql(conn):
     active_user(conn, "alice")
     before = table_rows(conn)
     conn.execute("BEGIN")
@@ -112,7 +112,7 @@ def test_refused_in_a_read_only_transaction(conn, query):
 
 
 @pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()"])
-def test_nothing_to_rotate_before_the_first_enrolment(db, query):
+def test_nothing_to_rotate_before_the_first_enrollment(db, query):
     with session(db) as conn:
         error = error_of(conn, query)
         assert (error.sqlstate, error.diag.message_primary) == ("55000", "nothing to rotate")

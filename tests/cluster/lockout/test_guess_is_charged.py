@@ -155,7 +155,7 @@ def test_a_wrong_code_depends_on_no_device(quick_db, conn, roles, how, state, en
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("call", ["totp_verify('alice', %s)", "totp_verify('alice', %s, 'a')", "totp_verify('alice', %s, 'b')",
                                   "(totp_check('alice', %s, 'a')).accepted"])
-def test_so_does_every_call_that_judges(quick_db, conn, roles, call, state):
+def test_a_wrong_code_of_any_call_depends_on_no_device(quick_db, conn, roles, call, state):
     """A device that is named is no way round: where it is the one that is held, a wrong code still depends on nothing of it."""
     with held(quick_db, conn, HOLDS["removed"], state), asking(quick_db, conn, roles["verify"], "lock_timeout", "READ COMMITTED") as ask:
         assert [ask(f"SELECT {call}", code) for code in wrong()] == [False] * MAX_ATTEMPTS
@@ -199,7 +199,7 @@ OWN = {"imported again": {"55000"}, "imported, removed, imported": {"55000", "re
 
 @pytest.mark.parametrize("isolation", LEVELS)
 @pytest.mark.parametrize("how", HOLDS)
-def test_a_wrong_code_depends_on_no_device_that_the_own_transaction_holds(quick_db, conn, how, isolation):
+def test_a_wrong_code_depends_on_no_device_that_the_same_transaction_locked(quick_db, conn, how, isolation):
     stage(conn, how)
     with closing(quick_db.connect()) as own:
         own.execute(f"BEGIN ISOLATION LEVEL {isolation}")
@@ -213,7 +213,7 @@ def test_a_wrong_code_depends_on_no_device_that_the_own_transaction_holds(quick_
 
 
 @pytest.mark.parametrize("how", PENDING_HOLDS)
-def test_nor_does_a_wrong_first_code(quick_db, conn, how):
+def test_a_wrong_first_code_depends_on_no_device_that_the_same_transaction_locked(quick_db, conn, how):
     conn.execute("SELECT totp_remove('alice', 'a')")
     import_secret(conn, "alice", OTHER, device="a", confirmed=False)
     with closing(quick_db.connect()) as own:
@@ -250,7 +250,7 @@ COPIES = {  # of the row of attempts: what is charged there, a ROLLBACK forgets
 
 @pytest.mark.parametrize("isolation", LEVELS)
 @pytest.mark.parametrize("how", COPIES)
-def test_on_an_own_copy_of_the_attempts_no_code_is_judged(quick_db, conn, how, isolation):
+def test_no_code_is_judged_on_a_copy_of_the_attempts_that_the_same_transaction_made(quick_db, conn, how, isolation):
     """Alike for a right and a wrong one: an error that tells one from the other is an answer."""
     import_secret(conn, "alice", OTHER, device="c", confirmed=False)
     recovery_code = recovery_codes(conn)[0]
@@ -277,7 +277,7 @@ def test_on_an_own_copy_of_the_attempts_no_code_is_judged(quick_db, conn, how, i
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_a_copy_that_a_savepoint_took_back_is_none(quick_db, conn, how):
+def test_a_copy_that_a_savepoint_took_back_does_not_count(quick_db, conn, how):
     with closing(quick_db.connect()) as own:
         own.execute("BEGIN; SAVEPOINT before")
         for statement in COPIES[how]:
@@ -303,7 +303,7 @@ def test_a_copy_is_judged_as_soon_as_it_is_committed(conn, how):
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("state", ["open", "prepared"])
 @pytest.mark.parametrize("what", ["SELECT totp_remove('alice')", "SELECT totp_rename_user('alice', 'carol')", "DELETE FROM totp.attempts"])
-def test_where_the_attempts_are_held_every_code_waits(quick_db, conn, roles, what, state, end):
+def test_if_the_attempts_are_locked_every_code_waits(quick_db, conn, roles, what, state, end):
     """Right or wrong, so who gives up the wait has been told nothing; and nothing is charged or used up."""
     recovery_code = recovery_codes(conn)[0]
     with held(quick_db, conn, [what], state):
@@ -318,7 +318,7 @@ def test_where_the_attempts_are_held_every_code_waits(quick_db, conn, roles, wha
 # --- a row of used codes that is missing ---------------------------------------------------------------
 
 
-def test_a_missing_row_of_used_codes_is_the_matter_of_its_device(conn):
+def test_a_missing_row_of_used_codes_affects_its_device_only(conn):
     conn.execute(f"DELETE FROM totp.used_codes {OF_A}")
     assert [told(conn, CHECK, code) for code in [*wrong(2), good(0, B)]] == ["wrong", "wrong", "accepted"]
     assert [told(conn, query, good(0, A)) for query in (CHECK, "SELECT totp_verify('alice', %s, 'a')")] == ["XX001", "XX001"]
@@ -326,7 +326,7 @@ def test_a_missing_row_of_used_codes_is_the_matter_of_its_device(conn):
     assert counters(conn) == (MAX_ATTEMPTS, 0, True, False)
 
 
-def test_a_missing_row_of_a_set_is_the_matter_of_its_codes(conn):
+def test_a_missing_row_of_a_set_affects_its_codes_only(conn):
     codes = recovery_codes(conn)
     conn.execute(f"DELETE FROM totp.used_codes {OF_SET}")
     assert told(conn, RECOVER, codes[0]) == "XX001"
@@ -353,7 +353,7 @@ def test_a_wrong_recovery_code_does_not_depend_on_its_set(quick_db, conn, roles,
 
 @pytest.mark.parametrize("isolation", LEVELS)
 @pytest.mark.parametrize("how", ["replaced", "row of used codes deleted"])
-def test_nor_on_one_that_the_own_transaction_holds(quick_db, conn, how, isolation):
+def test_a_wrong_recovery_code_depends_on_no_set_that_the_same_transaction_locked(quick_db, conn, how, isolation):
     right = recovery_codes(conn)[0]
     with closing(quick_db.connect()) as own:
         own.execute(f"BEGIN ISOLATION LEVEL {isolation}")

@@ -196,7 +196,7 @@ def test_wrong_codes_of_every_device_and_function_count_together(conn):
         (MAX_ATTEMPTS, NOON + timedelta(seconds=30))]
 
 
-def test_recovery_codes_have_a_counter_of_their_own(conn):
+def test_recovery_codes_have_their_own_counter(conn):
     [[code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
     recover = "SELECT totp_recover('alice', %s)"
     for letter in "ABCDEFG":

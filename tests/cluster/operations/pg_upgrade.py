@@ -57,7 +57,7 @@ def test_every_row_and_sequence_is_there(upgraded):
     assert all(found for _, found in before.values())
 
 
-def test_the_catalogue_is_that_of_a_fresh_install(upgraded):
+def test_the_catalog_is_that_of_a_fresh_install(upgraded):
     fresh = upgraded["server"].create_database("fresh")
     with closing(upgraded["other"].connect()) as ours, closing(fresh.connect()) as theirs:
         ours, theirs = catalog(ours), catalog(theirs)

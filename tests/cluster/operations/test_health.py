@@ -90,7 +90,7 @@ def test_password_spraying_again_and_again(conn):
     assert health(conn)["failures_over_many_users"][0] == "warn"
 
 
-def test_users_who_mistype_are_no_password_spraying(conn):
+def test_users_who_mistype_are_not_password_spraying(conn):
     secret = enroll(conn, "typist 0")
     for number in range(201):
         conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [f"typist {number}", secret])
@@ -212,7 +212,7 @@ FAULTS = {  # a change, the check that tells of it, and how it is taken back
 
 
 @pytest.mark.parametrize("change, check, undo", FAULTS.values(), ids=FAULTS)
-def test_health_tells_of_each_fault(conn, change, check, undo):
+def test_health_reports_each_fault(conn, change, check, undo):
     active_user(conn)
     recovery_codes(conn)
     conn.execute("SET log_parameter_max_length_on_error = 0")

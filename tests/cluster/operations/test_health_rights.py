@@ -83,7 +83,7 @@ def test_every_routine_with_a_name_of_ours(undone, mallory, statement, signature
     assert status == "fail" and detail.startswith(f'"{signature}" of "mallory" is no member')
 
 
-def test_a_routine_of_a_superuser_is_told_as_a_warning(undone, mallory):
+def test_a_routine_of_a_superuser_is_reported_as_a_warning(undone, mallory):
     """It may be meant, or be what REASSIGN OWNED has left of someone who is gone."""
     as_role(undone, mallory, f"CREATE FUNCTION totp_verify(varchar, varchar) RETURNS boolean {BODY}")
     undone.execute("REASSIGN OWNED BY mallory TO postgres")
@@ -145,7 +145,7 @@ def test_a_schema_that_is_open_to_others(undone, statement, expected):
     "ALTER SCHEMA public OWNER TO root; ALTER SCHEMA totp OWNER TO root",
     "CREATE SCHEMA other AUTHORIZATION lent; GRANT CREATE ON SCHEMA other TO PUBLIC",
 ], ids=["USAGE", "CREATE by a superuser", "owned by a superuser", "another schema"])
-def test_a_schema_that_is_not(undone, statement):
+def test_a_schema_that_is_not_open_to_others(undone, statement):
     undone.execute("CREATE ROLE lent; CREATE ROLE root SUPERUSER")
     undone.execute(statement)
     assert told(undone, "function_schema")[0] == "ok"
@@ -186,7 +186,7 @@ def test_create_for_the_owner_of_the_database(owned_by_app):
         assert told(conn, "function_schema") == ("warn", f'schema "public" is open for CREATE to "{role}" (the owner of the database), {CREATE_THERE}')
 
 
-def test_a_schema_of_its_own(owned_by_app):
+def test_a_schema_for_the_extension_alone(owned_by_app):
     """The documented way, also where the database is not a superuser's."""
     database, role = owned_by_app
     with closing(database.connect()) as conn:

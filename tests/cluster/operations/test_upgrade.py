@@ -80,7 +80,7 @@ OWNERS_CALLS = {
 }
 
 
-def test_until_the_update_nobody_does_what_is_the_owner_s(old_db):
+def test_until_the_update_nobody_calls_what_is_for_the_owner(old_db):
     """0.1.0 declares these SECURITY DEFINER: they cannot tell who calls them. What was granted on them stays, and opens nothing."""
     role = old_db.create_role()
     for name in OWNERS_CALLS:

@@ -41,7 +41,7 @@ def test_as_many_as_asked_for(conn, alice, count):
 
 
 @pytest.mark.parametrize("count", [0, -1, 21, 256, 257, 2**31 - 1, -(2**31), None])
-def test_no_other_count(conn, alice, count):
+def test_any_other_number_is_refused(conn, alice, count):
     codes = recovery_codes(conn)
     error = error_of(conn, "SELECT totp_recovery_codes('alice', %s::int)", [count])
     assert error.sqlstate == "22023"
@@ -56,7 +56,7 @@ def test_a_user_is_required(conn, user_id, sqlstate):
     assert error_of(conn, "SELECT totp_recovery_codes(%s)", [user_id]).sqlstate == sqlstate
 
 
-def test_a_user_who_is_about_to_enrol_may_have_them(conn):
+def test_a_user_who_is_about_to_enroll_may_have_them(conn):
     enroll(conn, "alice")
     [code] = recovery_codes(conn, count=1)
     assert recover(conn, code) is True
@@ -317,7 +317,7 @@ def test_codes_go_with_a_user_of_whom_nothing_else_is_left(conn, alice):
     assert conn.execute("SELECT count(*) FROM totp.used_codes").fetchone() == (0,)
 
 
-def test_no_code_gets_in_where_every_device_is_disabled(conn, alice):
+def test_no_code_gets_in_if_every_device_is_disabled(conn, alice):
     """What support has switched off is not a way in either; the code stays good."""
     codes = recovery_codes(conn)
     conn.execute("SELECT totp_disable('alice')")

@@ -5,7 +5,6 @@ Each time every function is called by a session that has used it before, so that
 tables are of then, and by a new one.
 """
 
-from contextlib import closing
 
 import psycopg
 import pytest
@@ -243,7 +242,7 @@ def test_without_a_table(altered, table, change):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_column_at_the_end_is_no_matter(altered, table):
+def test_a_column_added_at_the_end_does_not_matter(altered, table):
     change = f"ALTER TABLE totp.{table} ADD COLUMN later text NOT NULL DEFAULT 'x', ADD COLUMN last integer"
     nothing({change: altered.after(table, lambda conn: conn.execute(change), wanted=set(), online=True)})
     assert enabled(altered.dba, "kept")

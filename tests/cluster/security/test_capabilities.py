@@ -64,7 +64,7 @@ def test_a_capability_opens_its_functions_and_no_other(database, roles, capabili
 
 
 @pytest.mark.parametrize("capability", ALLOWED, ids=str)
-def test_helpers_are_open_to_whom_their_function_is(database, roles, capability):
+def test_helpers_are_open_to_those_who_may_call_their_function(database, roles, capability):
     may = "SELECT p.proname, has_function_privilege(%s, p.oid, 'EXECUTE') FROM pg_proc p WHERE p.oid IN (" + OURS.replace("p.proname", "p.oid") + ")"
     for name, allowed in database.execute(may, [roles[capability]]):
         if name in HELPERS and HELPERS[name] not in ALLOWED[capability]:
@@ -156,7 +156,7 @@ def test_grant_is_for_the_owner_alone(database, roles, capability):
             assert error_of(session, "SELECT totp_grant(current_user, %s)", [wanted]).sqlstate == "42501"
 
 
-def test_grant_by_another_is_42501_also_where_execute_was_given(database):
+def test_grant_by_another_role_is_42501_even_with_execute(database):
     """SECURITY INVOKER: the right to call it is no right to grant. A GRANT without the right would only warn and go on."""
     role, other = database.create_role("admin"), database.create_role()
     database.execute(sql.SQL("GRANT EXECUTE ON FUNCTION totp_grant(name, text) TO {}").format(sql.Identifier(role)))
@@ -171,14 +171,14 @@ def test_grant_by_another_is_42501_also_where_execute_was_given(database):
 @pytest.mark.parametrize("name", ["public", "PUBLIC", "Public", '"public"', "nobody_of_this_name", "", " ", "current_user", "session_user", "postgres, public",
                                   "x" * 63])
 @pytest.mark.parametrize("capability", ["verify", "enroll", "admin", "audit"])
-def test_grant_to_what_is_no_role(database, owner, name, capability):
+def test_grant_to_an_unknown_role(database, owner, name, capability):
     error = error_of(owner, "SELECT totp_grant(%s, %s)", [name, capability])
     assert error.sqlstate == "42704"
     assert database.value("SELECT count(*) FROM pg_proc p, aclexplode(p.proacl) a WHERE a.grantee = 0 AND p.proname LIKE 'totp%%'", []) == 0
 
 
 @pytest.mark.parametrize("capability", ["", "root", "verify,enroll", "VERIFY ", "'; DROP TABLE totp.secrets", "all"])
-def test_grant_of_what_is_no_capability(owner, roles, capability):
+def test_grant_of_an_unknown_capability(owner, roles, capability):
     assert error_of(owner, "SELECT totp_grant(%s, %s)", [roles[None], capability]).sqlstate == "22023"
 
 

@@ -215,7 +215,7 @@ def test_nothing_judges_writes_or_shows_a_secret_in_autovacuum(make_cluster):
     check_that_nothing_was_done(app, before)
 
 
-def test_app_s_own_indexes_and_materialized_views_do_no_more(app):
+def test_indexes_and_materialized_views_of_app_do_no_more(app):
     """PostgreSQL restricts them for whoever makes them."""
     before = app.prepare(ALL)
     for statement in ("CREATE INDEX ON app.t (app.everything(i))", "ANALYZE app.t", "REFRESH MATERIALIZED VIEW app.m"):
@@ -301,7 +301,7 @@ AS_APP = [as_itself, set_role, set_session_authorization, security_definer_funct
 
 
 @pytest.mark.parametrize("way", AS_APP, ids=lambda way: way.__name__)
-def test_execute_on_what_is_the_owner_s_opens_nothing(any_app, way):
+def test_execute_on_what_is_for_the_owner_opens_nothing(any_app, way):
     before = any_app.prepare(OWNERS | INTERNAL)
     session, query = way(any_app)
     with closing(session):

@@ -130,7 +130,7 @@ def test_in_a_parallel_worker(target):
 
 @pytest.mark.parametrize("encoding, text", [("UTF8", b"\xff"), ("UTF8", b"\xc3("), ("UTF8", b"\xed\xa0\x80"), ("UTF8", b"\xf4\x90\x80\x80"),
                                             ("UTF8", b"a\xe2\x82"), ("SJIS", b"\x82"), ("SJIS", b"\x83\x00"), ("SJIS", b"\xa0\xff")])
-def test_bytes_that_are_no_text_never_arrive(target, encoding, text):
+def test_bytes_that_are_not_text_never_arrive(target, encoding, text):
     """Where the client's encoding does not have them PostgreSQL refuses, in every place that takes a text."""
     with closing(target.session(client_encoding=encoding)) as conn:
         for function in functions(conn):

@@ -72,7 +72,7 @@ def test_enroll_accepts(conn, argument, value):
 
 
 @pytest.mark.parametrize("user_id", ["tenant:42", " ", " alice", "line\nbreak", "bell\x07"])
-def test_a_user_id_that_is_no_account_name_needs_one(conn, user_id):
+def test_a_user_id_that_cannot_be_an_account_name_needs_one(conn, user_id):
     refused(conn, "SELECT totp_enroll(%s)", [user_id])
     secret = enroll(conn, user_id, account_name="alice")
     assert verify(conn, user_id, code_at(secret, NOON)) is True
@@ -219,7 +219,7 @@ def test_sign_in_at_any_time(conn, at, period):
 
 
 @pytest.mark.parametrize("value", ["infinity", "-infinity", "garbage", "now or never", "2030-13-45", "\u200b"])
-def test_a_clock_that_is_no_time_is_an_error_and_charges_nothing(conn, value):
+def test_an_invalid_clock_is_an_error_and_charges_nothing(conn, value):
     secret = enroll(conn, "alice")
     set_clock = "SELECT set_config('totp.clock', %s, false)"
     try:
@@ -272,14 +272,14 @@ def test_code_at_has_an_answer_for_every_time(conn, at):
 
 
 @pytest.mark.parametrize("user_id", [None, "", "x" * 257, MEGABYTE], ids=lambda value: repr(value)[:16])
-def test_remove_refuses_what_is_no_user_id(conn, user_id):
+def test_remove_refuses_an_invalid_user_id(conn, user_id):
     enroll(conn, "alice")
     refused(conn, "SELECT totp_remove(%s)", [user_id])
     assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (1,)
 
 
 @pytest.mark.parametrize("device", ["", "x" * 257, MEGABYTE], ids=lambda value: repr(value)[:16])
-def test_remove_refuses_what_is_no_device_name(conn, device):
+def test_remove_refuses_an_invalid_device_name(conn, device):
     enroll(conn, "alice")
     refused(conn, "SELECT totp_remove('alice', %s)", [device])
     assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (1,)
@@ -310,7 +310,7 @@ NO_NAME = [None, "", "x" * 257, "é" * 129, MEGABYTE]
 @pytest.mark.parametrize("query", ["SELECT * FROM totp_reset(%s)", "SELECT totp_disable(%s)", "SELECT totp_enable(%s)", "SELECT totp_unlock(%s)",
                                    "SELECT totp_rename_user(%s, 'bob')", "SELECT totp_rename_user('alice', %s)", "SELECT * FROM totp_recovery_codes(%s)",
                                    "SELECT totp_import(%s, 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', 'x')"])
-def test_what_is_no_user_id_is_refused(conn, query, value):
+def test_an_invalid_user_id_is_refused(conn, query, value):
     enroll(conn, "alice")
     refused(conn, query, [value])
     assert conn.execute("SELECT device, state, version FROM totp_status('alice')").fetchall() == [("default", "pending", 1)]
@@ -319,7 +319,7 @@ def test_what_is_no_user_id_is_refused(conn, query, value):
 @pytest.mark.parametrize("value", NO_NAME, ids=lambda value: repr(value)[:16])
 @pytest.mark.parametrize("query", ["SELECT * FROM totp_reset('alice', %s)", "SELECT totp_disable('alice', %s)", "SELECT totp_enable('alice', %s)",
                                    "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', device => %s)"])
-def test_what_is_no_device_name_is_refused(conn, query, value):
+def test_an_invalid_device_name_is_refused(conn, query, value):
     enroll(conn, "alice")
     if value is None and "able(" in query:
         assert conn.execute(query, [value]).fetchone() == (0 if "enable" in query else 1,)  # NULL: every device
@@ -368,7 +368,7 @@ def test_a_number_of_recovery_codes_that_is_made(conn, count):
     ("SELECT totp_recover('alice', %s)", " - - "), ("SELECT totp_recover('alice', %s)", MEGABYTE), ("SELECT totp_recover('alice', %s)", "A" * 1_000_000),
     ("SELECT totp_recover('alice', %s)", "ＡＢＣＤＥＦ-ＡＢＣＤＥＦ-ＡＢＣＤＥＦ-ＡＢＣＤＥＦ"), ("SELECT totp_recover('alice', %s)", "123456"), ("SELECT totp_recover('alice', %s)", "x" * 24)],
     ids=lambda value: repr(value)[:40])
-def test_what_is_no_recovery_code_is_false(conn, query, value):
+def test_an_invalid_recovery_code_is_false(conn, query, value):
     secret = enroll(conn, "alice")
     assert verify(conn, "alice", code_at(secret, NOON)) is True
     codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', 3)").fetchall()]

@@ -57,7 +57,7 @@ def test_a_code_used_since_is_refused(conn, old):
     assert old.execute("SELECT reason FROM totp_check('alice', %s)", [code_at(secret, NOON)]).fetchone() == ("replayed",)
 
 
-def test_a_code_used_since_the_own_last_call_is_refused(conn, old):
+def test_a_code_used_since_the_last_call_of_the_session_is_refused(conn, old):
     secret = active_user(conn)
     assert verify(old, "alice", code_at(secret, NOON.timestamp() - 30)) is False
     assert verify(conn, "alice", code_at(secret, NOON)) is True
@@ -92,7 +92,7 @@ def test_a_replaced_secret_does_not_sign_in(conn, old):
     assert states(conn) == [("default", "active", 2)]
 
 
-def test_enrol_over_a_pending_secret_made_since(conn, old):
+def test_enroll_over_a_pending_secret_made_since(conn, old):
     first = enroll(conn, "alice")
     second = enroll(old, "alice")
     old.execute("COMMIT")
@@ -102,7 +102,7 @@ def test_enrol_over_a_pending_secret_made_since(conn, old):
 
 
 @pytest.mark.parametrize("keep_current", [True, False])
-def test_enrol_over_an_active_secret_made_since(conn, old, keep_current):
+def test_enroll_over_an_active_secret_made_since(conn, old, keep_current):
     first = active_user(conn)
     enroll(conn, "alice")
     third = enroll(old, "alice", keep_current=keep_current)
@@ -112,7 +112,7 @@ def test_enrol_over_an_active_secret_made_since(conn, old, keep_current):
     assert verify(conn, "alice", code_at(third, NOON.timestamp())) is True
 
 
-def test_enrol_a_user_removed_since(conn, old):
+def test_enroll_a_user_removed_since(conn, old):
     active_user(conn)
     assert states(old) == [("default", "active", 1)]
     conn.execute("SELECT totp_remove('alice')")
@@ -172,7 +172,7 @@ def test_a_long_transaction_signs_in_many_times(conn, old):
     assert conn.execute("SELECT uses FROM totp_status('alice')").fetchone() == (30,)
 
 
-def test_a_sign_in_does_not_see_and_not_wait_for_an_open_enrolment(conn, old):
+def test_a_sign_in_does_not_see_and_not_wait_for_an_open_enrollment(conn, old):
     """An idle transaction that has enrolled again holds row locks of the user; sign-ins with the old secret go on."""
     secret = active_user(conn)
     enroll(old, "alice")

@@ -77,7 +77,7 @@ def test_values_out_of_line_are_read(conn):
     conn.execute("ROLLBACK")
 
 
-def test_without_indexes_of_the_catalogues(quick_db, conn):
+def test_without_indexes_of_the_catalogs(quick_db, conn):
     """PostgreSQL's mode for broken catalogs turns these scans into sequential ones."""
     import_secret(conn, "bob", SECRET)
     import_secret(conn, "alice", SECRET)

@@ -216,7 +216,7 @@ def lazy_cluster(make_module_cluster):
                                    "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT FROM totp.secrets"],
                          ids=["autocommit", "open transaction", "asynchronous", "asynchronous, open", "serializable, open"])
 @pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
-def test_true_is_durable_before_it_is_told(lazy_cluster, setup, pending):
+def test_true_is_durable_before_it_is_returned(lazy_cluster, setup, pending):
     db = lazy_cluster.create_database()
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
@@ -242,7 +242,7 @@ def test_true_is_durable_before_it_is_told(lazy_cluster, setup, pending):
 
 
 @pytest.mark.parametrize("setup", ["", "BEGIN", "SET synchronous_commit = off"], ids=["autocommit", "open transaction", "asynchronous"])
-def test_a_lock_is_durable_before_the_failure_that_sets_it_is_told(lazy_cluster, setup):
+def test_a_lock_is_durable_before_the_failure_that_sets_it_is_reported(lazy_cluster, setup):
     db = lazy_cluster.create_database()
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)

@@ -126,7 +126,7 @@ def test_a_sign_in_that_waited_judges_by_what_is_there_then(conn, open_session, 
 
 @pytest.mark.parametrize("change", CONFIRM_CHANGES)
 @pytest.mark.parametrize("table", [table for table in TABLES[:-1] if table != "floor"])
-def test_so_does_a_confirmation(conn, open_session, table, change):
+def test_a_confirmation_that_waited_judges_by_what_is_there_then(conn, open_session, table, change):
     change, expected = CONFIRM_CHANGES[change]
     locker, late = open_session(), open_session()
     check(locker, "alice", wrong())
@@ -153,7 +153,7 @@ def test_a_confirmation_that_waited_for_the_floor_obeys_a_lock(conn, open_sessio
 
 @pytest.mark.parametrize("change", RECOVER_CHANGES)
 @pytest.mark.parametrize("table", [table for table in TABLES if table not in ("floor", "secrets")] + ["secrets"])
-def test_so_does_a_recovery(conn, open_session, table, change):
+def test_a_recovery_that_waited_judges_by_what_is_there_then(conn, open_session, table, change):
     code, *_ = recovery_codes(conn)
     locker, late = open_session(), open_session()
     recover(locker, NO_CODE)

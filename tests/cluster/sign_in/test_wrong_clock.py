@@ -89,7 +89,7 @@ def test_after_the_clock_went_back_a_user_waits_until_it_is_where_it_was(alice, 
 
 
 @by_jump
-def test_who_used_a_code_under_a_clock_that_was_ahead_gets_in_anew(alice, jump):
+def test_a_user_whose_code_was_used_under_a_clock_that_was_ahead_gets_in_again(alice, jump):
     """That code must not count again, so the old secret waits; recovery codes and a new secret do not."""
     [[recovery_code], *_] = alice.execute("SELECT totp_recovery_codes('alice')").fetchall()
     ahead = at(alice, NOON + jump)
@@ -145,7 +145,7 @@ def test_the_lock_after_one_that_was_set_far_ahead_is_an_ordinary_one(alice):
 
 
 @by_jump
-def test_a_lock_ends_early_where_the_clock_jumps_ahead_and_its_count_goes_on(alice, jump):
+def test_a_lock_ends_early_if_the_clock_jumps_ahead_and_its_count_goes_on(alice, jump):
     """What a clock that is set ahead gives away: the wait, and no guess."""
     now = lock(alice, NOON, 5)
     for guess in range(3):
@@ -174,7 +174,7 @@ def test_a_floor_set_while_the_clock_was_ahead_ends(quick_db, alice, jump, same_
 
 
 @by_jump
-def test_who_enrols_under_a_floor_of_a_clock_that_was_ahead_gets_in(quick_db, alice, jump):
+def test_who_enrolls_under_a_floor_of_a_clock_that_was_ahead_gets_in(quick_db, alice, jump):
     alice.execute(NEW_IDENTITY)
     with closing(quick_db.connect()) as conn:
         at(conn, NOON + jump)
@@ -203,7 +203,7 @@ def test_a_secret_made_while_the_clock_was_ahead_is_not_new_under_a_floor_of_the
             assert at(promoted, until, user_id, secret).reason == "accepted"
 
 
-def test_a_floor_is_not_taken_back_where_the_clock_went_back_a_little(quick_db, alice):
+def test_a_floor_is_not_taken_back_if_the_clock_went_back_a_little(quick_db, alice):
     """By an hour, just after a failover: then codes of that hour may still have been used on the lost server."""
     alice.execute(NEW_IDENTITY)
     with closing(quick_db.connect()) as conn:
@@ -225,7 +225,7 @@ def test_a_pending_secret_goes_when_the_clock_is_ahead_and_another_takes_its_pla
 
 
 @by_jump
-def test_health_tells_of_codes_used_in_the_future(alice, jump):
+def test_health_reports_codes_used_in_the_future(alice, jump):
     assert at(alice, NOON).reason == "accepted"
     assert health(alice, NOON) == {}
     assert at(alice, NOON + jump).reason == ("accepted" if jump > STEP else "replayed")
@@ -234,7 +234,7 @@ def test_health_tells_of_codes_used_in_the_future(alice, jump):
 
 
 @by_jump
-def test_health_tells_of_locks_that_end_later_than_any_can(alice, jump):
+def test_health_reports_locks_that_end_later_than_any_can(alice, jump):
     lock(alice, NOON + jump, 5)
     assert health(alice, NOON) == ({"clock": "warn"} if jump > PATIENCE else {})
     assert "clock" not in health(alice, NOON + jump)
@@ -243,7 +243,7 @@ def test_health_tells_of_locks_that_end_later_than_any_can(alice, jump):
 
 
 @by_jump
-def test_health_tells_of_a_floor_in_the_future(quick_db, alice, jump):
+def test_health_reports_a_floor_in_the_future(quick_db, alice, jump):
     alice.execute(NEW_IDENTITY)
     with closing(quick_db.connect()) as conn:
         at(conn, NOON + jump)
@@ -331,7 +331,7 @@ def test_a_secret_made_in_a_transaction_left_open_expires_in_it(quick_db, conn, 
     assert at(conn, NOON + timedelta(minutes=59), secret=secret).reason == "accepted"
 
 
-def test_the_clock_is_no_time_without_end(alice):
+def test_the_clock_may_not_be_infinite(alice):
     for clock in ("infinity", "-infinity"):
         alice.execute("SELECT set_config('totp.clock', %s, false)", [clock])
         assert error_of(alice, "SELECT totp_verify('alice', '123456')").sqlstate == "22023"
