@@ -98,7 +98,7 @@ else
         cp -a "$base" "$system.new"
         mkdir -p "$system.new/build"
         # A newer Debian runs what an older one built: cargo-pgrx takes minutes, and so do the crates that do not look at
-        # PostgreSQL. What does not fit is made anew.
+        # PostgreSQL. What does not fit is made again.
         for built in tools debug release; do
             [ ! -d "target/$built" ] || tar -C target --exclude incremental -c "$built" | tar -C "$system.new/build" -x
         done

@@ -128,7 +128,7 @@ if [ "$("$TOOLS/bin/cargo-pgrx" pgrx --version 2>/dev/null)" != "cargo-pgrx $pgr
     CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$pgrx_version" --locked --force --debug --root "$TOOLS"
 fi
 
-# cargo-pgrx's list of installations. Written only where it changes: pgrx builds anew when it does.
+# cargo-pgrx's list of installations. Written only where it changes: pgrx builds again when it does.
 mkdir -p "$PGRX_HOME"
 if [ "$PG_CONFIG" = "$(pgrx_toml_entry | cut -d ' ' -f 2)" ]; then
     cp pgrx.toml "$PGRX_HOME/config.toml.new"

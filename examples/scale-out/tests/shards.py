@@ -14,7 +14,7 @@ def script(name: str) -> str:
 
 
 def partition(user_id: str) -> int:
-    """Where a user lies, worked out anew: as the example promises it."""
+    """The partition of a user, worked out here: as the example promises it."""
     return hashlib.sha256(user_id.encode()).digest()[0] % PARTITIONS
 
 
@@ -42,10 +42,10 @@ class Shard:
     def connection(self) -> str:
         return f"host={self.cluster.folder} port=5432 dbname={self.database.name}"
 
-    def serve(self, partitions, anew: bool = True) -> None:
-        """totp_shard.serve(). With anew=True as on a server that has no users yet: no other has been served here before."""
+    def serve(self, partitions, empty: bool = True) -> None:
+        """totp_shard.serve(). With empty=True as on a server that has no users yet: none has been served here before."""
         with closing(self.database.connect(autocommit=False)) as conn:
-            if anew:
+            if empty:
                 conn.execute("DELETE FROM totp_shard.served")
             conn.execute("SELECT totp_shard.serve(%s)", [list(partitions)])
             conn.commit()

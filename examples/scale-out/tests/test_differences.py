@@ -15,7 +15,7 @@ CODE, CODE_OF_OTHER = good(), code_at(OTHER, NOON, "SHA256", 8, 60)
 URI = f"otpauth://totp/a?secret={SECRET}"
 AT = NOON.isoformat()
 
-BEFORE_THE_FIRST_ENROLMENT = """
+BEFORE_THE_FIRST_ENROLLMENT = """
 SELECT * FROM totp_keys()
 SELECT * FROM totp_health()
 SELECT * FROM totp_rotate_key()
@@ -132,7 +132,7 @@ def both(servers) -> Both:
 
 def test_every_function_does_its_work(both):
     with both.sides() as sides:
-        for call in (*BEFORE_THE_FIRST_ENROLMENT.strip().splitlines(), *CALLS.strip().splitlines()):
+        for call in (*BEFORE_THE_FIRST_ENROLLMENT.strip().splitlines(), *CALLS.strip().splitlines()):
             sides.ask(call)
     assert sides.states == {"22023", "42704", "42883", "54000", "55000"}
     both.cluster.write_key_file("5f" * 31 + "60\n")  # and the old one is lost

@@ -197,7 +197,7 @@ def test_rights_end_where_they_end_on_one_server(router, conn, role):
 
 
 def test_a_connection_to_a_shard_can_do_what_it_is_for(router):
-    """Whoever takes over the router's connection of `verify` cannot enrol, nor call the extension past the shard's checks."""
+    """Who takes over the router's connection of `verify` cannot enroll, nor call the extension past the shard's checks."""
     with closing(router.shards[0].database.connect("totp_router_verify")) as direct:
         assert direct.execute("SELECT totp_shard.totp_verify(NULL, '1', NULL, 'x')").fetchone() == (False,)
         for call in ("totp_shard.totp_enroll('x', NULL, NULL, 'd', 'SHA1', 6, 30, true, 'x')", "totp_shard.totp_keys('x')",

@@ -1,4 +1,4 @@
-"""Sign-ins through the router of examples/scale-out/ while keys rotate, while calls are cancelled, with poolers between."""
+"""Sign-ins through the router of examples/scale-out/ while keys rotate, while calls are canceled, with poolers between."""
 
 from contextlib import closing
 
@@ -29,7 +29,7 @@ def test_keys_rotate_on_all_shards_while_users_sign_in(router):
 
 def test_what_is_canceled_on_the_router_is_canceled_on_the_shard(router):
     """And the next call has its own answer, not the one that was not waited for."""
-    [user, other] = new_users(router, 2, "cancelled")
+    [user, other] = new_users(router, 2, "canceled")
     shard = router.shard_of(user)
     with closing(router.database.connect()) as conn, closing(shard.database.connect(autocommit=False)) as holder:
         holder.execute("SELECT FROM totp.attempts WHERE user_id = %s FOR UPDATE", [user])

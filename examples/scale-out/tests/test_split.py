@@ -49,7 +49,7 @@ def test_a_shard_is_split_while_users_sign_in(router):
 
         with Load(router.database, users) as load:
             wait_for_more(load, moving)
-            old.serve(stay, anew=False)  # from here on nobody serves those who move
+            old.serve(stay, empty=False)  # from here on nobody serves those who move
             standby.wait_for_replay(old.cluster)
             standby.promote()
             new = Shard("s9", Database(standby, old.database.name))
@@ -60,7 +60,7 @@ def test_a_shard_is_split_while_users_sign_in(router):
                     assert (error.sqlstate, "serves nobody yet" in error.diag.message_primary) == ("55000", True)
             # A second has passed: with a clock that stands still no secret would be older than the promotion.
             new.database.execute(f"ALTER DATABASE totp SET totp.clock = '{(NOON + timedelta(seconds=1)).isoformat()}'")
-            new.serve(move, anew=False)
+            new.serve(move, empty=False)
             router.shards.append(new)
             router.move(move, new)
             wait_for_more(load, moving)
@@ -163,7 +163,7 @@ def wrong_map(router):
             conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [user, secret_of(user)])
     # What it removed before it served him says nothing of him.
     third.database.execute("SELECT count(totp_import(%s, %s)), count(totp_remove(%s))", [users[0], secret_of(users[0]), users[0]])
-    second.serve(mine[:1], anew=False)
+    second.serve(mine[:1], empty=False)
     third.serve(others + mine[1:])
     router.move(mine[1:], third)
     yield users
@@ -176,11 +176,11 @@ def wrong_map(router):
 
 
 def test_who_is_on_one_server_only_is_not_removed_from_it(router, wrong_map):
-    """totp_health() tells it, and remove_unserved() removes whom the serving shard has, or has removed itself."""
-    *lost, anew, gone = wrong_map
+    """totp_health() reports it, and remove_unserved() removes the users that the serving shard has, or has removed itself."""
+    *lost, added, gone = wrong_map
     second = router.shards[1]
     with closing(router.database.connect()) as conn:
-        for user in (anew, gone):
+        for user in (added, gone):
             conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [user, secret_of(user)])
         conn.execute("SELECT totp_remove(%s)", [gone])
         assert conn.execute("SELECT status, shard FROM totp_health() WHERE check_name = 'map' AND detail LIKE '%%second factor there%%'"
@@ -202,10 +202,10 @@ def test_nobody_is_removed_if_the_map_is_not_agreed_on(router):
         with closing(router.database.connect()) as conn:
             for _ in range(2):  # on the first, then on the second
                 conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [moved, secret_of(moved)])
-                first.serve(mine[1:], anew=False)
+                first.serve(mine[1:], empty=False)
                 second.serve(others + mine[:1])
                 router.move(mine[:1], second)
-            third.serve(last[1:], anew=False)
+            third.serve(last[1:], empty=False)
             assert error_of(conn, REMOVE).sqlstate == "55000"
             assert moved in _users(first)
             for batch_size in (0, -1, 100_001, None):

@@ -30,13 +30,13 @@ def test_a_function_that_nobody_thought_of_is_noticed(router):
     """shard.sql ends in an error where the extension has a function that it does not know."""
     shard = router.shards[0].database
     with closing(shard.connect(autocommit=False)) as conn:
-        conn.execute("CREATE FUNCTION public.totp_new(colour text) RETURNS boolean LANGUAGE sql AS 'SELECT true'")
+        conn.execute("CREATE FUNCTION public.totp_new(color text) RETURNS boolean LANGUAGE sql AS 'SELECT true'")
         conn.execute("ALTER EXTENSION pg_totp ADD FUNCTION public.totp_new(text)")
         assert conn.execute("SELECT name FROM totp_shard.routines WHERE route IS NULL").fetchall() == [("totp_new",)]
     assert shard.execute("SELECT name FROM totp_shard.routines WHERE route IS NULL") == []
 
 
-def _normalised(output: str) -> str:
+def _normalized(output: str) -> str:
     """Without the names that PL/Proxy puts before messages."""
     return re.sub(r"^(ERROR|DETAIL|HINT):  (?:\S+\(\d+\): \[\w+\] REMOTE ERROR: |Remote \w+: )?", r"\1:  ", output, flags=re.M)
 
@@ -122,7 +122,7 @@ def _passes_through(router, script: str, expected: str) -> None:
     output = router.database.cluster.run(
         "sh", "-c", 'exec psql -X -a -q -v SHOW_CONTEXT=never -h "$1" -U postgres -d "$2" 2>&1', "sh",
         router.database.cluster.folder, router.database.name, stdin=sent, PGTZ="PST8PDT", PGDATESTYLE="Postgres, MDY")
-    assert _normalised(_echoed_as(script, sent, output)) == expected
+    assert _normalized(_echoed_as(script, sent, output)) == expected
 
 
 @pytest.mark.parametrize("name", ["check", "confirm", "enroll", "remove", "status", "verify"])

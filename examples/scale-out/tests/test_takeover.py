@@ -284,7 +284,7 @@ def import_as(database: Database, user: str) -> None:
 
 
 def test_a_login_of_the_router_is_nobody_elses(shard):
-    """Who can act as one enrolls whom he wants."""
+    """Who can act as one enrolls any user."""
     shard.execute("ALTER ROLE eve CREATEROLE")
     shard.psql("CREATE ROLE totp_router_admin LOGIN", EVE)
     if shard.value("SELECT NOT pg_has_role('eve', 'totp_router_admin', 'MEMBER')"):  # before 16 that does not make her one
@@ -325,7 +325,7 @@ def test_a_shard_is_set_up_by_a_superuser_and_again_by_the_same(shard):
 
 
 def owners(database: Database, *schemas: str) -> set[str]:
-    """Whom these schemas and all functions and relations in them belong to."""
+    """The owners of these schemas and of all functions and relations in them."""
     return {name for (name,) in database.execute("""
         SELECT pg_get_userbyid(p.proowner) FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text = ANY (%(schemas)s)
         UNION SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.relnamespace::regnamespace::text = ANY (%(schemas)s)

@@ -1,4 +1,4 @@
-"""The audit log and the server log: every event, by whom, no secret, no forgery, and nothing taken back or away."""
+"""The audit log and the server log: every event, who caused it, no secret, no forgery, and nothing taken back or away."""
 
 import base64
 import os
@@ -18,7 +18,7 @@ def audit(conn, columns="event, user_id, device"):
     return conn.execute(f"SELECT {columns} FROM totp.audit_log ORDER BY id").fetchall()
 
 
-# --- Who, whom, when, from where ------------------------------------------------------------------------
+# --- Who, about which user, when, from where ------------------------------------------------------------------------
 
 
 def test_every_event_of_the_design_is_written(db):

@@ -303,7 +303,7 @@ def test_what_was_reported_is_on_the_synchronous_standby(make_cluster, make_stan
             standby.start()
             assert told.result() == answer
 
-    # A wait that is cancelled ends as that of a COMMIT does: in a warning, with the answer.
+    # A wait that is canceled ends as that of a COMMIT does: in a warning, with the answer.
     standby.stop()
     with closing(session(db, NOON + timedelta(seconds=30))) as conn:
         warnings = []

@@ -95,7 +95,7 @@ def test_each_loss_is_found(fresh_cluster):
         (accepted.name, "an accepted code was forgotten"), (accepted.name, ACCEPTED_AGAIN), (locked.name, "a lock was forgotten"),
         (failed.name, "a failure was forgotten"), (keyless.name, "a lock of recovery codes was forgotten"),
         (mistyped.name, "a failure of recovery codes was forgotten"), (recovered.name, "a used recovery code was forgotten"),
-        (recovered.name, "recovery code accepted again"), (enrolled.name, "an enrolment was forgotten")}
+        (recovered.name, "recovery code accepted again"), (enrolled.name, "an enrollment was forgotten")}
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def fill(cluster):
 
 
 def test_if_tables_cannot_grow_calls_fail_and_no_reported_answer_is_lost(other_disk, small_cluster):
-    """The WAL has room. Sign-ins go on: they change rows in place. A failure and an enrolment add rows."""
+    """The WAL has room. Sign-ins go on: they change rows in place. A failure and an enrollment add rows."""
     cluster = small_cluster(f"--waldir={other_disk}/wal")
     db = cluster.create_database()
     ledger = Ledger(db).populate()

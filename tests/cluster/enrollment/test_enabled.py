@@ -1,4 +1,4 @@
-"""totp_enabled: whom to ask for a code, in every state that one or two devices can be in."""
+"""totp_enabled: which users to ask for a code, in every state that one or two devices can be in."""
 
 from contextlib import closing
 from datetime import timedelta

@@ -27,13 +27,13 @@ def test_ten_sessions_enroll_one_device(quick_db, conn, level, before, keep_curr
                 sessions[i].execute(f"BEGIN ISOLATION LEVEL {level}")
                 sessions[i].execute("SELECT count(*) FROM pg_class")  # takes the snapshot, and no predicate lock
 
-            def enrol(i, _):
+            def enroll_and_commit(i, _):
                 secret = enroll(sessions[i], user_id, keep_current=keep_current)
                 sessions[i].execute("COMMIT")
                 return secret
 
-            answers = parallel(10, enrol, prepare=begin)
-            # PostgreSQL itself aborts transactions that meet what others wrote at once; their secrets never were. At
+            answers = parallel(10, enroll_and_commit, prepare=begin)
+            # PostgreSQL itself aborts transactions that meet what others wrote at once; their secrets are not stored. At
             # REPEATABLE READ that is the user's first row alone (docs/design/decisions.md).
             may_abort = level == "SERIALIZABLE" or (level == "REPEATABLE READ" and before == "nothing")
             if may_abort:
@@ -58,7 +58,7 @@ def test_ten_sessions_enroll_one_device(quick_db, conn, level, before, keep_curr
 
 
 def test_the_secret_that_commits_last_is_the_stored_one(quick_db, conn):
-    """One session enrols and holds its transaction; a second waits for it and then replaces what it stored."""
+    """One session enrolls and holds its transaction; a second waits for it and then replaces what it stored."""
     first, second = quick_db.connect(), quick_db.connect()
     with closing(first), closing(second):
         for session in (first, second):
@@ -76,7 +76,7 @@ def test_the_secret_that_commits_last_is_the_stored_one(quick_db, conn):
 
 
 def test_a_removal_that_meets_an_enrollment_reports_what_it_removed(quick_db, conn):
-    """The enrolment commits after the removal has begun: it is there afterwards, or counted and audited as removed; never gone without a word."""
+    """The enrollment commits after the removal has begun: it is there afterwards, or counted and audited as removed; never gone without a word."""
     enrolling, blocking, removing = (quick_db.connect() for _ in range(3))
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
     with closing(enrolling), closing(blocking), closing(removing):
@@ -86,7 +86,7 @@ def test_a_removal_that_meets_an_enrollment_reports_what_it_removed(quick_db, co
         enrolling.execute("BEGIN")
         secret = enroll(enrolling, "alice")
 
-        def block():  # behind the enrolment, and before what the removal reads: so that the commit comes in the middle of the removal
+        def block():  # behind the enrollment, and before what the removal reads: so that the commit comes in the middle of the removal
             blocking.execute("BEGIN")
             blocking.execute("LOCK TABLE totp.secrets IN ACCESS EXCLUSIVE MODE")
 

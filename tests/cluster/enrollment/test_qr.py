@@ -32,7 +32,7 @@ def svg(conn, text, width=None) -> Image.Image:
 
 
 def terminal(conn, text, ink: str, paper: str) -> Image.Image:
-    """The text form as a terminal of these colours draws it: each character is one module wide and two high."""
+    """The text form as a terminal of these colors draws it: each character is one module wide and two high."""
     [[lines]] = conn.execute("SELECT totp_qr_text(%s)", [text]).fetchall()
     assert lines.endswith("\n")
     lines = lines.splitlines()

@@ -98,7 +98,7 @@ def test_a_dump_restored_into_a_new_database(original):
 
 
 def test_a_floor_is_there_after_a_kill_right_after_the_first_call(make_cluster):
-    """In a transaction that never ends, on a server that flushes nothing by itself. Another floor later would refuse codes anew."""
+    """In a transaction that never ends, on a server that flushes nothing by itself. Another floor later would refuse codes again."""
     cluster = make_cluster(**LAZY)
     original = cluster.create_database("original")
     with closing(original.connect()) as conn:

@@ -81,7 +81,7 @@ BEGIN
   END LOOP;
 END $$;
 
-CREATE PROCEDURE remove_and_enrol(sessions integer, users integer, secret text) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE remove_and_enroll(sessions integer, users integer, secret text) LANGUAGE plpgsql AS $$
 BEGIN
   WHILE going_on(sessions) LOOP
     FOR i IN 2..users BY 2 LOOP
@@ -113,7 +113,7 @@ RACE = f"""
 CREATE TABLE done ();
 CREATE FUNCTION going_on(sessions integer) RETURNS boolean LANGUAGE sql VOLATILE AS 'SELECT count(*) < sessions FROM done';
 
-CREATE PROCEDURE enrol(number integer) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE enroll(number integer) LANGUAGE plpgsql AS $$
 BEGIN
   FOR i IN 1..number LOOP
     PERFORM totp_enroll('racer', digits => 8);
@@ -221,7 +221,7 @@ def test_charges_beside_everything_that_moves_rows(make_cluster, make_standby):
         db, [("CALL charge(%s, %s, %s, %s)", [session, CHARGES // SESSIONS, users, WRONG]) for session in range(SESSIONS)], [
             maintain,
             ("CALL rename_and_reset(%s, %s)", [SESSIONS, users]),
-            ("CALL remove_and_enrol(%s, %s, %s)", [SESSIONS, users, SECRET]),
+            ("CALL remove_and_enroll(%s, %s, %s)", [SESSIONS, users, SECRET]),
             ("CALL enrol_and_remove_many(%s)", [SESSIONS])])
 
     assert rounds >= 1
@@ -251,7 +251,7 @@ def test_races_of_enrolling_against_removing_one_user(fresh_cluster, make_standb
         import_secret(conn, "somebody", SECRET)
     standby = make_standby(fresh_cluster)
 
-    enrolling = [("CALL enrol(%s)", [RACES // 2])] * 2
+    enrolling = [("CALL enroll(%s)", [RACES // 2])] * 2
     *removed, judged, looks = run_beside(db, enrolling, [
         *[("CALL remove(2, 0)", [])] * 2, ("CALL judge(2, %s, '{}')", [WRONG]), ("CALL watch(2, 0)", [])])
 
@@ -288,7 +288,7 @@ def test_a_removal_whose_row_went_while_it_waited_leaves_the_next_enrollment_alo
         blocker.execute("ROLLBACK")
         removed.result()
         enrolled = pool.submit(enrolling.execute, "SELECT totp_enroll('racer')")
-        wait_until(lambda: enrolled.done() or waits_for(enrolling, "transactionid"), "the enrolment to be done, or to wait")
+        wait_until(lambda: enrolled.done() or waits_for(enrolling, "transactionid"), "the enrollment to be done, or to wait")
         second.execute("COMMIT")
         enrolled.result()
     assert db.value("SELECT count(*) FROM totp.secrets") == 1

@@ -1,6 +1,6 @@
 """A table that the own transaction has rewritten is refused: a ROLLBACK brings the old file back, and with it every guess and code.
 
-Whatever rewrites it, and whoever may: not only its owner, from PostgreSQL 17 on who has MAINTAIN. At every wal_level. One
+Whatever rewrites it, and for every role that may: not only its owner, from PostgreSQL 17 on also who has MAINTAIN. At every wal_level. One
 that the own transaction has made, with all that is in it, is no copy of anything: there it works.
 """
 

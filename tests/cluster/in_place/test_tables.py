@@ -180,7 +180,7 @@ BEGIN
     FOR now IN SELECT * FROM totp.used_codes LOOP
       IF now.user_id <> 'alice' THEN
         IF (now.uses, now.used_at, now.recovery_mask) IS DISTINCT FROM (0, '-infinity'::timestamptz, 0) THEN
-          RAISE 'a neighbour changed: %', now;
+          RAISE 'a neighbor changed: %', now;
         END IF;
       ELSIF now.uses NOT BETWEEN before.uses AND number + 1
          OR now.time_step NOT BETWEEN before.time_step AND first_step + number
@@ -204,7 +204,7 @@ def test_accepted_sign_ins_leave_nothing_behind_and_readers_see_whole_values(mak
     db.psql(SIGN_IN)
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
-        for user_id in ("neighbour-1", "alice", "neighbour-2"):
+        for user_id in ("neighbor-1", "alice", "neighbor-2"):
             import_secret(conn, user_id, SECRET)
         assert verify(conn, "alice", good()) is True
         conn.execute("VACUUM totp.attempts, totp.used_codes, totp.secrets")
@@ -241,7 +241,7 @@ def test_an_open_cursor_blocks_no_sign_in(quick_db, conn):
 
 
 def test_cancels_at_any_moment_lose_no_charge_and_leave_no_lock(db):
-    """A statement that is cancelled somewhere inside may be charged and not told, never told and not charged."""
+    """A statement that is canceled somewhere inside may be charged and not told, never told and not charged."""
     users = 40
     with closing(db.connect()) as conn, closing(db.connect()) as judge:
         for one in (conn, judge):
@@ -258,20 +258,20 @@ def test_cancels_at_any_moment_lose_no_charge_and_leave_no_lock(db):
                 cancels += 1
             return cancels
 
-        told, cancelled = {user: 0 for user in range(users)}, 0
+        told, canceled = {user: 0 for user in range(users)}, 0
         with ThreadPoolExecutor(1) as pool:
             cancels = pool.submit(cancel)
             try:
                 for i in range(users * 1000):  # on a busy machine few of the cancels meet a call
-                    if i >= users * 50 and cancelled > 10:
+                    if i >= users * 50 and canceled > 10:
                         break
                     try:
                         told[i % users] += check(judge, f"user-{i % users}", wrong()).reason == "wrong"
                     except psycopg.errors.QueryCanceled:
-                        cancelled += 1
+                        canceled += 1
             finally:
                 over = True
-            assert cancels.result() > 100 and cancelled > 10
+            assert cancels.result() > 100 and canceled > 10
         for user in range(users):
             [failures] = conn.execute("SELECT failures FROM totp_status(%s)", [f"user-{user}"]).fetchone()
             assert told[user] <= failures <= MAX_ATTEMPTS

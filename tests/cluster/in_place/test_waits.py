@@ -1,4 +1,4 @@
-"""Who waits for whom, and under which snapshot: sign-ins at every isolation level, beside locks, open transactions and removals.
+"""Which session waits for which, and under which snapshot: sign-ins at every isolation level, beside locks, open transactions and removals.
 
 A wait that should not be ends in an error: no statement here may take longer than its timeout.
 """
@@ -278,7 +278,7 @@ def test_a_wait_can_be_canceled_and_uses_nothing_up(conn, open_session):
 
 # --- a removal that was taken back ---------------------------------------------------------
 
-BEFORE = {"nothing": "SELECT", "an enrolment": "SELECT totp_enroll('alice', device => 'phone')",
+BEFORE = {"nothing": "SELECT", "an enrollment": "SELECT totp_enroll('alice', device => 'phone')",
           "FOR KEY SHARE": "SELECT FROM totp.{table} FOR KEY SHARE", "FOR UPDATE": "SELECT FROM totp.{table} FOR UPDATE"}
 
 

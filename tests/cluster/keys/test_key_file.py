@@ -249,7 +249,7 @@ def test_a_broken_file_keeps_the_keys_in_use(server, db, alice, key_file, later)
         enroll(conn, "carol")
         written = server.log_text()[len(log_before):]
         assert "key_file" in written and "garbage" not in written and "that is no key" not in written
-        # Once mended the session takes the new file.
+        # Once the file is right the session takes it.
         server.write_key_file(K1)
         reload_seen_by(server, conn)
         fix_clock(conn, later + timedelta(minutes=2))
@@ -277,7 +277,7 @@ def test_a_key_added_needs_no_restart_and_no_reload(make_cluster):
         fix_clock(conn, NOON)
         secret = enroll(conn, "alice")
         assert verify(conn, "alice", code_at(secret, NOON)) is True
-        # The data key comes under another master key, as a rotation would leave it: here by sealing it anew in a copy of the database.
+        # The data key comes under another master key, as a rotation would leave it: here by sealing it again in a copy of the database.
         server.write_key_file(f"{K2}\n")
         other = server.create_database()
         with closing(other.connect()) as there:
@@ -359,7 +359,7 @@ def test_a_data_key_that_is_gone(make_cluster):
 
 
 def test_no_secret_of_a_missing_master_key_is_lost_by_enrolling(make_cluster):
-    """An enrolment under the wrong master key must not make a new data key beside the one that nobody can open."""
+    """An enrollment under the wrong master key must not make a new data key beside the one that nobody can open."""
     server = make_cluster(key=K1)
     db = server.create_database()
     with closing(db.connect()) as conn:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 from many_users import AT_ONCE, ONLINE, both_kinds, import_users, keys, open_everything, secret_of, sign_in_all
-from master_keys import MEND, MINUTE, NEW, OLD, OTHER, RESTORE, People, all_get_in, fingerprint_of_current, master_keys, reload_and_wait, replace_key_file, tables
+from master_keys import FIX, MINUTE, NEW, OLD, OTHER, RESTORE, People, all_get_in, fingerprint_of_current, master_keys, reload_and_wait, replace_key_file, tables
 from master_keys import db, key_cluster, module_db, people  # noqa: F401 - fixtures
 from sessions import session
 from totp import NOON, code_at, enroll, error_of, verify
@@ -236,7 +236,7 @@ broken_files = pytest.mark.parametrize("text, mode, rule", BROKEN.values(), ids=
 
 def says_what_is_wrong(error, rule) -> None:
     assert (error.sqlstate, error.diag.message_primary) == ("F0000", "master key file is not valid")
-    assert (error.diag.message_detail, error.diag.message_hint) == (rule, MEND)
+    assert (error.diag.message_detail, error.diag.message_hint) == (rule, FIX)
 
 
 @broken_files
@@ -267,7 +267,7 @@ def test_a_broken_file_in_a_new_session(key_cluster, db, people, text, mode, rul
             says_what_is_wrong(error_of(conn, rotate), rule)
         assert tables(db) == before
         assert [loaded for _, _, loaded in master_keys(conn)] == [False]
-        replace_key_file(key_cluster, f"{OLD}\n")  # mended: neither restart nor reload
+        replace_key_file(key_cluster, f"{OLD}\n")  # right again: neither restart nor reload
         assert sign_in_all(conn, people.users, NOON) == 5
 
 

@@ -31,7 +31,7 @@ class User:
     staged: str | None = None
 
 
-class Enrol:
+class Enroll:
     def act(self, conn, user):
         return enroll(conn, f"{user.name} new")
 
@@ -41,7 +41,7 @@ class Enrol:
         assert verify(conn, f"{user.name} new", code_at(secret, NOON)) is True
 
 
-class EnrolAgain:
+class EnrollAgain:
     def act(self, conn, user):
         return enroll(conn, user.name)
 
@@ -113,7 +113,7 @@ class Disable:
         assert verify(conn, user.name, code_at(user.secret, NOON)) is True
 
 
-OPERATIONS = [Enrol(), EnrolAgain(), Confirm(), Rename(), Remove(), Reset(), MakeRecoveryCodes(), Disable()]
+OPERATIONS = [Enroll(), EnrollAgain(), Confirm(), Rename(), Remove(), Reset(), MakeRecoveryCodes(), Disable()]
 
 
 @both_kinds

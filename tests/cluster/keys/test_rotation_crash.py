@@ -21,7 +21,7 @@ KILLS = amount("KILLS", 20, light=4)
 
 @pytest.fixture
 def populated(fresh_cluster):
-    """A server with a database of 2,000 users, some of whom have recovery codes, and 100 who are about to enrol."""
+    """A server with a database of 2,000 users, some of whom have recovery codes, and 100 who are about to enroll."""
     db = fresh_cluster.create_database()
     with session(db) as conn:
         users = import_users(conn, USERS)
@@ -101,7 +101,7 @@ def test_every_secret_opens_after_a_crash_at_any_moment(populated, rotate, capsy
             assert open_everything(conn) == (USERS + PENDING, RECOVERY_SETS)
             assert sign_in_all(conn, users, when) == USERS
             if len(states) == 2 and number % 2:
-                conn.execute(rotate)  # the next one begins anew; else it goes on, and is killed in that
+                conn.execute(rotate)  # the next one begins again; else it goes on, and is killed in that
     with capsys.disabled():
         print(f"\n  {rotate}: {KILLS} kills, {KILLS - ended} of them before it had ended, {half_way} left it half way; all secrets open")
     assert KILLS - ended >= KILLS // 2

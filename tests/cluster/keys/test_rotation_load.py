@@ -1,4 +1,4 @@
-"""Rotation of many secrets while sessions sign in, enrol, confirm, rename and remove; and the memory that it takes."""
+"""Rotation of many secrets while sessions sign in, enroll, confirm, rename and remove; and the memory that it takes."""
 
 import json
 import threading
@@ -53,7 +53,7 @@ def sign_in(conn, tally, users, when):
 
 
 def live(conn, tally, users, when, number):
-    """Lives of new users from enrolment to removal, beside a device of an old user that is replaced."""
+    """Lives of new users from enrollment to removal, beside a device of an old user that is replaced."""
     before, now, after = (when + timedelta(seconds=30 * step) for step in (-1, 0, 1))
     for life, old in enumerate(users):
         user, renamed = f"new {when:%H} {number} {life}", f"renamed {when:%H} {number} {life}"
@@ -108,11 +108,11 @@ def test_nobody_is_refused_during_a_rotation(crowd, rotate, request, capsys):
         refusals = sum(t.refusals for t in tallies)
         with capsys.disabled():
             print(f"\n  {rotate}: {SECRETS:,} secrets, {sum(t.sign_ins for t in tallies):,} sign-ins and {sum(t.lives for t in tallies):,} lives"
-                  f" from enrolment to removal meanwhile, {refusals} refusals, {len(errors)} errors")
+                  f" from enrollment to removal meanwhile, {refusals} refusals, {len(errors)} errors")
         assert errors == []
         assert refusals == 0
         assert all(t.sign_ins for t in tallies[0::2])
-        # The one at once lets enrolments wait for its end.
+        # The one at once lets enrollments wait for its end.
         assert any(t.lives for t in tallies[1::2]) or rotate == KINDS["at once"]
 
         [(new_key, state)] = keys(rotating)

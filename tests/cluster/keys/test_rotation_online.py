@@ -192,9 +192,9 @@ def test_a_rotation_changes_nothing_but_key_and_seal(conn):
     for rotate in ("SELECT totp_rotate_key()", "CALL totp_rotate_key_online()"):
         conn.execute(rotate)
         assert conn.execute(rest).fetchall() == before
-        anew = {row for [row] in conn.execute("SELECT sealed FROM totp.secrets UNION ALL SELECT sealed FROM totp.recovery_codes")}
-        assert len(anew) == 5 and not anew & sealed
-        sealed |= anew
+        resealed = {row for [row] in conn.execute("SELECT sealed FROM totp.secrets UNION ALL SELECT sealed FROM totp.recovery_codes")}
+        assert len(resealed) == 5 and not resealed & sealed
+        sealed |= resealed
     assert sign_in_all(conn, users, NOON) == 0  # used before the rotations
     assert sign_in_all(conn, users, NOON + timedelta(seconds=30)) == 3
 

@@ -62,7 +62,7 @@ WAYS = {
         "BEGIN; SELECT guess('{code}'); INSERT INTO child VALUES (1); COMMIT;",
         error='insert or update on table "child" violates foreign key constraint "child_id_fkey"'),
     "prepared transaction": Way("BEGIN; SELECT guess('{code}'); PREPARE TRANSACTION 'p'; ROLLBACK PREPARED 'p';"),
-    "cancelled statement": Way(
+    "canceled statement": Way(
         "SELECT guess('{code}'), pg_cancel_backend(pg_backend_pid()), pg_sleep(600);",
         error="canceling statement due to user request"),
 }

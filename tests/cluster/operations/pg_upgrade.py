@@ -79,7 +79,7 @@ def test_a_code_that_may_have_been_used_is_refused_for_a_minute(upgraded):
 def test_everyone_signs_in_as_before(upgraded):
     db = upgraded["populated"]
     with closing(db.connect()) as conn:
-        # The first judgement comes before the users' secrets: nothing of theirs is in doubt.
+        # The first judgment comes before the users' secrets: nothing of theirs is in doubt.
         fix_clock(conn, NOON - timedelta(minutes=10))
         assert verify(conn, "alice", "000000") is False
         conn.execute("SELECT totp_unlock('alice')")

@@ -1,4 +1,4 @@
-"""Preloading the library: not needed, and no harm, wherever it is named and whoever connects with whatever options."""
+"""Preloading the library: not needed, and no harm, wherever it is named, for every role and with any options."""
 
 from contextlib import closing
 from pathlib import Path

@@ -91,7 +91,7 @@ def codes(secret, unix_time, steps, period=30) -> set[str]:
 
 
 def enroll_with(conn, fits, **parameters) -> str:
-    """Enrol alice again and again, until her secret is one that fits."""
+    """Enroll alice again and again, until her secret is one that fits."""
     while not fits(secret := enroll(conn, "alice", **parameters)):
         pass
     return secret

@@ -31,7 +31,7 @@ READS = {
     "totp_qr_text": f"public.totp_qr_text('{URI}')",
     "totp_code_at": f"public.totp_code_at('{OTHER_SECRET}', '2030-01-01 12:00:00+00')",
 }
-# For the owner, or for superusers, whoever may call them.
+# For the owner, or for superusers, even if others may call them.
 OWNERS = {
     "totp_export": "public.totp_export()",
     "totp_prune_audit": "public.totp_prune_audit('1 year')",
@@ -216,7 +216,7 @@ def test_nothing_judges_writes_or_shows_a_secret_in_autovacuum(make_cluster):
 
 
 def test_indexes_and_materialized_views_of_app_do_no_more(app):
-    """PostgreSQL restricts them for whoever makes them."""
+    """PostgreSQL restricts them, whichever role makes them."""
     before = app.prepare(ALL)
     for statement in ("CREATE INDEX ON app.t (app.everything(i))", "ANALYZE app.t", "REFRESH MATERIALIZED VIEW app.m"):
         with closing(app.database.connect(user=app.role)) as session:

@@ -41,7 +41,7 @@ class Walk:
             quiet = QUIET | (QUIET_SINCE_16 if self.conn.info.server_version >= 160_000 else {})
             for setting, value in quiet.items() if name == "quiet" else ():
                 self.call("SELECT set_config(%s, %s, false)", setting, value)
-            self.enrol()
+            self.enroll()
             self.roll_back()
             self.recover()
             self.bring_along()
@@ -69,7 +69,7 @@ class Walk:
         self.sent[self.user(what)] = forms(raw)
         return base64.b32encode(raw).decode()
 
-    def enrol(self) -> None:
+    def enroll(self) -> None:
         alice = self.user("alice")
         first = self.made_secret("SELECT * FROM totp_enroll(%s, %s, %s)", alice, "alice@example.com", "Example")
         assert self.call("SELECT totp_confirm(%s, %s)", alice, code_at(first, NOON)) == [(True,)]
@@ -191,7 +191,7 @@ class Told:
         self.places = places(server, db, "told", log, [*self.loud.activity, *self.quiet.activity, self.planted_activity])
 
     def prepare(self) -> None:
-        """An enrolment in a prepared transaction, whose state file is one of the places. It holds its data key: no rotation after it."""
+        """An enrollment in a prepared transaction, whose state file is one of the places. It holds its data key: no rotation after it."""
         with closing(self.db.connect()) as conn:
             conn.execute("BEGIN")
             [[secret]] = conn.execute("SELECT secret FROM totp_enroll('prepared')").fetchall()

@@ -47,7 +47,7 @@ def test_the_traps_work(trapped):
 
 
 def test_every_function_keeps_out_of_the_traps(conn, trapped):
-    """Enrol, confirm, sign in, be refused, look, remove; all with the attacker's objects first, and the right results."""
+    """Enroll, confirm, sign in, be refused, look, remove; all with the attacker's objects first, and the right results."""
     def one(query, *parameters):
         return conn.execute(query, parameters).fetchone()
 

@@ -91,7 +91,7 @@ def test_parallel_mode_is_refused(forced_parallel):
     conn = forced_parallel
     conn.execute("SELECT 1")
     assert conn.execute("SELECT lie('SELECT 1')").fetchone() == ("1",)
-    force_parallel(conn, False)  # enrol outside
+    force_parallel(conn, False)  # enroll outside
     fix_clock(conn, NOON)
     secret = active_user(conn)
     force_parallel(conn)

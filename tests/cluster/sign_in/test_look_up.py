@@ -88,7 +88,7 @@ def test_without_indexes_of_the_catalogs(quick_db, conn):
 
 
 def test_an_index_that_is_being_replaced(quick_db, conn, quiet):
-    """REINDEX CONCURRENTLY takes the key from one index to the other, and waits for whoever may use the old one."""
+    """REINDEX CONCURRENTLY takes the key from one index to the other, and waits for every session that may use the old one."""
     import_secret(conn, "alice", SECRET)
     for table in TABLES:
         with closing(quick_db.connect()) as builder, ThreadPoolExecutor(1) as pool:

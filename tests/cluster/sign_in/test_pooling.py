@@ -115,7 +115,7 @@ def test_an_actor_set_with_local_goes_with_its_transaction(narrow, db):
 
 
 def test_an_actor_set_without_local_is_taken_for_that_of_other_clients(narrow, db):
-    """A limit of the mode, which docs/operations/pooling.md warns of: should a pooler mend it, the warning can go."""
+    """A limit of the mode, which docs/operations/pooling.md warns of: if a pooler fixes it, the warning can go."""
     with closing(narrow.connect(db.name)) as one, closing(narrow.connect(db.name)) as other:
         one.execute("SET totp.actor = 'clerk 42'")
         enroll(other, "bob")

@@ -1,6 +1,6 @@
 """What was waited for is looked at again: after a wait a call judges by the state and by the clock as they are then.
 
-A session that is new has no floor and no data key in its memory, so it waits for whoever has locked these tables. It has
+A session that is new has no floor and no data key in its memory, so it waits for the session that has locked these tables. It has
 looked the user up before that.
 """
 

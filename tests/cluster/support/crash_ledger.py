@@ -34,7 +34,7 @@ BEGIN
     WHEN 'confirm' THEN totp_confirm(who, code)::text
     WHEN 'recovery' THEN totp_recover(who, code)::text
     WHEN 'unlock' THEN totp_unlock(who)::text
-    WHEN 'enrol' THEN (SELECT secret FROM totp_enroll(who))
+    WHEN 'enroll' THEN (SELECT secret FROM totp_enroll(who))
   END;
 END $$;
 
@@ -159,7 +159,7 @@ class Ledger:
         self.users = [[User(f"{session}-{i}") for i in range(USERS_OF_A_SESSION)] for session in range(SESSIONS)]
         with closing(self.db.connect()) as conn:
             for user in [*self.hot, *sum(self.users, [])]:
-                [user.secret] = conn.execute("SELECT ask(%s, 'enrol', %s, NULL)", [user.clock, user.name]).fetchone()
+                [user.secret] = conn.execute("SELECT ask(%s, 'enroll', %s, NULL)", [user.clock, user.name]).fetchone()
                 user.settle(State())
                 if user in self.hot:
                     self.activate(conn, user)
@@ -267,7 +267,7 @@ def forgotten(state: State | None, allowed: set[State | None]) -> str:
     """What was told and is not stored any more."""
     known = [one for one in allowed if one is not None]
     if state is None or not known:
-        return "an enrolment was forgotten"
+        return "an enrollment was forgotten"
     if state.uses < min(one.uses for one in known):
         return "an accepted code was forgotten"
     if state.recovery_codes_left > max(one.recovery_codes_left for one in known):

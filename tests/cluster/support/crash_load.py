@@ -97,7 +97,7 @@ class Session(threading.Thread):
         if chance < 0.17 and not self.in_transaction:
             user = User(f"{self.number}-{len(self.ledger.ever_told)}-{len(users)}", max(user.clock for user in users))
             users.append(user)
-            self.enrol(user)
+            self.enroll(user)
             return
         user = self.numbers.choice([user for user in users if user.secret])
         if chance < 0.21 and user.recovery_codes:
@@ -135,9 +135,9 @@ class Session(threading.Thread):
             return "confirm"
         return "verify" if self.numbers.random() < 0.3 else "code"
 
-    def enrol(self, user: User) -> None:
+    def enroll(self, user: User) -> None:
         user.history.append(Moment(float("inf"), False, frozenset([None, State()])))
-        [user.secret] = self.conn.execute("SELECT ask(%s, 'enrol', %s, NULL)", [user.clock, user.name]).fetchone()
+        [user.secret] = self.conn.execute("SELECT ask(%s, 'enroll', %s, NULL)", [user.clock, user.name]).fetchone()
         user.history.append(Moment(time.monotonic(), False, frozenset([State()])))
         self.ledger.count("enrolled")
 

@@ -11,7 +11,7 @@ from server import wait_until
 from sessions import session
 
 RESTORE = "Add that master key again to the file that totp.key_file names, below the current one."
-MEND = "Mend the file that totp.key_file names: 64 hexadecimal characters a line, the first is current."
+FIX = "Mend the file that totp.key_file names: 64 hexadecimal characters a line, the first is current."
 OLD, NEW, OTHER = (secrets.token_hex(32) for _ in range(3))
 MINUTE = timedelta(minutes=1)
 

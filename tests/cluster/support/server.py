@@ -131,7 +131,7 @@ class Cluster:
         With children=False only the postmaster is killed; the others end by themselves when they notice.
         """
         postmaster = self.pid()
-        os.kill(postmaster, signal.SIGSTOP)  # it shall not see its children die, nor make new ones
+        os.kill(postmaster, signal.SIGSTOP)  # it must not see its children die, nor make new ones
         family = [postmaster, *_children(postmaster)]
         for pid in family if children else [postmaster]:
             os.kill(pid, signal.SIGKILL)

@@ -90,7 +90,7 @@ def enroll(conn: psycopg.Connection, user_id: str, **parameters) -> str:
 
 
 def active_user(conn: psycopg.Connection, user_id: str = "alice", **parameters) -> str:
-    """Enrol at noon and confirm with the code of the step before; the secret."""
+    """Enroll at noon and confirm with the code of the step before; the secret."""
     secret = enroll(conn, user_id, **parameters)
     assert verify(conn, user_id, code_at(secret, NOON.timestamp() - 30)) is True
     return secret
