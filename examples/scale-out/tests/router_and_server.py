@@ -8,7 +8,7 @@ What a router does otherwise is named here:
 - REFUSED: a router does not do it at all.
 
 Besides, a ROLLBACK undoes nothing on a shard, and a query that wrongly says that it may run in a parallel worker is not
-refused: for these test_differences.py has tests of their own.
+refused: test_differences.py tests these separately.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What the tests of examples/scale-out/ share: a router with three shards, sign-ins under way, a pooler between."""
+"""A router with three shards, sessions that sign in through it, and a pooler between."""
 
 import secrets
 import threading

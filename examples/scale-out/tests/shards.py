@@ -1,4 +1,4 @@
-"""Shards and a router before them, as examples/scale-out/ makes them, on unix sockets."""
+"""Shards and a router, made by the scripts of examples/scale-out/, on unix sockets."""
 
 import hashlib
 from contextlib import closing

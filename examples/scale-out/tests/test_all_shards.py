@@ -1,4 +1,4 @@
-"""What runs on all shards of examples/scale-out/: one after the other, with the errors of one server, refused where that refuses."""
+"""Calls that run on all shards, one after the other: they give the errors of one server, and are refused if one server refuses."""
 
 import secrets
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Shards of examples/scale-out/ that die, are shut down, hang, are cut off: their users get an error, all others an answer."""
+"""Shards that die, are shut down, hang or are cut off: their users get an error, all other users get an answer."""
 
 import os
 import signal

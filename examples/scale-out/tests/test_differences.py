@@ -1,4 +1,4 @@
-"""The whole SQL surface, called alike on one server and through a router: the same results, the same errors.
+"""The whole SQL surface, called on one server and through a router: the same results and the same errors.
 
 The functions are those of the catalog: a new one that is not called here fails the tests. What may differ is named in
 router_and_server.py.

@@ -1,4 +1,4 @@
-"""What the router of examples/scale-out/ promises beside the surface of the extension: who may do what, and where it happens."""
+"""What the router promises beside the SQL surface of the extension: who may do what, and on which shard it happens."""
 
 from contextlib import closing
 

@@ -1,4 +1,4 @@
-"""Sign-ins through the router of examples/scale-out/ while keys rotate, while calls are canceled, with poolers between."""
+"""Sign-ins through the router while keys rotate, while calls are canceled, and with poolers between."""
 
 from contextlib import closing
 

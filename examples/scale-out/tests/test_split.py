@@ -1,4 +1,4 @@
-"""A split of a shard of examples/scale-out/, as docs/operations/scale-out.md goes through it, and what can go wrong with it."""
+"""The split of a shard as docs/operations/scale-out.md describes it, and what can go wrong."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""The router of examples/scale-out/: to a client it is the extension, and to each user there is one shard."""
+"""The router has the SQL surface of the extension: clients see no difference."""
 
 import re
 from contextlib import closing

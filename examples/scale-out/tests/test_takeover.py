@@ -1,4 +1,4 @@
-"""Who is no superuser prepares something where a superuser will run a script of examples/scale-out/, and gains nothing by it.
+"""A role that is not a superuser prepares objects for the superuser who runs the scripts, and gains nothing.
 
 Each trap works on scripts that do not look: then eve is a superuser, or answers in the name of the extension.
 """

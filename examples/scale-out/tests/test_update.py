@@ -1,4 +1,4 @@
-"""The scripts of examples/scale-out/ after an update of the extension, with another number of partitions, and in bad order."""
+"""The scripts after an update of the extension, with another number of partitions, and in the wrong order."""
 
 from contextlib import closing
 

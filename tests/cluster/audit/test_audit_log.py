@@ -1,4 +1,4 @@
-"""The audit log and the server log: every event, who caused it, no secret, no forgery, and nothing taken back or away."""
+"""The audit log and the server log record every event and who caused it, hold no secret, and cannot be forged or taken back."""
 
 import base64
 import os

@@ -1,6 +1,6 @@
-"""Ten million audit rows: what auditors ask, totp_stats() and pruning read by index what they answer with, and no row more.
+"""Ten million audit rows: the queries of auditors, totp_stats() and pruning read by index, and only the rows they need.
 
-The plans are those that ran, also inside of the extension's functions: auto_explain sends them as notices.
+The plans are those that ran, also inside the extension's functions: auto_explain sends them as notices.
 """
 
 import json

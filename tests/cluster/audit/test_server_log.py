@@ -1,4 +1,4 @@
-"""The server log: one line an event, out of reach of ROLLBACK, without the code, forged by nobody, told to no client."""
+"""The server log has one line per event: ROLLBACK does not remove it, it has no code, nobody can forge it, no client sees it."""
 
 import csv
 import io

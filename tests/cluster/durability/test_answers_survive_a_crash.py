@@ -1,4 +1,4 @@
-"""What was told survives: a restart, a crash of a backend and of the server, a promotion, with its transaction rolled back or open.
+"""Every answer survives a restart, a crash of a backend or the server, and a promotion, even if its transaction is rolled back or open.
 
 The servers here leave the WAL in memory for as long as PostgreSQL allows, so that only what the extension flushes itself
 survives a kill right after the answer.

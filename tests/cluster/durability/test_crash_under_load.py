@@ -1,4 +1,4 @@
-"""kill -9 at random moments under load: nothing that a client was told is lost. And the proof that this would be seen."""
+"""kill -9 at random moments under load: no answer that a client got is lost. Also shows that the tests would find a loss."""
 
 import random
 import subprocess

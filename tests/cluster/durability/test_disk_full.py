@@ -1,4 +1,4 @@
-"""A disk that is full under load, and has room again: what was told is there, nothing is corrupt. On a tmpfs, so root only."""
+"""The disk fills under load, and has room again: no answer is lost and nothing is corrupt. On a tmpfs, so for root only."""
 
 import errno
 import os

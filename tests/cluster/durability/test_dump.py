@@ -1,4 +1,4 @@
-"""pg_dump and restore: everything is there and works with the same master key, and with no other."""
+"""pg_dump and restore: everything is there, and opens with the same master key only."""
 
 import base64
 import re

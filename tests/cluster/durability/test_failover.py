@@ -1,7 +1,7 @@
-"""A promotion, a restore, a copy: codes that were used in WAL which is not there are refused, for a minute and once.
+"""After a promotion, a restore or a copy, codes that may have been used in lost WAL are refused once, for a minute.
 
-The end of the WAL is lost in each way while sessions sign in, some of them in transactions that they roll back. What they
-were told on the original is tried again on what is left. The tests of a copied database, of a restart and of a snapshot are
+The end of the WAL is lost in each way while sessions sign in, some of them in transactions that they roll back. The codes
+that the original accepted are tried again on what is left. The tests of a copied database, of a restart and of a snapshot are
 in test_floor.py.
 """
 

@@ -1,4 +1,4 @@
-"""A standby while it is one, and what a synchronous one has when the primary is killed under load."""
+"""A standby before its promotion, and what a synchronous one has after the primary is killed under load."""
 
 import os
 import random

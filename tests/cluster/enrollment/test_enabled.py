@@ -1,4 +1,4 @@
-"""totp_enabled: which users to ask for a code, in every state that one or two devices can be in."""
+"""totp_enabled() says which users to ask for a code, in every state of one or two devices."""
 
 from contextlib import closing
 from datetime import timedelta

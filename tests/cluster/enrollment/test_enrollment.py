@@ -1,4 +1,4 @@
-"""Enrolling, and enrolling again: one pending secret, no error, and what was told to a user is either stored or dead."""
+"""Enrollment, and enrollment again: one pending secret, no error, and a secret that was shown is either stored or dead."""
 
 from contextlib import ExitStack, closing
 from datetime import timedelta

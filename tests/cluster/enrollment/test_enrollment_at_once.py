@@ -1,4 +1,4 @@
-"""Enrolling, removing and signing in at once: one pending secret, nothing left behind."""
+"""Sessions that enroll, remove and sign in at the same time: one pending secret, nothing left behind."""
 
 import random
 from contextlib import ExitStack, closing

@@ -1,4 +1,4 @@
-"""Secrets brought along from elsewhere: what is read, what is refused, what is told and stored."""
+"""Import of existing secrets: what is accepted, what is refused, what is stored, and what messages say."""
 
 import itertools
 import random

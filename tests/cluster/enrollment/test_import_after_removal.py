@@ -1,4 +1,4 @@
-"""A secret that went and comes back gives no code back, whatever way it goes and comes by."""
+"""A secret that leaves a user by one way and comes back by another: no used code is good again."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Importing a secret that the user has already: what was used stays used."""
+"""Import of a secret that the user already has: used codes stay used."""
 
 import hashlib
 from contextlib import closing

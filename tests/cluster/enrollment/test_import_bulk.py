@@ -1,4 +1,4 @@
-"""Many secrets brought along in one statement: all or nothing, and each bad row named by its user."""
+"""Import of many secrets in one statement: all or nothing, and an error names the user of the bad row."""
 
 import random
 import secrets

@@ -1,4 +1,4 @@
-"""A secret that was removed, and is imported again: the code that was used last is not good once more."""
+"""Import of a secret that was removed: the last used code is not good again."""
 
 from contextlib import closing
 from datetime import timedelta

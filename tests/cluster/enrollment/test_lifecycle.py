@@ -1,4 +1,4 @@
-"""What a support desk does: reset, disable, enable, remove, unlock, rename."""
+"""What a support desk does: reset, disable, enable, remove, unlock and rename."""
 
 from contextlib import closing
 from datetime import timedelta

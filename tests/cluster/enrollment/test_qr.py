@@ -1,4 +1,4 @@
-"""QR codes: what a scanner that is not ours (zbarimg) reads from each form is the very text that went in."""
+"""QR codes: an independent scanner (zbarimg) reads the same text from each form."""
 
 import io
 import subprocess

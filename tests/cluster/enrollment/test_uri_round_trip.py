@@ -1,4 +1,4 @@
-"""Otpauth URIs: what other programs read in ours, what we read in theirs, and a whole user base taken to another database."""
+"""otpauth URIs: other programs read ours, we read theirs, and all users can move to another database."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Codes judged in the transaction that makes the extension, with and without a WAL of it."""
+"""Codes judged in the transaction that creates the extension, with and without WAL."""
 
 from contextlib import closing
 

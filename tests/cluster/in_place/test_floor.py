@@ -1,4 +1,4 @@
-"""The floor: where WAL may be lost, codes that may have been used in it are refused. docs/design/in-place.md has the list.
+"""The floor: if WAL may be lost, codes that may have been used in it are refused. docs/design/in-place.md has the list.
 
 Each test loses what was judged after a copy was made: the code is used on the original, and shown to the copy.
 """

@@ -1,6 +1,6 @@
-"""Charges and sign-ins beside everything that moves rows: none lost, none invented, no byte of another row.
+"""Charges and sign-ins while other commands move the rows: none lost, none invented, no other row changed.
 
-The sessions that count run in the server, as procedures that commit and roll back, and note what they were told.
+The sessions that count run in the server, as procedures that commit and roll back, and record each answer.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,7 @@
-"""A table that the own transaction has rewritten is refused: a ROLLBACK brings the old file back, and with it every guess and code.
+"""A table that the same transaction rewrote is refused: a ROLLBACK would bring the old file back, and every guess and code with it.
 
-Whatever rewrites it, and for every role that may: not only its owner, from PostgreSQL 17 on also who has MAINTAIN. At every wal_level. One
-that the own transaction has made, with all that is in it, is no copy of anything: there it works.
+For every command that rewrites a table, and every role that may run it: the owner, and from PostgreSQL 17 on who has
+MAINTAIN. At every wal_level. A table that the same transaction created is not a copy: there it works.
 """
 
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""The tables whose rows change in place: what is refused, what goes on as usual, what readers see, what is left behind."""
+"""The tables whose rows change in place: which alterations are refused, what readers see, and what is left behind."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing

@@ -1,6 +1,6 @@
-"""Which session waits for which, and under which snapshot: sign-ins at every isolation level, beside locks, open transactions and removals.
+"""Which session waits for which: sign-ins at every isolation level, beside locks, open transactions and removals.
 
-A wait that should not be ends in an error: no statement here may take longer than its timeout.
+A wait that must not happen ends in an error: no statement here may take longer than its timeout.
 """
 
 from concurrent.futures import ThreadPoolExecutor

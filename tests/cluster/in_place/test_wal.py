@@ -1,4 +1,4 @@
-"""Changes in place in the WAL: one record each, replayed to the byte, and what the tools of a DBA make of it."""
+"""Changes in place in the WAL: one record each, replayed to the byte, and read by the tools of a DBA."""
 
 from contextlib import closing
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Master keys: which files are taken, what is said of those that are not, and what a missing key does."""
+"""The key file: which files are accepted, what the error says of others, and what happens without a key."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""Master keys from TOTP_ENCRYPTION_KEY: which values are taken, what is said of those that are not, and that the file wins."""
+"""Master keys from TOTP_ENCRYPTION_KEY: which values are accepted, what the error says of others, and that the file wins."""
 
 from contextlib import ExitStack, closing
 

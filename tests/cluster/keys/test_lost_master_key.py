@@ -1,4 +1,4 @@
-"""A lost master key: what needs it says so and changes nothing, and totp_forget_unreadable removes what can never be opened."""
+"""A lost master key: calls that need it name it and change nothing, and totp_forget_unreadable() removes what nobody can open."""
 
 from contextlib import closing
 

@@ -1,4 +1,4 @@
-"""Master keys: moving to a new one, backups, a lost one, and a key file that is broken."""
+"""Moving to a new master key, with backups, a lost key and a broken key file."""
 
 from contextlib import closing
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Rotations beside other sessions: who waits, who does not, and that all ends in the right state."""
+"""Rotations beside other sessions: which session waits, and that the final state is right."""
 
 from dataclasses import dataclass
 from datetime import timedelta

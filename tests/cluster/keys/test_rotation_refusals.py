@@ -1,4 +1,4 @@
-"""A rotation happens as a whole or not at all, and where it cannot be right it is refused."""
+"""A rotation happens as a whole or not at all, and is refused if it cannot be right."""
 
 import psycopg
 import pytest

@@ -1,7 +1,7 @@
-"""A guess is charged whatever stands in its way: a wrong code waits for, and fails on, its user's row of attempts and nothing else.
+"""A wrong code is always charged: it waits for, and fails on, its user's row of attempts and nothing else.
 
 Alice has the devices "a" and "b". Some transaction holds "a", which sorts first: another one, or the one that guesses. A
-code of "b" is answered at once, so a wrong code that had to wait, or ended in an error, would be told and not charged.
+code of "b" is answered at once, so a wrong code that had to wait, or ended in an error, would be an answer without a charge.
 """
 
 from concurrent.futures import ThreadPoolExecutor

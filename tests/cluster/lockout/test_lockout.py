@@ -1,4 +1,4 @@
-"""Guesses: charged before their outcome is told, out of reach of every ROLLBACK, and counted exactly by many sessions at once."""
+"""Guesses are charged before the answer, ROLLBACK does not undo a charge, and many sessions at once are counted exactly."""
 
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta

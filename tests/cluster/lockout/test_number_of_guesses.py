@@ -1,4 +1,4 @@
-"""How many codes a guesser can have compared, in whatever way the guesses are spread."""
+"""How many codes an attacker can have compared, however the guesses are spread."""
 
 import math
 

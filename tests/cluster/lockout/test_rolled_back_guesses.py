@@ -1,7 +1,7 @@
-"""Every way to take a transaction back gives back no guess and no used code.
+"""No way to undo a transaction gives back a guess or a used code.
 
-Each way is a script for psql: it guesses, hears the answer in a NOTICE while its transaction is open, and takes the
-transaction back.
+Each way is a script for psql: it guesses, gets the answer in a NOTICE while its transaction is open, and undoes the
+transaction.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""totp_health: what a healthy database says, and what each fault and each sign of an attack adds."""
+"""totp_health() on a healthy database, and what it reports for each fault and each sign of an attack."""
 
 from contextlib import closing
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""totp_health about rights: each way to take over what the extension guards is told, with the names, and nothing else is."""
+"""totp_health() about rights: it reports, with names, each way to take over what the extension guards, and nothing else."""
 
 import re
 from contextlib import closing, contextmanager

@@ -1,4 +1,4 @@
-"""CREATE EXTENSION in less friendly surroundings."""
+"""CREATE EXTENSION with hostile privileges, in other schemas, and again."""
 
 from contextlib import closing
 

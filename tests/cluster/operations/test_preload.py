@@ -1,4 +1,4 @@
-"""Preloading the library: not needed, and no harm, wherever it is named, for every role and with any options."""
+"""Preloading the library is not needed and does no harm, in every setting that names it, for every role and with any options."""
 
 from contextlib import closing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Settings: what a role without the right sets before the library is loaded never takes effect, in whatever way it is set."""
+"""Settings: what a role without the right sets before the library is loaded never takes effect, however it is set."""
 
 from contextlib import closing
 from datetime import UTC, datetime

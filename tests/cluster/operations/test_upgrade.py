@@ -1,4 +1,4 @@
-"""ALTER EXTENSION pg_totp UPDATE, from each released version; and a released version's SQL under the library of today.
+"""ALTER EXTENSION pg_totp UPDATE from each released version, and the SQL of a release with the library of this version.
 
 sql/install/ has the script of each release, as it was released. tools/build.sh puts them beside the new one for these tests.
 """

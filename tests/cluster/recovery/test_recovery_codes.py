@@ -1,4 +1,4 @@
-"""Recovery codes: shown once, good once, with an attempt counter of their own."""
+"""Recovery codes: shown once, good once, with their own attempt counter."""
 
 import re
 from contextlib import ExitStack, closing

@@ -1,4 +1,4 @@
-"""Wrong recovery codes: a counter and a lock of their own, whatever becomes of the transaction."""
+"""Wrong recovery codes have their own counter and lock, which outlive a rolled-back transaction."""
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta

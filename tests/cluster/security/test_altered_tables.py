@@ -1,8 +1,7 @@
-"""A column, a type or a table that is not as it was made: every function answers or says so (XX001), and the server lives.
+"""A column, a type or a table was altered: every function answers or fails with XX001, and the server stays up.
 
-It goes through the catalog: each column of each table gets each of TYPES, another name, and goes; each table goes.
-Each time every function is called by a session that has used it before, so that its plans and what it knows of the
-tables are of then, and by a new one.
+Through the catalog: each column of each table gets each of TYPES, gets another name, and is dropped; each table is dropped.
+Each time every function is called by a new session, and by one that has used it before, whose plans and caches are old.
 """
 
 

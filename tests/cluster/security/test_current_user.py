@@ -1,7 +1,7 @@
-"""Who is asked is the user of the moment, never the session: nobody exports, prunes, forgets, grants, judges or writes in another's name.
+"""Rights are those of the current user, never of the session: nobody exports, prunes, forgets, grants, judges or writes as another.
 
 `app` may call every function of the extension, by the blanket GRANT that is often made, and owns a schema with a table.
-It lays its code in the way of a superuser.
+It puts its code where a superuser will run it.
 """
 
 from contextlib import closing

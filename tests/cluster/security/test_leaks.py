@@ -1,4 +1,4 @@
-"""Nothing that the extension makes in secret gets anywhere: not with every log, statistic and stream of the server switched on."""
+"""No secret that the extension makes leaks, even with every log, statistic and stream of the server switched on."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Results that PostgreSQL keeps until a client takes them go to a temporary file where they do not fit into work_mem."""
+"""Results that PostgreSQL keeps until a client takes them go to a temporary file if they do not fit into work_mem."""
 
 from contextlib import closing
 

@@ -1,4 +1,4 @@
-"""What stands where a table was, and is none; and what totp_health says of a table that cannot be read."""
+"""Something else in place of a table, and what totp_health() says of a table that cannot be read."""
 
 from contextlib import closing
 

@@ -1,6 +1,6 @@
 """sqlsmith, a generator of random SQL, against the extension: as a role with every capability and as a superuser.
 
-Left to itself it would hardly call our functions: it knows thousands, calls none that returns rows, and makes no texts. So it gets
+By itself it would hardly call our functions: it knows thousands, calls none that returns rows, and makes no texts. So it gets
 - a view for each of our functions, which calls it with arguments that are mostly good ones, and what it joins and sorts are views;
 - a view `pg_type` that has real types in place of anyrange and the like, of which it makes NULLs that nothing takes;
 - a view `pg_proc` before PostgreSQL's in its search_path, with our functions and a few that make texts: so it calls nothing that

@@ -1,4 +1,4 @@
-"""Every argument of every function at its edges: what is accepted, what is 22023, what is simply false."""
+"""Every argument of every function at its limits: what is accepted, what is 22023, and what is false."""
 
 from datetime import UTC, datetime, timedelta
 

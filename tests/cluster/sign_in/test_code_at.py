@@ -1,4 +1,4 @@
-"""totp_code_at against oathtool, an implementation that is not ours."""
+"""totp_code_at() against oathtool, an independent implementation."""
 
 import random
 from base64 import b32decode

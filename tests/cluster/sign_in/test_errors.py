@@ -1,4 +1,4 @@
-"""The conditions of the contract's table of errors that no other file has: SQLSTATE, HINT, and nothing charged."""
+"""The errors that no other file tests: SQLSTATE, HINT, and nothing charged."""
 
 from contextlib import closing
 

@@ -1,4 +1,4 @@
-"""Transactions whose snapshot is older than the row: at REPEATABLE READ an UPDATE of such a row would silently change nothing."""
+"""Transactions whose snapshot is older than the row: at REPEATABLE READ a plain UPDATE of such a row would silently change nothing."""
 
 from contextlib import closing
 from datetime import timedelta

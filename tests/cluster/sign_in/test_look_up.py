@@ -1,4 +1,4 @@
-"""The look-up of a sign-in reads tables by their primary keys, without SQL: what a DBA may do to the tables, and what it leaves behind."""
+"""A sign-in reads tables by their primary keys, without SQL: what a DBA may do to the tables, and that no memory is kept."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Through pgbouncer in transaction mode: a client's transactions run on whatever server connection is free."""
+"""pgbouncer in transaction mode: each transaction of a client runs on any free server connection."""
 
 from contextlib import ExitStack, closing
 from datetime import timedelta

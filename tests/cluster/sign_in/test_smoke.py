@@ -1,4 +1,4 @@
-"""The shortest way through: enroll, sign in once, not twice; over a crash, on a standby."""
+"""The shortest test: enroll, sign in once, not twice; after a crash, on a standby."""
 
 from contextlib import closing
 

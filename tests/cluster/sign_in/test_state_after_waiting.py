@@ -1,7 +1,7 @@
-"""What was waited for is looked at again: after a wait a call judges by the state and by the clock as they are then.
+"""After a wait, a call reads again what it waited for, and judges by the state and the clock of that moment.
 
-A session that is new has no floor and no data key in its memory, so it waits for the session that has locked these tables. It has
-looked the user up before that.
+A new session has no floor and no data key in memory, so it waits for the session that locked these tables. It has looked
+the user up before that.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,6 @@
-"""The clock goes wrong: back and ahead, by seconds, hours, a year; a leap second; a transaction that is left open.
+"""The clock is wrong: back or ahead, by seconds, hours or a year; a leap second; a transaction that stays open.
 
-Nothing is accepted twice, nobody is locked out for ever, and totp_health() says what is wrong.
+No code is accepted twice, nobody is locked out forever, and totp_health() says what is wrong.
 """
 
 import math

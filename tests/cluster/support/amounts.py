@@ -1,4 +1,4 @@
-"""How much the tests of load do: all of it, or a part of it with LOAD=light.
+"""How much the tests under load do: all of it, or less with LOAD=light.
 
 PG_TOTP_CRASHES=100 and the like set one of the amounts, for a longer look. PG_TOTP_SEED repeats the choices of a run,
 whose tests print its seed.

@@ -1,4 +1,4 @@
-"""Fixtures: a shared server, databases on it, and servers of a test's own.
+"""Fixtures: a shared server, databases on it, and servers for one test.
 
 Rules for the tests here: no assertion on elapsed time, no sleep; time is an argument (totp.fix_clock).
 """

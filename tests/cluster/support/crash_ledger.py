@@ -1,8 +1,8 @@
-"""A ledger of what clients were told, for tests that pull the plug: what must be there afterwards, and what may be.
+"""A ledger of the answers that clients got, for tests that pull the plug: what must be stored afterwards, and what may be.
 
-A user is asked for by one session only (crash_load.py), so the ledger knows what may be stored of it: a set of states after
+Only one session (crash_load.py) asks about a user, so the ledger knows what may be stored of it: a set of states after
 each call, and from which of them on it must be stored. Only users "hot ..." are shared by all sessions: one code, many tries.
-Each user has a clock of its own, which goes on by a step with each sign-in, so that codes do not run out.
+Each user has its own clock, which goes on by a step with each sign-in, so that codes do not run out.
 """
 
 import threading

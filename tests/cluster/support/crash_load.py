@@ -1,4 +1,4 @@
-"""Sessions that sign in, fail and more under load, and tell the ledger what they were told."""
+"""Sessions that sign in, fail and more under load, and record each answer in the ledger."""
 
 import random
 import subprocess

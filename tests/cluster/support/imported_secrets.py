@@ -1,4 +1,4 @@
-"""What the tests of totp_import share: a secret whose every part can be told from words, and what no message may say of it."""
+"""What the tests of totp_import() share: a secret of which any part can be recognized, and what no message may say of it."""
 
 import subprocess
 from base64 import b32decode, b32encode

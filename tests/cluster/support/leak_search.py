@@ -1,6 +1,6 @@
-"""Looking for secrets where none may be: their forms, the keys that the tables hold wrapped, every place that keeps bytes.
+"""Search for secrets outside their rows: their forms, the wrapped keys of the tables, every place that keeps bytes.
 
-The cryptography is written again here, from docs and crates/seal, with another library: a test opens a secret with it.
+The cryptography is written here a second time, with another library: tests open a sealed secret with it.
 """
 
 import base64

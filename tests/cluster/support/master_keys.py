@@ -1,4 +1,4 @@
-"""What the tests of lost and changing master keys share: fixtures for a server whose key file they rewrite, and users on it."""
+"""Fixtures for a server whose key file the tests rewrite, and users on it."""
 
 import secrets
 from contextlib import closing

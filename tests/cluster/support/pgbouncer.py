@@ -1,4 +1,4 @@
-"""pgbouncer in transaction mode, for the tests of what lies behind one."""
+"""pgbouncer in transaction mode."""
 
 import os
 import re

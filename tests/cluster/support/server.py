@@ -1,6 +1,6 @@
 """Throw-away PostgreSQL servers for the cluster tests.
 
-A Cluster is one server of its own: its data directory, socket, log and master key lie in one temporary folder that goes
+A Cluster is one server: its data directory, socket, log and master key are in one temporary folder that is removed
 with it. It runs as an unprivileged user, listens on a unix socket only, and holds the release build of pg_totp.
 A Database is one database on it.
 """

@@ -1,4 +1,4 @@
-"""Sessions: one in which it is a given time, and one that runs a statement beside others."""
+"""A session at a given time, and a statement that runs in another session."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing

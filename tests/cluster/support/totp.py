@@ -1,4 +1,4 @@
-"""What the cluster tests know about TOTP: an implementation that is not ours, a fixed clock, sessions in parallel."""
+"""TOTP for the tests: an independent implementation, a fixed clock, calls of the functions, sessions in parallel."""
 
 import hashlib
 import itertools
