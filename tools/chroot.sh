@@ -47,7 +47,7 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# isolated SCRIPT [ARG]...: bash runs the script among mounts and processes of its own, and is their init.
+# isolated SCRIPT [ARG]...: bash runs the script among its own mounts and processes, and is their init.
 isolated() {
     local status=0
     unshare --mount --propagation private --pid --fork --kill-child -- bash -euo pipefail -c "$1" bash "${@:2}" <&0 &

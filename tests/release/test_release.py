@@ -97,7 +97,7 @@ def test_a_workflow_names_only_what_is_there(workflow):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository with the files of this one, as they lie in its working tree, in one commit of a fixed time."""
+    """A repository with the files of this one, as they are in its working tree, in one commit of a fixed time."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns("target", ".git", "__pycache__"))
     git(folder, "init", "--quiet")

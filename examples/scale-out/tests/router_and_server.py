@@ -41,7 +41,7 @@ class Sides:
         self.different: list[str] = []
 
     def ask(self, statement, parameters=None) -> str | None:
-        """The SQLSTATE of the error, or None where there is an answer."""
+        """The SQLSTATE of the error, or None if there is an answer."""
         text = statement if isinstance(statement, str) else statement.as_string()
         called = set(re.findall(r"totp_[a-z_]+(?=\"?\()", text))
         router = answer(self.router, statement, parameters)

@@ -22,7 +22,7 @@ MAP_OK = "SELECT count(*) FROM totp_health() WHERE check_name = 'map' AND status
 
 
 def qr_of(conn, shard):
-    """What QR answers where this shard is the first that is asked: the router takes them in the order of random()."""
+    """What QR answers if this shard is the first that is asked: the router takes them in the order of random()."""
     for number in range(1000):
         seed = "SELECT setseed(%s)", [number / 1000]
         conn.execute(*seed)
@@ -59,7 +59,7 @@ def test_a_shard_that_dies_takes_only_its_own_users_along(router):
         wait_for_more(load, his)
         shard.cluster.kill9()
         for _ in range(2):  # an open connection that breaks, and a new one
-            # A backend that outlives its postmaster for a moment ends with an error of its own.
+            # A backend that outlives its postmaster for a moment ends with its own error.
             with pytest.raises((psycopg.errors.InternalError_, psycopg.errors.AdminShutdown)):
                 verify(conn, used, code_of(used))
         assert (conn.execute(DEAD).fetchall(), conn.execute(MAP_OK).fetchone()) == ([(shard.name, "fail")], (2,))
@@ -122,7 +122,7 @@ def test_a_shard_that_is_dead_behind_a_pooler(router):
 
 
 def test_a_shard_that_is_shut_down(router):
-    """A server that ends says so to each connection: an error of its own, once."""
+    """A server that ends says so to each connection: its own error, once."""
     shard = router.shards[1]
     with closing(router.database.connect()) as conn:
         assert conn.execute(MAP_OK).fetchone() == (3,)

@@ -27,7 +27,7 @@ def test_the_router_has_every_function_of_the_extension(router):
 
 
 def test_a_function_that_nobody_thought_of_is_noticed(router):
-    """shard.sql ends in an error where the extension has a function that it does not know."""
+    """shard.sql ends in an error if the extension has a function that it does not know."""
     shard = router.shards[0].database
     with closing(shard.connect(autocommit=False)) as conn:
         conn.execute("CREATE FUNCTION public.totp_new(color text) RETURNS boolean LANGUAGE sql AS 'SELECT true'")
@@ -60,7 +60,7 @@ def _echoed_as(script: str, sent: str, output: str) -> str:
     return output
 
 
-CLUSTERS = ("verify", "enroll", "audit", "admin")  # of PL/Proxy, each with connections of its own
+CLUSTERS = ("verify", "enroll", "audit", "admin")  # of PL/Proxy, each with its own connections
 TABLES = ("secrets", "used_codes", "attempts", "data_keys")
 
 

@@ -103,7 +103,7 @@ def catalog(database: Database) -> list[tuple]:
 
 
 def refusal(database: Database, text: str, user: str = DBA) -> dict[str, str] | None:
-    """The one error that a script ends in, by field; None where it ends well. A script that is refused has changed nothing."""
+    """The one error that a script ends in, by field; None if it ends well. A script that is refused has changed nothing."""
     before = catalog(database)
     try:
         database.psql("\\set VERBOSITY verbose\n" + text, user)
@@ -133,7 +133,7 @@ def is_superuser(database: Database, role: str = EVE) -> bool:
 
 
 def spring(database: Database, made: Trap, text: str) -> dict[str, str]:
-    """Sets a trap and runs the script. Where it is not refused, goes on until eve has what she wants."""
+    """Sets a trap and runs the script. If it is not refused, goes on until eve has what she wants."""
     act(database, made.before)
     assert not is_superuser(database), "this is no trap"
     refused = refusal(database, text)
@@ -526,7 +526,7 @@ def test_who_could_call_a_function_that_was_there_cannot_call_ours(served, mappe
 
 
 def test_no_cluster_is_asked_of_functions_that_anyone_makes(served, mapped):
-    """Where PL/Proxy finds no server it calls plproxy.get_cluster_version() and others, with the rights of the router."""
+    """If PL/Proxy finds no server, it calls plproxy.get_cluster_version() and others, with the rights of the router."""
     mapped.psql(functions_of(served))
     mapped.psql("CREATE SCHEMA plproxy; GRANT USAGE ON SCHEMA plproxy TO PUBLIC;"
                 "CREATE FUNCTION plproxy.get_cluster_version(cluster_name text) RETURNS integer LANGUAGE plpgsql AS"
@@ -556,7 +556,7 @@ def test_default_privileges_open_nothing_on_a_router(served, router):
 
 
 def test_a_schema_that_routes_sql_makes_is_the_routers(databases):
-    """The extension lies in a schema of its own, and so do the functions of the router."""
+    """The extension is in its own schema, and so are the functions of the router."""
     shard, router = databases(extension=False), databases(extension=False)
     shard.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa")
     shard.psql(script("shard.sql"))
@@ -593,7 +593,7 @@ def test_the_owner_of_a_database_does_not_run_what_the_router_calls(databases):
 
 
 def test_the_scripts_keep_out_of_traps(databases):
-    """Each sets the search_path before it names anything: what lies in that of the session is not found."""
+    """Each sets the search_path before it names anything: objects in that of the session are not found."""
     shard, router = databases(extension=True), databases(extension=False)
     for database in (shard, router):
         with closing(database.connect()) as conn:

@@ -116,7 +116,7 @@ def test_no_secret_code_uri_or_key_is_in_any_audit_row_or_log_line(fresh_cluster
 
 
 def test_where_a_call_came_from(make_cluster):
-    """Over TCP, by a role of its own, through SET ROLE, with and without an actor."""
+    """Over TCP, by another role, through SET ROLE, with and without an actor."""
     address = f"127.{os.getpid() % 250 + 1}.{os.getpid() // 250 % 250 + 1}.5"
     cluster = make_cluster()
     db = cluster.create_database()
@@ -365,7 +365,7 @@ def test_no_function_that_may_be_granted_changes_an_audit_row(db):
 
 
 def test_parallel_calls_write_a_row_each(quick_db, conn):
-    """Audit rows of 20 sessions at once: none is lost, each has a number of its own."""
+    """Audit rows of 20 sessions at once: none is lost, each has its own number."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(closing(quick_db.connect(application_name=f"session {number}"))) for number in range(20)]
         for session in sessions:

@@ -125,7 +125,7 @@ TALKATIVE = {"client_min_messages": "debug5", "log_min_error_statement": "debug5
 
 @pytest.mark.parametrize("by_parameter", [True, False])
 def test_neither_log_nor_client_gets_the_statement_or_the_line(conn, log, by_parameter):
-    """Whatever the session sets. What a server is told to log of statements (log_statement) is not ours to hide."""
+    """Whatever the session sets. What a server logs of statements by log_statement is not ours to hide."""
     heard = []
     conn.add_notice_handler(lambda notice: heard.append(
         "\n".join(filter(None, (notice.message_primary, notice.message_detail, notice.message_hint, notice.context)))))

@@ -54,7 +54,7 @@ def answers_to_wrong_codes(conn, number, when=NOON, user_id="alice"):
 # --- told, and killed at once --------------------------------------------------------------
 
 def test_a_reported_lock_survives_a_kill(lazy_db):
-    """The first one, and each that makes it longer, whatever becomes of the transaction that was told."""
+    """The first one, and each that makes it longer, whatever happens to the transaction that got the answer."""
     now = NOON
     with closing(session(lazy_db)) as conn:
         import_secret(conn, "alice", SECRET)
@@ -70,7 +70,7 @@ def test_a_reported_lock_survives_a_kill(lazy_db):
 
 
 def test_a_lock_of_recovery_codes_survives_a_kill(lazy_db):
-    """As that of codes. Who is told false does not know of it; so it must not be shorter for that."""
+    """As that of codes. An answer of false does not show it; it must not be shorter for that."""
     now = NOON
     with closing(session(lazy_db)) as conn:
         import_secret(conn, "alice", SECRET)

@@ -100,7 +100,7 @@ def test_each_loss_is_found(fresh_cluster):
 
 @pytest.fixture
 def faulty_cluster():
-    """A server with a build in which a code is told before it is on disk."""
+    """A server with a build in which an answer is given before it is on disk."""
     subprocess.run(["tools/build-fault.sh"], cwd=CHECKOUT, check=True)
     tree = subprocess.run(["tools/build-fault.sh", "where"], cwd=CHECKOUT, check=True, text=True, capture_output=True).stdout
     one = Cluster(Path(tree.strip()))

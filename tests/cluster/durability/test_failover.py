@@ -118,7 +118,7 @@ def base_backup_started_directly(request):
 
 @contextmanager
 def base_backup_with_the_same_inode(request):
-    """As happens where original and copy were made in the same way, each on a fresh volume, which numbers its files again."""
+    """As happens if original and copy were made in the same way, each on a fresh volume, which numbers its files again."""
     skip_unless_mountable()
     original, copy = Cluster(), Cluster()
     try:

@@ -43,7 +43,7 @@ def test_everything_reported_is_on_the_promoted_synchronous_standby(make_cluster
         wait_until(lambda: all(ledger.counts[what] > 5 for what in wanted), "everything to have been told")
         more_of(ledger, "calls", random.Random(ledger.seed).randint(1, 1500))
         ledger.count(*("transactions open at the kill" for session in sessions if session.in_transaction))
-        # From now on the standby gets nothing: what is told to one who did not wait for it is lost.
+        # From now on the standby gets nothing: an answer to a session that did not wait for it is lost.
         [sender] = watch.execute("SELECT pid FROM pg_stat_replication").fetchone()
         os.kill(sender, signal.SIGSTOP)
         wait_until(lambda: watch.execute(WAITING, [[session.conn.info.backend_pid for session in sessions]]).fetchone()[0] == len(sessions),

@@ -118,7 +118,7 @@ OFF = [nothing, pending, pending_expired, reset_while_pending, disabled, staged_
 
 @pytest.mark.parametrize("phone", ON + OFF, ids=lambda make: make.__name__)
 def test_enabled_with_two_devices_in_every_combination(conn, phone):
-    """A user is asked for a code where a device was once confirmed, and is neither disabled nor removed."""
+    """A user is asked for a code if a device was once confirmed, and is neither disabled nor removed."""
     for tablet in ON + OFF:
         for table in ("secrets", "used_codes", "attempts"):
             conn.execute(f"DELETE FROM totp.{table}")

@@ -92,7 +92,7 @@ def test_a_row_that_cannot_be_stored_is_named_too(quick_db, conn, trouble, sqlst
 
 
 def test_good_rows_are_imported_and_bad_ones_listed(quick_db, conn, role):
-    """The pattern for a table that is not all in order: a block of its own for each row."""
+    """The pattern for a table that is not all in order: one block for each row."""
     users = random_users(1000)
     bad = {f"bad {name}": row[1] for name, row in BAD_ROWS.items() if ":" not in row[0] and row[1]}
     bad["bad: a colon"] = SECRET

@@ -59,7 +59,7 @@ FORMS = {
 
 
 def scanned(image: Image.Image, folder, inverted=False) -> str:
-    """The text of the QR code in a picture, dark on light or, inverted, light on dark; empty where there is none."""
+    """The text of the QR code in a picture, dark on light or, inverted, light on dark; empty if there is none."""
     path = folder / "code.png"
     image.save(path)
     # binary: the bytes as they are, without a guess at their encoding.

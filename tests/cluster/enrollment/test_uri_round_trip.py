@@ -60,7 +60,7 @@ SAMPLES = samples()
 
 @pytest.fixture(scope="module")
 def ours(_module_database) -> list[str]:
-    """The URI that totp_import makes of each sample. totp_enroll makes them by the same means, with a secret of its own."""
+    """The URI that totp_import makes of each sample. totp_enroll makes them by the same means, with its own secret."""
     with closing(_module_database.connect()) as conn:
         query = ("SELECT totp_import('u', %(secret)s, %(account)s, %(issuer)s, algorithm => %(algorithm)s,"
                  " digits => %(digits)s, period => %(period)s)")
@@ -248,7 +248,7 @@ def test_an_export_is_audited(conn, population):
 
 
 def test_no_export_without_its_audit_row(conn, population):
-    """Where no row can be written, nothing is shown."""
+    """If no row can be written, nothing is shown."""
     conn.execute("BEGIN READ ONLY")
     assert error_of(conn, EXPORT).sqlstate == "25006"
     conn.execute("ROLLBACK")

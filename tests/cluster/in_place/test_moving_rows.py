@@ -162,7 +162,7 @@ END $$;
 
 
 def run_beside(db, leading, others):
-    """Run each statement in a session of its own, all at once. The others go on until all of the leading ones have ended."""
+    """Run each statement in its own session, all at once. The others go on until all of the leading ones have ended."""
     def lead(statement):
         try:
             return run(statement)
@@ -225,7 +225,7 @@ def test_charges_beside_everything_that_moves_rows(make_cluster, make_standby):
             ("CALL enrol_and_remove_many(%s)", [SESSIONS])])
 
     assert rounds >= 1
-    # Each user was told of as many failures as its row has now, and those that were removed had.
+    # Each user got as many failures as its row has now, and those that were removed had.
     accounts = db.execute("""
         SELECT who, name, told.number, coalesce(gone.failures, 0), coalesce(a.failures, -1)
           FROM names

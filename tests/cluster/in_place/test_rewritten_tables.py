@@ -86,7 +86,7 @@ def refuses(own, table, alice):
     for call, code, right in calls(alice):
         if right or table == "attempts":
             assert told(own, f"SELECT {call}", code) == "55000", call
-        else:  # a wrong one needs nothing but the attempts; then what it is told is charged
+        else:  # a wrong one needs nothing but the attempts; then its answer is charged
             answer = told(own, f"SELECT {call}", code)
             assert answer is False or "wrong" in answer, answer
             charged["recover" in call] += 1
@@ -285,7 +285,7 @@ def test_a_table_that_was_only_locked_is_as_it_was(quick_db, conn, alice, table,
 @pytest.mark.parametrize("rewrite", ["VACUUM FULL totp.{0}", "CLUSTER totp.{0} USING {0}_pkey", "BEGIN; CLUSTER totp.{0} USING {0}_pkey; COMMIT",
                                      "BEGIN; ALTER TABLE totp.{0} SET TABLESPACE other; COMMIT"])
 def test_a_committed_rewrite_does_not_count(quick_db, conn, alice, rewrite):
-    """By the session that did it, and by one that knew the tables as they were. And what is told then survives a crash."""
+    """By the session that did it, and by one that knew the tables as they were. And an answer given then survives a crash."""
     with closing(quick_db.connect()) as own:
         for table in (*TABLES, "floor"):
             for statement in rewrite.format(table).split(";"):

@@ -45,7 +45,7 @@ def test_what_was_altered_is_refused(db, table, alteration):
                     error = error_of(session, f"SELECT {call}", [code])
                     assert error.sqlstate == "XX001" and error.diag.message_hint, call
                 for call, code in [("totp_verify('alice', %s)", wrong()), ("totp_recover('alice', %s)", NO_CODE)]:
-                    # That needs the row of attempts, and is charged where it is told.
+                    # That needs the row of attempts, and is charged if it is answered.
                     answer = None
                     try:
                         [answer] = session.execute(f"SELECT {call}", [code]).fetchone()

@@ -63,7 +63,7 @@ def test_the_first_key_of_the_variable_seals_and_the_others_open(started_with, s
 
 
 def test_the_file_wins_over_the_variable(make_cluster):
-    """Also where it is broken: a silent change to another key would be worse than an error."""
+    """Also if it is broken: a silent change to another key would be worse than an error."""
     server = make_cluster()
     server.stop()
     server.start(TOTP_ENCRYPTION_KEY=K1)

@@ -138,7 +138,7 @@ def test_a_promoted_standby_knows_the_new_keys(fresh_cluster, make_standby):
 
 @pytest.fixture
 def restore(key_cluster):
-    """A function that restores a dump into a database of its own."""
+    """A function that restores a dump into a new database."""
     made = []
 
     def restore(dump):

@@ -48,7 +48,7 @@ def wal_of(db, rotate) -> int:
 
 
 def share_left(db) -> float:
-    """How much of a rotation is to be done yet: all of it, where none is half way."""
+    """How much of a rotation is to be done yet: all of it, if none is half way."""
     with session(db) as conn:
         left = conn.execute("SELECT remaining::float / (done + remaining) FROM totp.rotation_progress").fetchone()
     return left[0] if left else 1.0

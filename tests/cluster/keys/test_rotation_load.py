@@ -190,7 +190,7 @@ def hashed(node: dict, below_hash: bool = False) -> set[str]:
 
 @both_kinds
 def test_no_statement_of_a_rotation_hashes_every_secret(few, rotate):
-    """Also where statistics make the planner prefer it. The plans are those that ran."""
+    """Even if statistics make the planner prefer it. The plans are those that ran."""
     plans = []
     with closing(few.connect()) as conn:
         conn.add_notice_handler(lambda notice: "plan:" in notice.message_primary and plans.append(json.loads(notice.message_primary.partition("plan:")[2])["Plan"]))

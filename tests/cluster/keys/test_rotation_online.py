@@ -23,7 +23,7 @@ def conn(quick_db):
 
 
 def notices_of(conn) -> list[str]:
-    """A list that grows with what this session is told from now on."""
+    """A list that grows with the notices of this session from now on."""
     messages = []
     conn.add_notice_handler(lambda diagnostic: messages.append(diagnostic.message_primary))
     return messages

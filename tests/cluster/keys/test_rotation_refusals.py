@@ -77,7 +77,7 @@ def test_a_row_that_does_not_open_stops_the_rotation(quick_db, conn, rotate):
     assert open_everything(conn) == (4, 0)
 
 
-# --- Where a rotation is refused -----------------------------------------------------------------
+# --- When a rotation is refused -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])

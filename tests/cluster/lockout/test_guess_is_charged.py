@@ -156,7 +156,7 @@ def test_a_wrong_code_depends_on_no_device(quick_db, conn, roles, how, state, en
 @pytest.mark.parametrize("call", ["totp_verify('alice', %s)", "totp_verify('alice', %s, 'a')", "totp_verify('alice', %s, 'b')",
                                   "(totp_check('alice', %s, 'a')).accepted"])
 def test_a_wrong_code_of_any_call_depends_on_no_device(quick_db, conn, roles, call, state):
-    """A device that is named is no way round: where it is the one that is held, a wrong code still depends on nothing of it."""
+    """Naming a device does not help: even if that device is the locked one, a wrong code does not depend on it."""
     with held(quick_db, conn, HOLDS["removed"], state), asking(quick_db, conn, roles["verify"], "lock_timeout", "READ COMMITTED") as ask:
         assert [ask(f"SELECT {call}", code) for code in wrong()] == [False] * MAX_ATTEMPTS
     assert counters(conn) == (MAX_ATTEMPTS, 0, True, False)
@@ -192,7 +192,7 @@ def test_brute_force_through_a_wait_finds_nothing(quick_db, conn, roles):
 
 # --- the own transaction holds it ------------------------------------------------------------------
 
-# What a right code of "a" is told then, where it is not a plain answer. A ROLLBACK would give back what is used on a copy.
+# The answer to a right code of "a" then, if it is not a plain one. A ROLLBACK would give back what is used on a copy.
 OWN = {"imported again": {"55000"}, "imported, removed, imported": {"55000", "replayed"}, "imported over": {"55000", "accepted"},
        "row of used codes deleted": {"XX001"}}
 

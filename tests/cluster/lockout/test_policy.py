@@ -66,7 +66,7 @@ def follow_the_policy(conn, max_attempts, lockout, lockout_max, hard_limit):
 
 def test_locks_double_up_to_the_longest_and_end_at_the_hard_limit(conn):
     follow_the_policy(conn, max_attempts=5, lockout=30, lockout_max=3600, hard_limit=100)
-    # Only this helps, and it is told only where there was something to clear.
+    # Only this helps, and it returns true only if there was something to clear.
     assert [conn.execute("SELECT totp_unlock('alice')").fetchone()[0] for _ in range(2)] == [True, False]
     later = NOON + timedelta(days=36500)
     fix_clock(conn, later)

@@ -97,7 +97,7 @@ def by_script(db, way, codes):
 
 
 def by_dropped_connection(db, codes):
-    """Try each code in a transaction of its own, and drop the connection when the answer has come."""
+    """Try each code in its own transaction, and drop the connection when the answer has come."""
     told = []
     for code in codes:
         conn = db.connect(autocommit=False)

@@ -186,7 +186,7 @@ def test_the_age_of_the_data_key(conn):
     assert health(conn)["key_rotation"][0] == "ok"
 
 
-FAULTS = {  # a change, the check that tells of it, and how it is taken back
+FAULTS = {  # a change, the check that reports it, and how it is undone
     "no row of attempts": ("DELETE FROM totp.attempts", "rows", "DELETE FROM totp.secrets; DELETE FROM totp.recovery_codes"),
     "no row of used codes": ("DELETE FROM totp.used_codes", "rows", "DELETE FROM totp.secrets; DELETE FROM totp.recovery_codes"),
     "no data key": ("UPDATE totp.secrets SET key_id = -1", "data_keys", "DELETE FROM totp.secrets"),

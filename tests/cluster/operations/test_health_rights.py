@@ -24,7 +24,7 @@ def undone(conn):
 
 @pytest.fixture
 def mallory(undone):
-    """A role that is no superuser and may create in schema public."""
+    """A role that is not a superuser and may create in schema public."""
     undone.execute("CREATE ROLE mallory; GRANT CREATE ON SCHEMA public TO mallory")
     return "mallory"
 
@@ -60,7 +60,7 @@ def test_a_function_that_takes_sign_ins_over(undone, mallory):
                 ' instead of its routine of that name: drop or rename it')
 
 
-ROUTINES = {  # what someone creates, and what of it is told
+ROUTINES = {  # what someone creates, and what is reported
     "in another schema": (f"CREATE SCHEMA evil; CREATE FUNCTION evil.totp_check(text, text) RETURNS boolean {BODY}", "evil.totp_check(text,text)"),
     "in schema totp": (f"CREATE FUNCTION totp.totp_health() RETURNS boolean {BODY}", "totp.totp_health()"),
     "like a helper, in schema totp": (f"CREATE FUNCTION totp.rotation_begin(VARIADIC int[]) RETURNS boolean {BODY}", "totp.rotation_begin(integer[])"),
@@ -119,7 +119,7 @@ def test_ten_routines_are_named_those_of_superusers_last(undone, mallory):
 MAKE = "make a function there that is called instead of one of pg_totp"
 OWN_THERE = f"{MAKE}: ALTER SCHEMA OWNER TO a superuser"
 CREATE_THERE = f"which is enough to {MAKE}: revoke it"
-SCHEMAS = {  # what was done, and what is told
+SCHEMAS = {  # what was done, and what is reported
     "PUBLIC": ("GRANT CREATE ON SCHEMA public TO PUBLIC", f'schema "public" is open for CREATE to PUBLIC, {CREATE_THERE}'),
     "a role": ("GRANT CREATE ON SCHEMA public TO lent", f'schema "public" is open for CREATE to "lent", {CREATE_THERE}'),
     "PUBLIC and roles": ('GRANT CREATE ON SCHEMA public TO lent, PUBLIC, "PUBLIC"', f'schema "public" is open for CREATE to PUBLIC, "PUBLIC", "lent", {CREATE_THERE}'),
@@ -187,7 +187,7 @@ def test_create_for_the_owner_of_the_database(owned_by_app):
 
 
 def test_a_schema_for_the_extension_alone(owned_by_app):
-    """The documented way, also where the database is not a superuser's."""
+    """The documented way, also if the database is not a superuser's."""
     database, role = owned_by_app
     with closing(database.connect()) as conn:
         conn.execute("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa; SET search_path = mfa")
@@ -232,7 +232,7 @@ def test_what_totp_grant_gives_is_in_order(undone):
 
 
 ENOUGH = "which is enough to lock and rewrite tables that change in place, while sign-ins wait or fail: revoke it"
-MAINTAIN = {  # what was granted, and what is told
+MAINTAIN = {  # what was granted, and what is reported
     "a table": ("GRANT MAINTAIN ON totp.attempts TO lent", f'MAINTAIN is granted on "totp.attempts" to "lent", {ENOUGH}'),
     "a table, PUBLIC": ("GRANT MAINTAIN ON totp.used_codes TO PUBLIC", f'MAINTAIN is granted on "totp.used_codes" to PUBLIC, {ENOUGH}'),
     "a table, a superuser": ("GRANT MAINTAIN ON totp.floor TO root", f'MAINTAIN is granted on "totp.floor" to "root", {ENOUGH}'),
@@ -282,7 +282,7 @@ def abandoned(cluster):
 
 @contextmanager
 def restored(cluster, database):
-    """A copy of a database, by a dump in the custom format. It goes with the block, as it does where the restore fails."""
+    """A copy of a database, by a dump in the custom format. It goes with the block, also if the restore fails."""
     dump = cluster.folder / f"{database.name}.dump"
     cluster.client("pg_dump", "-d", database.name, "-Fc", "-f", dump)
     copy = cluster.create_database(extension=False)
@@ -325,7 +325,7 @@ def test_a_dump_from_before_is_restored_beside_a_role_of_that_name(cluster, aban
 
 INITIAL = "UPDATE pg_init_privs SET initprivs = initprivs || {} WHERE objoid = 'totp_keys()'::regprocedure"
 ONE = f'a role that is gone (OID 4000000001), {FAILS}{{}}create the role "4000000001" before a restore'
-PRIVILEGES = {  # a change of the catalog after which it names a role that never was, and what is told
+PRIVILEGES = {  # a change of the catalog after which it names a role that never was, and what is reported
     "a grantee": (INITIAL.format("makeaclitem(4000000001, 10, 'EXECUTE', false)"), f"initial privileges of 1 object name {ONE.format(REPAIR)}"),
     "a grantor": (INITIAL.format("makeaclitem(0, 4000000001, 'EXECUTE', false)"), f"initial privileges of 1 object name {ONE.format(REPAIR)}"),
     "functions": ("UPDATE pg_proc SET proacl = proacl || makeaclitem(4000000001, 10, 'EXECUTE', false) WHERE proname IN ('totp_keys', 'totp_health')",

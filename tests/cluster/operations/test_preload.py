@@ -19,7 +19,7 @@ OF_FILE = {f"totp__{name}": value for name, value in CONFIGURED.items()}
 
 @pytest.fixture(scope="module", autouse=True)
 def plugins():
-    """Of local_preload_libraries PostgreSQL loads what lies in this folder: a link, or it would be a second library."""
+    """Of local_preload_libraries PostgreSQL loads what is in this folder: a link, or it would be a second library."""
     folder = Path(f"{PROJECT['TREE']}{_library_folder()}") / "plugins"
     folder.mkdir(exist_ok=True)
     link = folder / "pg_totp.so"

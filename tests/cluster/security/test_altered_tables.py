@@ -118,7 +118,7 @@ class Altered:
         self.dba.execute("COMMIT")
 
     def after(self, table, change, wanted=ITS_OWN, online=False):
-        """What is wrong after a change of the table: who was told what by how many calls, and by which first. Empty if nothing is."""
+        """What is wrong after a change of the table: which sessions got what answer by how many calls, and by which first. Empty if nothing is."""
         self.outcomes(self.kept, "warm")
         change(self.dba)
         found = {}
@@ -157,7 +157,7 @@ def begin(conn):
 
 
 def outcome(conn, statement):
-    """Of a statement in a transaction of its own."""
+    """Of a statement in its own transaction."""
     try:
         conn.execute(statement)
     except psycopg.OperationalError:

@@ -104,7 +104,7 @@ CREATE UNIQUE INDEX ON app.m (i);
 
 
 class App(NamedTuple):
-    """The database, the role that lies in wait there, and the functions that its version of the extension has."""
+    """The database, the role that waits there, and the functions that its version of the extension has."""
 
     database: Database
     role: str
@@ -225,7 +225,7 @@ def test_indexes_and_materialized_views_of_app_do_no_more(app):
 
 
 def test_no_function_in_between_lifts_the_restriction(app):
-    """SECURITY DEFINER, a SET clause and a subtransaction keep it, also where the function is a superuser's."""
+    """SECURITY DEFINER, a SET clause and a subtransaction keep it, also if the function is a superuser's."""
     before = app.prepare({name: call for name, call in ALL.items() if name != "totp_grant"})
     app.database.execute(f"""
         CREATE FUNCTION public.of_postgres() RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
@@ -366,7 +366,7 @@ def test_a_security_definer_function_of_a_superuser_gives_what_it_holds(app):
 
 @pytest.fixture(scope="module")
 def of_dba(cluster):
-    """A database whose extension belongs to a role that is no superuser any more."""
+    """A database whose extension belongs to a role that is not a superuser any more."""
     database = cluster.create_database(extension=False)
     dba = database.create_role()
     database.execute(f"ALTER ROLE {dba} SUPERUSER")

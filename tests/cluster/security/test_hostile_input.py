@@ -110,7 +110,7 @@ def test_forced_parallel_query(target):
 
 
 def test_in_a_parallel_worker(target):
-    """Where a caller's own function is marked PARALLEL SAFE, and is not: what may not run in a worker says so, and nothing happens."""
+    """If a caller's own function is marked PARALLEL SAFE and is not: what may not run in a worker says so, and nothing happens."""
     with closing(target.session()) as conn:
         ours = [function for function in functions(conn) if function.kind != "p"]
         conn.execute("CREATE SCHEMA lying")
@@ -131,7 +131,7 @@ def test_in_a_parallel_worker(target):
 @pytest.mark.parametrize("encoding, text", [("UTF8", b"\xff"), ("UTF8", b"\xc3("), ("UTF8", b"\xed\xa0\x80"), ("UTF8", b"\xf4\x90\x80\x80"),
                                             ("UTF8", b"a\xe2\x82"), ("SJIS", b"\x82"), ("SJIS", b"\x83\x00"), ("SJIS", b"\xa0\xff")])
 def test_bytes_that_are_not_text_never_arrive(target, encoding, text):
-    """Where the client's encoding does not have them PostgreSQL refuses, in every place that takes a text."""
+    """If the client's encoding does not have them, PostgreSQL refuses, in every place that takes a text."""
     with closing(target.session(client_encoding=encoding)) as conn:
         for function in functions(conn):
             for place, kind in enumerate(function.types):
@@ -146,7 +146,7 @@ def test_bytes_that_are_not_text_never_arrive(target, encoding, text):
 
 
 def test_a_leak_would_be_seen(target):
-    """The same attack on a function that does what none of ours may: repeat a wrong argument, or good ones where another is wrong."""
+    """The same attack on a function that does what none of ours may: repeat a wrong argument, or good ones if another is wrong."""
     refuse = "RAISE EXCEPTION 'no' USING ERRCODE = '22023'"
     wrong = "coalesce(nullif(code, '" + GOOD["code"] + "'), 'x')"
     leaks = {

@@ -21,7 +21,7 @@ TALKATIVE = {
 }
 QUIET = {"log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0", "auto_explain.log_verbose": "off"}
 QUIET_SINCE_16 = {"auto_explain.log_parameter_max_length": "0"}
-# What the server itself writes of a parameter, as it was told to: log_statement and log_min_duration_statement, errors, auto_explain with its plans.
+# What the server itself writes of a parameter, as it is configured to: log_statement and log_min_duration_statement, errors, auto_explain with its plans.
 PARAMETERS = re.compile(r"DETAIL:  [Pp]arameters: |(CONTEXT:  |^\t)unnamed portal with parameters: |^\t *Query Parameters: |^\t *(Output|Function Call|One-Time Filter): ")
 COPIES = 1000  # of a planted row: some will lie across two pages of the WAL
 
@@ -228,7 +228,7 @@ def test_what_the_extension_makes_is_nowhere(told):
 
 
 def test_what_a_client_sends_is_only_where_the_server_logs_parameters(told):
-    """The server was told to: log_parameter_max_length and its like. No line of the extension's, and no other place."""
+    """The server is configured to: log_parameter_max_length and its like. No line of the extension's, and no other place."""
     seen = found(told, told.loud.sent)
     assert {name for name, *_ in seen} == set(told.loud.sent)
     assert {where for *_, where in seen} == {"log"}
@@ -249,7 +249,7 @@ def test_what_is_planted_is_found(told):
     for form, where in by_form.items():
         assert any(name.startswith("base/") for name in where) and "pg_wal" in where, form
         assert form == "raw" or everywhere <= where, form
-    # Also where it lies across two pages of the WAL.
+    # Also if it is spread over two pages of the WAL.
     wal = next(one for one in told.places if one.name == "pg_wal")
     found_whole = {form: wal.content.count(needle) for form, needle in told.planted.items()}
     assert min(found_whole.values()) >= COPIES

@@ -16,7 +16,7 @@ def conn(quick_db):
 
 
 def in_temporary_files(conn, cluster, query: str) -> bytes:
-    """What lies in temporary files while a client takes a result row by row, after the first of them."""
+    """What is in temporary files while a client takes a result row by row, after the first of them."""
     with conn.transaction():
         conn.execute(f"DECLARE taking CURSOR FOR {query}")
         assert conn.execute("FETCH 1 FROM taking").rowcount == 1

@@ -42,7 +42,7 @@ def test_a_view_in_place_of_a_table(quick_db, conn, table):
 @pytest.mark.parametrize("table, column", [("attempts", "user_id"), ("attempts", "failures"), ("used_codes", "uses"), ("floor", "timeline"), ("secrets", "version"),
                                            ("data_keys", "master_key"), ("recovery_codes", "count"), ("audit_log", "actor")])
 def test_health_reports_a_table_that_cannot_be_read(conn, table, column):
-    """It is what a HINT sends people to. All that does not read the tables is told besides."""
+    """It is what a HINT sends people to. All that does not read the tables is reported too."""
     import_secret(conn, "alice", SECRET)
     with conn.transaction(force_rollback=True):
         conn.execute(f"ALTER TABLE totp.{table} ALTER {column} TYPE varchar")

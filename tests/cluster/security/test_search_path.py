@@ -10,7 +10,7 @@ from totp import NOON, code_at, fix_clock, wrong_codes
 
 @pytest.fixture(scope="module")
 def trapped(cluster):
-    """A database with traps in `public`, and in a schema of the attacker's own. The extension lies in schema `ext`."""
+    """A database with traps in `public`, and in the attacker's own schema. The extension is in schema `ext`."""
     database = cluster.create_database(extension=False)
     with closing(database.connect()) as conn:
         conn.execute("CREATE SCHEMA ext")
@@ -38,7 +38,7 @@ def conn(trapped, request):
 
 
 def test_the_traps_work(trapped):
-    """Else the tests below would show nothing: a function without a search_path of its own walks into them."""
+    """Else the tests below would show nothing: a function without its own search_path walks into them."""
     with closing(trapped.connect()) as conn:
         conn.execute("SET search_path = evil, pg_catalog")
         conn.execute("CREATE FUNCTION pg_temp.naive(pg_catalog.text) RETURNS pg_catalog.bool LANGUAGE plpgsql AS $$ BEGIN RETURN $1 = 'alice'; END $$")
@@ -96,7 +96,7 @@ def test_every_later_function_keeps_out_of_the_traps(conn, trapped):
 
 
 def test_creating_the_extension_keeps_out_of_the_traps(cluster):
-    """CREATE EXTENSION runs as a superuser: objects in the schemas that lie in its way must not be run by it."""
+    """CREATE EXTENSION runs as a superuser: objects in the schemas that it looks into must not be run by it."""
     database = cluster.create_database(extension=False)
     try:
         with closing(database.connect()) as conn:
@@ -112,7 +112,7 @@ def test_creating_the_extension_keeps_out_of_the_traps(cluster):
 
 
 def test_an_unprivileged_caller_cannot_lend_its_search_path(trapped):
-    """The same with the attacker as the caller, who has nothing but 'verify', temporary tables and a schema of its own."""
+    """The same with the attacker as the caller, who has nothing but 'verify', temporary tables and its own schema."""
     role = trapped.create_role()
     with closing(trapped.connect()) as owner:
         owner.execute("SELECT ext.totp_grant(%s, 'verify')", [role])

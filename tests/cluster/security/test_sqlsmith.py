@@ -79,7 +79,7 @@ class Target:
         before = len(self.cluster.log_text())
         target = f"host={self.cluster.folder} dbname={self.database.name} user={role}"
         self.cluster.run("sqlsmith", f"--target={target}", f"--seed={SEED}", f"--max-queries={QUERIES}", "--exclude-catalog")
-        log = re.sub(r"(?m)^25P01 WARNING: .*\n", "", self.cluster.log_text()[before:])  # its own ROLLBACK where it has begun nothing
+        log = re.sub(r"(?m)^25P01 WARNING: .*\n", "", self.cluster.log_text()[before:])  # its own ROLLBACK when it has begun nothing
         assert set(self.functions) <= set(re.findall(r"\bsmith\.(\w+)", log))  # it left out none
         errors = re.findall(r"^(\w{5}) ERROR: .*", log, re.MULTILINE)
         assert 0 < len(errors) < QUERIES  # it worked, and not all of it was refused
@@ -92,7 +92,7 @@ class Target:
 
 
 def view_of(conn, function: Function) -> str:
-    """A view of two calls of a function, its result as text where it has none."""
+    """A view of two calls of a function, its result as text if it has none."""
     arguments = [f"smith.pick({sql.Literal(GOOD[name]).as_string(conn)}::{kind})" for name, kind in zip(function.arguments, function.types, strict=True)]
     [returns_nothing] = conn.execute("SELECT prorettype = 'void'::regtype FROM pg_catalog.pg_proc WHERE oid = %s::regprocedure", [function.signature]).fetchone()
     result = "r::text" if returns_nothing else "r.*"

@@ -28,7 +28,7 @@ GOOD = {"user_id": "alice", "account_name": None, "issuer": None, "device": "def
 
 @pytest.mark.parametrize("argument, value", [
     ("user_id", None), ("user_id", ""), ("user_id", "x" * 257), ("user_id", "é" * 129), ("user_id", MEGABYTE),
-    ("user_id", "with:colon"), ("user_id", " "), ("user_id", " alice"),  # it is the account name too, where none is given
+    ("user_id", "with:colon"), ("user_id", " "), ("user_id", " alice"),  # it is the account name too, if none is given
     ("device", None), ("device", ""), ("device", "x" * 257), ("device", "é" * 129), ("device", MEGABYTE),
     ("account_name", ""), ("account_name", "x" * 257), ("account_name", "a:b"), ("account_name", ":"), ("account_name", MEGABYTE),
     ("account_name", "line\nbreak"), ("account_name", "bell\x07"), ("account_name", " alice"),
@@ -224,7 +224,7 @@ def test_an_invalid_clock_is_an_error_and_charges_nothing(conn, value):
     set_clock = "SELECT set_config('totp.clock', %s, false)"
     try:
         conn.execute(set_clock, [value])
-    except Exception as error:  # refused where it is set: as good
+    except Exception as error:  # refused when it is set: as good
         assert error.sqlstate == "22023", error
         return
     error = error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)])

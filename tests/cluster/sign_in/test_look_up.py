@@ -125,7 +125,7 @@ def test_a_table_that_is_not_as_it_was_made_is_refused(db, quiet, table, change)
         dba.execute(REFUSED[change].format(table))
         error = error_of(conn, "SELECT totp_verify('alice', %s)", [good()])
         assert error.sqlstate == "XX001" and error.diag.message_hint
-        try:  # this one needs no row of used codes; where it has an answer it is charged
+        try:  # this one needs no row of used codes; if it has an answer it is charged
             assert (verify(conn, "alice", wrong()), table) == (False, "used_codes")
             assert counters(conn)[0] == 1
         except psycopg.errors.DataCorrupted as error:

@@ -76,7 +76,7 @@ def fail(conn):
         assert reason(conn, wrong(number)) == "wrong"
 
 
-CHANGES = {  # what happens during the wait: what a good code is told after it
+CHANGES = {  # what happens during the wait: the answer to a good code after it
     "disabled": (lambda conn: conn.execute("SELECT totp_disable('alice')"), "disabled"),
     "removed": (lambda conn: conn.execute("SELECT totp_remove('alice')"), "not_enrolled"),
     "device removed": (lambda conn: conn.execute("SELECT totp_remove('alice', 'default')"), "wrong"),

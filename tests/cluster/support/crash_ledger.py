@@ -61,7 +61,7 @@ SELECT s.user_id, a.failures, extract(epoch FROM nullif(a.locked_until, '-infini
 
 
 class State(NamedTuple):
-    """What is stored of a user; None in its place where the user is not enrolled."""
+    """What is stored of a user; None if the user is not enrolled."""
 
     failures: int = 0
     locked_until: int | None = None
@@ -96,7 +96,7 @@ class State(NamedTuple):
         return (then.locked_until or 0, then.recovery_locked_until or 0) > (self.locked_until or 0, self.recovery_locked_until or 0)
 
     def lasts(self, then: "State") -> bool:
-        """Whether that step is durable before it is told: every change is, but for a failure that sets no lock."""
+        """Whether that step is durable before the answer: every change is, but for a failure that sets no lock."""
         failed = then.failures > self.failures or then.recovery_failures > self.recovery_failures
         return then != self and (not failed or self.locks(then))
 
@@ -112,7 +112,7 @@ def as_told(asked: str, answer: str) -> str:
 
 
 class Moment(NamedTuple):
-    """What may be stored from a call on; it must be, or something later, where `lasting` or a second has passed."""
+    """What may be stored from a call on; it must be, or something later, if `lasting` or after a second."""
 
     told_at: float
     lasting: bool
@@ -190,7 +190,7 @@ class Ledger:
         return {what for what in self.counts if what.startswith("error")}
 
     def note(self, told_at: float, user: User, kind: str, asked: str, code: str | None, clock: int, answer: str) -> None:
-        """What a session was told. Called by that session."""
+        """The answer that a session got. Called by that session."""
         self.count("calls", f"{asked} calls", f"{kind}: {answer.split()[0]}")
         accepted = answer.split()[0] == as_told(asked, "accepted")
         if user in self.hot:
@@ -218,7 +218,7 @@ class Ledger:
     # --- after the crash -------------------------------------------------------------
 
     def settle(self, killed_at: float) -> None:
-        """Compare what is stored, and what is answered, with what was told; then take it as the new beginning."""
+        """Compare what is stored, and what is answered, with the answers given; then take it as the new beginning."""
         with closing(self.db.connect()) as conn:
             stored = {name: State(*state) for name, *state in conn.execute(STORED)}
             everyone = sum(self.users, [])
@@ -264,7 +264,7 @@ class Ledger:
 
 
 def forgotten(state: State | None, allowed: set[State | None]) -> str:
-    """What was told and is not stored any more."""
+    """What was answered and is not stored any more."""
     known = [one for one in allowed if one is not None]
     if state is None or not known:
         return "an enrollment was forgotten"

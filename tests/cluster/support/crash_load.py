@@ -12,7 +12,7 @@ from crash_ledger import PERIOD, SESSIONS, Ledger, Moment, State, User
 from server import Cluster, wait_until
 from totp import NO_CODE, code_at, wrong_codes
 
-# A server that flushes no WAL by itself, or writes a page for which it must: for what has to be durable when it is told.
+# A server that flushes no WAL by itself, or writes a page for which it must: for what must be durable when the answer is given.
 LAZY = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "bgwriter_delay": "10s", "checkpoint_timeout": "1d", "autovacuum": "off"}
 
 
@@ -153,7 +153,7 @@ class Maintenance(Session):
 
 
 def skip_unless_mountable() -> None:
-    """For tests that need a file system of their own."""
+    """For tests that need their own file system."""
     probe = Cluster()
     try:
         probe.mount("1m")

@@ -30,10 +30,10 @@ GOOD = {
     "scale": 2, "count": 3, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify",
     "master_key": "0123456789abcdef", "after_user": "", "secret_id": 1, "set_id": 1, "key_id": 1, "sealed": b"\x01\0\0\0\x01" + bytes(56),
 }
-UNSEEN = ("uri", "secret", "code", "recovery_code")  # of these: no message may repeat them where another argument is the wrong one
+UNSEEN = ("uri", "secret", "code", "recovery_code")  # of these: no message may repeat them if another argument is the wrong one
 NAMES = {"user_id", "new_user_id", "after_user", "device", "account_name", "issuer", "role"}  # a message may name these
 
-# Each stands for a way of being wrong. {} is where PLANT is, or "x" where a message may name it.
+# Each stands for a way of being wrong. {} is where PLANT is, or "x" if a message may name it.
 TEXTS = {
     "empty": "", "plain": "{}", "a megabyte": "{}" * 50_000, "combining": "{}e\u0301\u0323\u20dd", "right to left": "\u05d0\u202e{}\u2066",
     "emoji": "{}\U0001f469\u200d\U0001f4bb", "full width": "\uff11\uff12\uff13\uff14\uff15\uff16{}", "kana": "\u30bd\u8868{}", "control": "{}\x01\x1b[2J\x7f\r\n",

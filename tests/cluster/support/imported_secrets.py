@@ -63,7 +63,7 @@ def _parts(text: str, length: int) -> set[str]:
 
 
 def refused(conn, db, user_id, secret, **parameters) -> psycopg.Error:
-    """22023 with a DETAIL that says what is accepted; the secret is told neither to the client nor to the server log."""
+    """22023 with a DETAIL that says what is accepted; the secret is neither in the message nor in the server log."""
     logged = len(db.cluster.log_text())
     names = "".join(f", {name} => %({name})s" for name in parameters)
     error = error_of(conn, f"SELECT totp_import(%(user_id)s, %(secret)s{names})", {"user_id": user_id, "secret": secret, **parameters})

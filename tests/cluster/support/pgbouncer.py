@@ -49,6 +49,6 @@ class Pooler:
         shutil.rmtree(self.folder)  # another one may follow
 
     def connect(self, name: str, autocommit: bool = True, prepare_threshold: int | None = None, **options) -> psycopg.Connection:
-        """A client, of the first role. psycopg prepares no statement without a threshold, as it must not where the pooler keeps none."""
+        """A client, of the first role. psycopg prepares no statement without a threshold, as it must not if the pooler keeps none."""
         return psycopg.connect(host=str(self.folder), port=6432, dbname=name, user=self.users[0], autocommit=autocommit,
                                prepare_threshold=prepare_threshold, **options)

@@ -54,7 +54,7 @@ def populate(db: Database) -> Population:
 
 
 def rows(db: Database, like: dict | None = None) -> dict[str, tuple[list[str], list[tuple]]]:
-    """Columns and rows, as text, of every table and sequence; of the columns of an earlier answer, where one is given."""
+    """Columns and rows, as text, of every table and sequence; of the columns of an earlier answer, if one is given."""
     found = {}
     with closing(db.connect()) as conn:
         for table in TABLES + SEQUENCES:

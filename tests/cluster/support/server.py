@@ -76,7 +76,7 @@ class Cluster:
             os.chown(self.folder, SERVER_USER.pw_uid, SERVER_USER.pw_gid)
 
     def mount(self, size: str) -> "Cluster":
-        """Give the data directory, before it is made, a file system of its own: a tmpfs. Needs root."""
+        """Give the data directory, before it is made, its own file system: a tmpfs. Needs root."""
         self.volume.mkdir()
         options = f"size={size},mode=700,uid={SERVER_USER.pw_uid},gid={SERVER_USER.pw_gid}"
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.volume], check=True, capture_output=True)
@@ -307,7 +307,7 @@ class Database:
         return self.cluster.connect(self.name, user, autocommit, **options)
 
     def execute(self, query: str, parameters=None) -> list[tuple]:
-        """Run one statement as the superuser in a session of its own; its rows."""
+        """Run one statement as the superuser in a new session; its rows."""
         with closing(self.connect()) as conn:
             cursor = conn.execute(query, parameters)
             return cursor.fetchall() if cursor.description else []

@@ -18,7 +18,7 @@ def session(db: Database, when: datetime = NOON, **options) -> closing:
 
 
 class Background:
-    """A statement that runs in a session of its own. At the end of the block it must have succeeded: see `answer`."""
+    """A statement that runs in its own session. At the end of the block it must have succeeded: see `answer`."""
 
     def __init__(self, db: Database, query: str) -> None:
         self.db, self.query = db, query
