@@ -16,6 +16,7 @@ from amounts import amount
 from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, wrong_codes
 
 TRIES = amount("TRIES", 10_000, light=1_000)  # by each way
+FEW = 20  # by a way that is much like another
 
 # What a script may use: guess() says the reason before its transaction ends, and returns 0.
 TOOLS = """
@@ -47,6 +48,7 @@ class Way(NamedTuple):
     before: str = ""
     after: str = ""
     error: str | None = None
+    tries: int = TRIES
 
 
 WAYS = {
@@ -65,6 +67,13 @@ WAYS = {
     "canceled statement": Way(
         "SELECT guess('{code}'), pg_cancel_backend(pg_backend_pid()), pg_sleep(600);",
         error="canceling statement due to user request"),
+    "failing transaction": Way("BEGIN; SELECT guess('{code}'); SELECT 1 / 0; COMMIT;", error="division by zero", tries=FEW),
+    "common table expression": Way("WITH g AS (SELECT guess('{code}') AS n) SELECT 1 / n FROM g;", error="division by zero", tries=FEW),
+    "nested rollbacks": Way("BEGIN; SAVEPOINT a; SAVEPOINT b; SELECT guess('{code}'); RELEASE b; ROLLBACK TO a; ROLLBACK;", tries=FEW),
+    "PL/pgSQL rollback": Way("DO $$ BEGIN PERFORM guess('{code}'); ROLLBACK; END $$;", tries=FEW),
+    "serializable": Way("BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT guess('{code}'); ROLLBACK;", tries=FEW),
+    "repeatable read": Way("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM parent; SELECT guess('{code}'); ROLLBACK;", tries=FEW),
+    "read-only from now on": Way("BEGIN; SELECT guess('{code}'); SET TRANSACTION READ ONLY; ROLLBACK;", tries=FEW),
 }
 
 
@@ -115,7 +124,7 @@ def by_way(db, way, codes):
 
 def tries(way):
     """A connection for each try takes its time."""
-    return max(20, TRIES // 25) if way == "dropped connection" else TRIES
+    return max(20, TRIES // 25) if way == "dropped connection" else WAYS[way].tries
 
 
 ALL_WAYS = [*WAYS, "dropped connection"]

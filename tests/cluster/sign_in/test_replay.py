@@ -3,7 +3,6 @@
 from contextlib import ExitStack, closing
 from datetime import timedelta
 
-import psycopg
 import pytest
 from totp import LEVELS, NOON, active_user, code_at, enroll, fix_clock, parallel, verify, wrong_codes
 
@@ -29,7 +28,7 @@ def test_one_of_64_sessions_gets_in(quick_db, conn, level, pending):
         for session in sessions:
             fix_clock(session, NOON)
         for round in range(ROUNDS):
-            user_id = f"user {round}"
+            user_id, end = f"user {round}", ["COMMIT", "ROLLBACK"][round % 2]
             secret = enroll(conn, user_id) if pending else active_user(conn, user_id)
             code = code_at(secret, NOON)
 
@@ -39,14 +38,14 @@ def test_one_of_64_sessions_gets_in(quick_db, conn, level, pending):
 
             def sign_in(i, _):
                 answer = verify(sessions[i], user_id, code)
-                sessions[i].execute("COMMIT")
+                sessions[i].execute(end)
                 return answer
 
             answers = parallel(SESSIONS, sign_in, prepare=begin)
             raise_on_errors(answers)
             assert sorted(answers) == [False] * (SESSIONS - 1) + [True]
             row = conn.execute("SELECT state, uses, failures FROM totp_status(%s)", [user_id]).fetchone()
-            assert row == ("active", 1 if pending else 2, 0)
+            assert row == ("pending" if pending and end == "ROLLBACK" else "active", 1 if pending else 2, 0)
 
 
 def test_one_of_64_single_statements_gets_in(quick_db, conn):
@@ -144,33 +143,6 @@ def test_rollback_does_not_give_the_code_back(quick_db, conn, level, pending):
     assert verify(conn, "alice", code) is False
     assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("pending" if pending else "active",)
     assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
-
-
-WAYS_BACK = {
-    "savepoint": "BEGIN; SAVEPOINT s; SELECT totp_verify('alice', '{code}'); ROLLBACK TO s; COMMIT",
-    "exception block": "DO $$ BEGIN PERFORM totp_verify('alice', '{code}'); RAISE EXCEPTION 'x'; EXCEPTION WHEN OTHERS THEN END $$",
-    "failing statement": "SELECT totp_verify('alice', '{code}'), 1 / (random() < 0)::int",
-    "failing transaction": "BEGIN; SELECT totp_verify('alice', '{code}'); SELECT 1 / 0; COMMIT",
-    "nested rollbacks": "BEGIN; SAVEPOINT a; SAVEPOINT b; SELECT totp_verify('alice', '{code}'); RELEASE b; ROLLBACK TO a; ROLLBACK",
-    "plpgsql rollback": "DO $$ BEGIN PERFORM totp_verify('alice', '{code}'); ROLLBACK; END $$",
-    "read only from now on": "BEGIN; SELECT totp_verify('alice', '{code}'); SET TRANSACTION READ ONLY; ROLLBACK",
-    "common table expression": "WITH v AS (SELECT totp_verify('alice', '{code}') AS ok) SELECT 1 / (NOT ok)::int FROM v",
-}
-
-
-@pytest.mark.parametrize("way", WAYS_BACK.values(), ids=WAYS_BACK.keys())
-@pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
-def test_no_way_gives_the_code_back(quick_db, conn, way, pending):
-    secret = enroll(conn, "alice") if pending else active_user(conn)
-    code = code_at(secret, NOON)
-    with closing(quick_db.connect()) as session:
-        fix_clock(session, NOON)
-        try:
-            session.execute(way.format(code=code))
-        except psycopg.errors.DivisionByZero:
-            pass
-    row = conn.execute("SELECT accepted, reason FROM totp_check('alice', %s)", [code]).fetchone()
-    assert row == (False, "replayed")
 
 
 @pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
