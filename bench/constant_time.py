@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tests" / "cluster"))
+sys.path.append(str(HERE.parent / "tests" / "cluster" / "support"))
 
 from fixture import server, version  # noqa: E402
 from run import heading  # noqa: E402

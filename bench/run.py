@@ -20,7 +20,8 @@ from datetime import date
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tests" / "cluster"))
+sys.path.append(str(HERE.parent / "tests" / "cluster" / "support"))
+sys.path.append(str(HERE.parent / "examples" / "scale-out" / "tests"))  # for scale_out
 
 import fixture  # noqa: E402
 

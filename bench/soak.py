@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tests" / "cluster"))
+sys.path.append(str(HERE.parent / "tests" / "cluster" / "support"))
 
 import pyotp  # noqa: E402
 from run import heading  # noqa: E402

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the benchmarks on servers of their own and writes bench/results.md; SUBJECT=name one of them and its section.
+# Runs the benchmarks on its own servers and writes bench/results.md; SUBJECT=name one of them and its section.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

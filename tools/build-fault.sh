@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the extension with the feature fault_no_flush, into a copy of the PostgreSQL tree of its own: for the tests that
+# Builds the extension with the feature fault_no_flush, into its own copy of the PostgreSQL tree: for the tests that
 # must see what it breaks. Nothing else may load it.
 #
 # usage: tools/build-fault.sh           build, where the sources changed since the last time

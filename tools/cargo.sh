@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # cargo with the project's own pgrx set-up, for the debug profile: tools/cargo.sh clippy, check, test, doc, expand ...
-# A plain cargo would look for ~/.pgrx, and build pgrx's bindings anew after each make.
+# A plain cargo would look for ~/.pgrx, and build pgrx's bindings again after each make.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

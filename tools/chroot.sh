@@ -47,7 +47,7 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# isolated SCRIPT [ARG]...: bash runs the script among mounts and processes of its own, and is their init.
+# isolated SCRIPT [ARG]...: bash runs the script among its own mounts and processes, and is their init.
 isolated() {
     local status=0
     unshare --mount --propagation private --pid --fork --kill-child -- bash -euo pipefail -c "$1" bash "${@:2}" <&0 &
@@ -98,7 +98,7 @@ else
         cp -a "$base" "$system.new"
         mkdir -p "$system.new/build"
         # A newer Debian runs what an older one built: cargo-pgrx takes minutes, and so do the crates that do not look at
-        # PostgreSQL. What does not fit is made anew.
+        # PostgreSQL. What does not fit is made again.
         for built in tools debug release; do
             [ ! -d "target/$built" ] || tar -C target --exclude incremental -c "$built" | tar -C "$system.new/build" -x
         done
@@ -115,7 +115,7 @@ if [ -z "$fresh" ] && command -v rustup >/dev/null; then
 fi
 
 # Out of the caller's environment: what names folders, servers and installations of this system.
-# The seed and the amounts of the tests (tests/cluster/amounts.py) stay.
+# The seed and the amounts of the tests (tests/cluster/support/amounts.py) stay.
 unset TMPDIR LIBCLANG_PATH VIRTUAL_ENV
 for name in "${!PG@}"; do
     [[ $name == PG_TOTP_* ]] || unset "$name"

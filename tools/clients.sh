@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes target/clients: the packages of tests/clients/node, anew when their list or Node changes, and the programs of
+# Makes target/clients: the packages of tests/clients/node, again when their list or Node changes, and the programs of
 # tests/clients/rust. For the tests that use them.
 
 # shellcheck source=tools/env.sh

@@ -46,7 +46,7 @@ note 'The master key: one file, made by "openssl rand -hex 32", mode 0600, outsi
 run 'SHOW totp.key_file'
 run 'CREATE EXTENSION pg_totp'
 
-note 'Enrol alice. The secret is shown once, for her authenticator app.'
+note 'Enroll alice. The secret is shown once, for her authenticator app.'
 run "SELECT * FROM totp_enroll('alice', issuer => 'Demo')"
 old=$(secret_of "$answer")
 
@@ -67,7 +67,7 @@ expect totp_verify f
 run "SELECT accepted, reason FROM totp_check('alice', '$code')"
 expect reason replayed
 
-note 'A new phone: enrol again. Its first good code makes the new secret the one that counts.'
+note 'A new phone: enroll again. Its first good code makes the new secret the one that counts.'
 run "SELECT * FROM totp_enroll('alice', issuer => 'Demo')"
 new=$(secret_of "$answer")
 app "$new"

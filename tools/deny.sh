@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Asks cargo-deny what the extension is built from, by the rules of deny.toml.
 #
-# usage: tools/deny.sh            licences, bans and sources: from Cargo.lock and the crates alone
+# usage: tools/deny.sh            licenses, bans and sources: from Cargo.lock and the crates alone
 #        tools/deny.sh advisories known vulnerabilities, from the RustSec database, which is fetched from the web
 
 # shellcheck source=tools/env.sh

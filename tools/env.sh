@@ -76,7 +76,7 @@ TEST_TREE=$TREE_HOME/pgtree-$PG_MAJOR-test # takes the debug build that holds th
 BIN=$TREE$(dirname "$PG_CONFIG")
 
 # use_tree TREE: cargo, pgrx's build script and cargo-pgrx all take that tree's pg_config.
-# Release builds use TREE and debug builds TEST_TREE, always, or pgrx would make its bindings anew at each change.
+# Release builds use TREE and debug builds TEST_TREE, always, or pgrx would make its bindings again at each change.
 use_tree() { export PGRX_PG_CONFIG_PATH=$1$PG_CONFIG; }
 
 # build.rs has the linker flag by which the schema section stays in the library. cargo-pgrx would give it as RUSTFLAGS,

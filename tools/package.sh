@@ -14,7 +14,7 @@ arch=$(dpkg --print-architecture)
 package=postgresql-$PG_MAJOR-pg-totp
 maintainer="${DEBFULLNAME:-the pg_totp developers} <${DEBEMAIL:-pg_totp@localhost}>"
 date=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)}
-unset SOURCE_DATE_EPOCH # not for cargo, or it may build anew
+unset SOURCE_DATE_EPOCH # not for cargo, or it may build again
 
 out=$ROOT/target/package
 work=$(mktemp -d)
@@ -32,6 +32,7 @@ chmod 644 "$library"
 
 cp README.md SECURITY.md "$doc"
 cp -r docs examples "$doc"
+rm -r "$doc/examples/scale-out/tests" # for the checkout only
 gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
 gzip -9n >"$doc/changelog.Debian.gz" <<CHANGELOG
 pg-totp ($version) unstable; urgency=medium

@@ -15,6 +15,6 @@ A throw-away server with pg_totp in it, gone when you leave (\q). To try:
     SELECT totp_verify('alice', :'code');
 HINTS
 
-# A job of its own has the terminal to itself: Ctrl-C cancels a query there, and nothing else.
+# Its own job has the terminal to itself: Ctrl-C cancels a query there, and nothing else.
 set -m
 psql -X

@@ -88,7 +88,7 @@ if [ "${1:-}" = test ]; then
     need pgbouncer test -x /usr/sbin/pgbouncer        # for the tests of pooling
     if [[ $PG_CONFIG == /usr/lib/postgresql/* ]]; then # an installation that is not Debian's has what it has
         need "postgresql-$PG_MAJOR-plproxy" has_file_below --sharedir extension/plproxy.control # for the tests of scale-out
-        # Since 18 a package of its own; for the tests of compiled expressions.
+        # Since 18 its own package; for the tests of compiled expressions.
         [ "$PG_MAJOR" -lt 18 ] || need "postgresql-$PG_MAJOR-jit" has_file_below --pkglibdir llvmjit.so
     fi
     need sqlsmith has sqlsmith                        # random SQL
@@ -97,7 +97,7 @@ fi
 [ "${1:-}" != package ] || need dpkg-dev has dpkg-shlibdeps
 [ "${1:-}" != versions ] || need debootstrap has debootstrap
 
-# Debian's server package makes a cluster of its own and starts it. Not asked for: it stays out.
+# Debian's server package makes a cluster and starts it. Not asked for: it stays out.
 no_main_cluster=/etc/postgresql-common/createcluster.d/pg_totp-setup.conf
 allow_main_cluster() {
     as_root rm -f "$no_main_cluster"
@@ -128,7 +128,7 @@ if [ "$("$TOOLS/bin/cargo-pgrx" pgrx --version 2>/dev/null)" != "cargo-pgrx $pgr
     CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$pgrx_version" --locked --force --debug --root "$TOOLS"
 fi
 
-# cargo-pgrx's list of installations. Written only where it changes: pgrx builds anew when it does.
+# cargo-pgrx's list of installations. Written only where it changes: pgrx builds again when it does.
 mkdir -p "$PGRX_HOME"
 if [ "$PG_CONFIG" = "$(pgrx_toml_entry | cut -d ' ' -f 2)" ]; then
     cp pgrx.toml "$PGRX_HOME/config.toml.new"

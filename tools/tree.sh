@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a private copy of the PostgreSQL installation that PG_CONFIG names: programs copied, all else linked,
-# with folders of its own for extension files and libraries. PostgreSQL finds those relative to its own
+# with its own folders for extension files and libraries. PostgreSQL finds those relative to its own
 # programs, so an extension can be installed there, and a server started, without touching the system.
 #
 # usage: tools/tree.sh [TREE]...      default: the release tree

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes target/venv: the Python packages of tests/requirements.txt, made anew when that file or Python changes.
+# Makes target/venv: the Python packages of tests/requirements.txt, made again when that file or Python changes.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

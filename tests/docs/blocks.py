@@ -59,7 +59,7 @@ def _file(info: list[str]) -> str | None:
 
 
 def _until(lines, is_end, indent: str) -> str | None:
-    """The lines up to the end of the block, without its indentation; None where the document ends first."""
+    """The lines up to the end of the block, without its indentation; None if the document ends first."""
     text = []
     for _, line in lines:
         if is_end(line):

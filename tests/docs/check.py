@@ -2,7 +2,7 @@
 
 usage: tools/with-server.sh python tests/docs/check.py [NAME]    NAME: only documents whose path contains it
 
-Each document has a database of its own and one psql session, which gets its ```sql blocks in their order.
+Each document has its own database and one psql session, which gets its ```sql blocks in their order.
 - A ```text block that follows, with no other block between, is the output that psql must print; compare.py has the rules.
   Without one, the block must succeed.
 - <!-- sql ... --> is a block that the reader does not see: set-up, a fixed clock, a known secret.

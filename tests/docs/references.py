@@ -1,6 +1,6 @@
 """What a document points at must be there: relative links with their anchors, and tests that it names.
 
-A test is named `tests/cluster/test_replay.py::test_name` or `crates/otp/tests/rfc.rs::name`; `tests/regress/sql/x.sql` and
+A test is named `tests/cluster/sign_in/test_replay.py::test_name` or `crates/otp/tests/rfc.rs::name`; `tests/regress/sql/x.sql` and
 other paths in back quotes that begin with a folder of the project must exist too.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_PATH = re.compile(r"^(?:tests|crates|src|sql|docs|tools)/[\w./-]+\.\w+(?:::(\w+))?$")
+_PATH = re.compile(r"^(?:tests|crates|src|sql|docs|tools|bench|examples)/[\w./-]+\.\w+(?:::(\w+))?$")
 
 
 def faults(root: Path, document: Path, source: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The doc tester itself: it must fail where a document is wrong. Runs on the server of tools/with-server.sh."""
+"""The doc tester itself: it must fail if a document is wrong. Runs on the server of tools/with-server.sh."""
 
 import check
 import pytest

@@ -7,21 +7,21 @@ import references
 from check import ROOT
 
 MODEL = ROOT / "docs/security-model.md"
-TEST = r"`(?:tests|crates)/[\w/]+\.(?:py|rs)::\w+`"
+TEST = r"`(?:tests|crates|examples)/[\w/-]+\.(?:py|rs)::\w+`"
 
 
 @pytest.mark.parametrize("named, there", [
-    ("tests/cluster/test_replay.py", True),
-    ("tests/cluster/test_replay.py::test_once", True),
+    ("tests/cluster/sign_in/test_replay.py", True),
+    ("tests/cluster/sign_in/test_replay.py::test_once", True),
     ("crates/otp/tests/rfc.rs::appendix", True),
-    ("tests/cluster/test_replay.py::test_twice", False),
-    ("tests/cluster/test_replay.py::test_on", False),
-    ("tests/cluster/test_replay.py::test_called_only", False),
-    ("tests/cluster/test_gone.py::test_once", False),
+    ("tests/cluster/sign_in/test_replay.py::test_twice", False),
+    ("tests/cluster/sign_in/test_replay.py::test_on", False),
+    ("tests/cluster/sign_in/test_replay.py::test_called_only", False),
+    ("tests/cluster/sign_in/test_gone.py::test_once", False),
     ("crates/otp/tests/rfc.rs::appendix_d", False),
 ])
 def test_a_named_test_must_be_there(tmp_path, named, there):
-    for path, text in {"tests/cluster/test_replay.py": "def test_once(db):\n    test_called_only()\n", "crates/otp/tests/rfc.rs": "#[test]\nfn appendix() {}\n"}.items():
+    for path, text in {"tests/cluster/sign_in/test_replay.py": "def test_once(db):\n    test_called_only()\n", "crates/otp/tests/rfc.rs": "#[test]\nfn appendix() {}\n"}.items():
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
     source = f"Shown by `{named}`.\n"

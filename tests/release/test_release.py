@@ -56,7 +56,7 @@ def test_every_place_names_the_same_version():
 
 
 def test_a_released_version_is_frozen_once_the_next_has_begun():
-    """The script of this version is made anew by each build: it is frozen when it is no longer this version."""
+    """The script of this version is made by each build: it is frozen when it is no longer this version."""
     assert RELEASED and VERSION not in RELEASED
 
 
@@ -97,7 +97,7 @@ def test_a_workflow_names_only_what_is_there(workflow):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A repository with the files of this one, as they lie in its working tree, in one commit of a fixed time."""
+    """A repository with the files of this one, as they are in its working tree, in one commit of a fixed time."""
     folder = tmp_path / "checkout"
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns("target", ".git", "__pycache__"))
     git(folder, "init", "--quiet")

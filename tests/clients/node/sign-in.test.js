@@ -25,7 +25,7 @@ function pool(t) {
   return pool;
 }
 
-// Enrols a user and confirms with the code before the current one; the user's authenticator.
+// Enrolls a user and confirms with the code before the current one; the user's authenticator.
 async function user(db, userId) {
   const { rows: [{ secret }] } = await db.query("SELECT secret FROM totp_enroll($1)", [userId]);
   const app = new TOTP({ secret });

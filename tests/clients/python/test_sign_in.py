@@ -50,7 +50,7 @@ class App:
 
 
 def user(conn, user_id) -> App:
-    """Enrol a user and confirm with the code before the current one."""
+    """Enroll a user and confirm with the code before the current one."""
     app = App(conn.execute("SELECT secret FROM totp_enroll(%s)", [user_id]).fetchone()[0])
     confirm = conn.execute("SELECT totp_confirm(%s, %s)", [user_id, app.code(NOW - timedelta(seconds=30))])
     assert confirm.fetchone() == (True,)

@@ -34,7 +34,7 @@ fn pool() -> Pool {
     Pool::builder(Manager::new(config("app"), NoTls)).max_size(4).build().expect("a pool needs no more")
 }
 
-/// Enrols a user and confirms with the code before the current one; the user's authenticator.
+/// Enrolls a user and confirms with the code before the current one; the user's authenticator.
 async fn user(client: &Client, user_id: &str) -> Totp {
     let secret: String = client.query_one(ENROLL, &[&user_id]).await.unwrap().get("secret");
     let app = Builder::new().with_secret(Secret::try_from_base32(secret).unwrap()).build().unwrap();

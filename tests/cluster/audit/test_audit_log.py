@@ -1,0 +1,375 @@
+"""The audit log and the server log record every event and who caused it, hold no secret, and cannot be forged or taken back."""
+
+import base64
+import os
+import re
+from contextlib import ExitStack, closing
+from datetime import timedelta
+
+import psycopg
+import pytest
+from many_users import secret_of
+from totp import EARLIER, LATER, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, enroll, error_of, fix_clock, parallel, recovery_codes, verify, wrong_codes
+
+DAY = timedelta(days=1)
+
+
+def audit(conn, columns="event, user_id, device"):
+    return conn.execute(f"SELECT {columns} FROM totp.audit_log ORDER BY id").fetchall()
+
+
+# --- Who, about which user, when, from where ------------------------------------------------------------------------
+
+
+def test_every_event_of_the_design_is_written(db):
+    """One walk through all functions that change anything or judge a code."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        walk(conn)
+        assert {event for [event] in audit(conn, "event")} == {
+            "enrolled", "imported", "confirmed", "verified", "failed", "replayed", "locked", "unlocked", "reset", "disabled", "enabled", "removed", "renamed",
+            "recovery_codes_created", "recovery_code_used", "key_rotated", "exported"}  # "unreadable_forgotten": test_lost_master_key.py
+
+
+def walk(conn) -> set[str]:
+    """Call every function, successfully and not; all secrets, codes and URIs that were shown or given."""
+    shown = set()
+
+    def call(query, *parameters):
+        rows = conn.execute(query, parameters).fetchall()
+        shown.update(str(value) for row in rows for value in row if isinstance(value, str))
+        shown.update(str(value) for value in parameters)
+        return rows
+
+    conn.execute("SET totp.audit_success = on")
+    [[secret, uri]] = call("SELECT * FROM totp_enroll('alice')")
+    for image in ("totp_qr_svg", "totp_qr_text", "totp_qr_png"):
+        conn.execute(f"SELECT {image}(%s)", [uri])
+    codes = [code_at(secret, when) for when in (EARLIER, NOON, LATER)]
+    call("SELECT totp_confirm('alice', %s)", codes[0])
+    call("SELECT totp_verify('alice', %s)", codes[1])
+    call("SELECT accepted FROM totp_check('alice', %s)", codes[1])
+    call("SELECT totp_code_at(%s, '2030-01-01 12:00Z')", secret)
+    used, *_ = [code for [code] in call("SELECT totp_recovery_codes('alice')")]
+    for code in (used, used, NO_CODE):
+        call("SELECT totp_recover('alice', %s)", code)
+    for _ in range(MAX_ATTEMPTS + 1):
+        call("SELECT totp_verify('alice', %s)", next(wrong_codes(secret, NOON)))
+        call("SELECT totp_recover('alice', %s)", NO_CODE)
+    conn.execute("SELECT totp_unlock('alice')")
+    [[staged, _]] = call("SELECT * FROM totp_enroll('alice', 'alice@example.com', 'Example')")
+    call("SELECT totp_verify('alice', %s)", code_at(staged, NOON))
+    [[after_reset, _]] = call("SELECT * FROM totp_reset('alice')")
+    call("SELECT totp_verify('alice', %s)", code_at(after_reset, NOON))
+    call("SELECT totp_import('alice', %s, device => 'tablet')", secret_of("tablet"))
+    call("SELECT totp_import('bob', %s, confirmed => true)", f"otpauth://totp/Old:bob?secret={secret_of('bob')}&issuer=Old")
+    conn.execute("SELECT totp_disable('alice')")
+    conn.execute("SELECT totp_enable('alice')")
+    conn.execute("SELECT totp_rename_user('alice', 'alicia')")
+    conn.execute("SELECT totp_rotate_key()")
+    conn.execute("CALL totp_rotate_key_online()")
+    call("SELECT otpauth_uri FROM totp_export()")
+    for query in ("totp_health()", "totp_stats()", "totp_keys()", "totp_status('alicia')", "totp_enabled('alicia')"):
+        conn.execute(f"SELECT * FROM {query}")
+    # What is refused with an error, with secrets and codes in its arguments.
+    for query, *parameters in [("SELECT totp_import('bob', %s, device => 'other')", secret_of("bob")), ("SELECT totp_import('x', %s)", "otpauth://totp/a?secret=NOT!BASE32"),
+                               ("SELECT totp_import(%s, %s, digits => 5)", "x", secret_of("tablet")), ("SELECT totp_qr_text(%s)", f"otpauth://totp/{'a' * 5000}?secret={secret}")]:
+        shown.update(parameters)
+        error_of(conn, query, parameters)
+    # A secret that was tampered with.
+    conn.execute("UPDATE totp.secrets SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1) WHERE user_id = 'bob'")
+    for function in ("totp_verify", "totp_check"):
+        shown.add(code_at(secret_of("bob"), NOON))
+        assert error_of(conn, f"SELECT {function}('bob', %s)", [code_at(secret_of("bob"), NOON)]).sqlstate == "XX001"
+    conn.execute("SELECT totp_remove('alicia')")
+    conn.execute("SELECT totp_prune_audit('1 year')")
+    return {text for text in shown if len(text) >= 6}
+
+
+def test_no_secret_code_uri_or_key_is_in_any_audit_row_or_log_line(fresh_cluster):
+    """Not the text, not its bytes in hexadecimal or base64, and no key of any kind."""
+    db = fresh_cluster.create_database()
+    begin = len(fresh_cluster.log_text())
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        conn.execute("SET totp.actor = 'support'")
+        shown = walk(conn)
+        shown.discard("alice@example.com")
+        assert len(shown) > 25
+        raw = {base64.b32decode(text) for text in shown if re.fullmatch(r"[A-Z2-7]{32,}", text)}
+        assert len(raw) >= 5
+        shown |= {part for text in shown for part in text.split("-")} | {text.replace("-", "") for text in shown}
+        sealed = conn.execute("SELECT encode(sealed, 'hex') FROM totp.secrets UNION SELECT encode(wrapped, 'hex') FROM totp.data_keys").fetchall()
+        shown |= {secret.hex() for secret in raw} | {base64.b64encode(secret).decode().rstrip("=") for secret in raw}
+        shown |= {text for [text] in sealed} | {fresh_cluster.key_file.read_text().strip()}
+        # Without id and time, whose digits are nobody's code.
+        rows = "\n".join(row for [row] in audit(conn, "concat_ws('|', event, user_id, device, actor, db_user, client_addr, application_name, detail)"))
+        lines = "\n".join(re.findall(r"LOG:  totp: (.*)", fresh_cluster.log_text()[begin:]))
+        for text in shown:
+            if len(text) >= 6:
+                assert text.lower() not in rows.lower()
+                assert text.lower() not in lines.lower()
+        whole_log = fresh_cluster.log_text()[begin:]
+        for text in shown:
+            if len(text) >= 16:  # a six-digit code may be part of a time or a process id there
+                assert text not in whole_log
+
+
+def test_where_a_call_came_from(make_cluster):
+    """Over TCP, by another role, through SET ROLE, with and without an actor."""
+    address = f"127.{os.getpid() % 250 + 1}.{os.getpid() // 250 % 250 + 1}.5"
+    cluster = make_cluster()
+    db = cluster.create_database()
+    role = db.create_role("enroll")
+    # Every user of the machine reaches that address: it is for this role, and not for the superuser.
+    (cluster.data / "pg_hba.conf").write_text(f"local all all trust\nhost all {role} 127.0.0.0/8 trust\n")
+    cluster.configure(listen_addresses=address)
+    cluster.restart()
+    with closing(psycopg.connect(host=address, port=5432, dbname=db.name, user=role, application_name="web", autocommit=True)) as web:
+        [[seen_from]] = web.execute("SELECT host(inet_client_addr())").fetchall()
+        enroll(web, "alice")
+        with web.transaction():
+            web.execute("SET LOCAL totp.actor = 'support:42'")
+            enroll(web, "bob")
+        enroll(web, "carol")
+    with closing(db.connect(application_name="psql")) as conn:
+        conn.execute(f"SET ROLE {role}")
+        enroll(conn, "dave")
+        conn.execute("RESET ROLE")
+        columns = "user_id, actor, db_user, host(client_addr), application_name"
+        assert audit(conn, columns) == [("alice", role, role, seen_from, "web"), ("bob", "support:42", role, seen_from, "web"), ("carol", role, role, seen_from, "web"),
+                                        ("dave", "postgres", "postgres", None, "psql")]
+
+
+def test_a_long_actor_is_cut_at_a_whole_character(conn):
+    conn.execute("SELECT set_config('totp.actor', %s, false)", ["x" * 255 + "é" * 1_000])
+    enroll(conn, "alice")
+    assert audit(conn, "actor") == [("x" * 255,)]
+
+
+def test_an_actor_set_before_the_library_is_loaded_counts(db):
+    """An application sets it when it takes a connection from its pool, before any call."""
+    role = db.create_role("enroll")
+    with closing(db.connect(user=role)) as web:
+        web.execute("SET totp.actor = 'support:42'")
+        enroll(web, "alice")
+    with closing(db.connect(user=role, options="-c totp.actor=support:43")) as web:
+        enroll(web, "bob")
+    with closing(db.connect()) as conn:
+        assert audit(conn, "user_id, actor") == [("alice", "support:42"), ("bob", "support:43")]
+
+
+def test_the_time_of_a_row_is_that_of_the_call_and_not_of_the_transaction(quick_db):
+    with closing(quick_db.connect()) as conn:  # no fixed clock
+        conn.execute("BEGIN")
+        enroll(conn, "alice")
+        enroll(conn, "bob")
+        [[first], [second]] = audit(conn, "at")
+        begun, now = conn.execute("SELECT now(), clock_timestamp()").fetchone()
+        assert begun < first < second < now
+        conn.execute("ROLLBACK")
+
+
+def test_accepted_codes_are_audited_only_if_the_setting_says_so(conn):
+    secret = active_user(conn)
+    conn.execute("DELETE FROM totp.audit_log")
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    assert audit(conn) == []
+    conn.execute("SET totp.audit_success = on")
+    assert verify(conn, "alice", code_at(secret, LATER)) is True
+    assert audit(conn) == [("verified", "alice", "default")]
+
+
+def test_what_is_refused_in_a_lock_is_not_written(conn, log):
+    secret = active_user(conn)
+    recovery_codes(conn)
+    for _ in range(3 * MAX_ATTEMPTS):
+        verify(conn, "alice", next(wrong_codes(secret, NOON)))
+        conn.execute("SELECT totp_recover('alice', %s)", [NO_CODE])
+    events = [event for [event] in audit(conn, "event")]
+    assert (events.count("failed"), events.count("locked")) == (2 * MAX_ATTEMPTS, 2)
+    assert len(log()) == 2 * MAX_ATTEMPTS + 2
+
+
+# --- The server log outlives a ROLLBACK -------------------------------------------------------------------
+
+PREPARE = {  # what happens before, outside of the transaction
+    "failed": lambda conn, secret, codes: None,
+    "locked": lambda conn, secret, codes: [verify(conn, "alice", next(wrong_codes(secret, NOON))) for _ in range(MAX_ATTEMPTS - 1)],
+    "replayed": lambda conn, secret, codes: None,
+    "unlocked": lambda conn, secret, codes: verify(conn, "alice", next(wrong_codes(secret, NOON))),
+    "recovery_code_used": lambda conn, secret, codes: None,
+    "recovery code replayed": lambda conn, secret, codes: conn.execute("SELECT totp_recover('alice', %s)", [codes[0]]),
+    "recovery code failed": lambda conn, secret, codes: None,
+}
+CALL = {  # query, and the line that it writes
+    "failed": ("SELECT totp_verify('alice', %(wrong)s)", ['event=failed user="alice" failures=1']),
+    "locked": ("SELECT totp_verify('alice', %(wrong)s)", ['event=failed user="alice" failures=5', 'event=locked user="alice" failures=5']),
+    "replayed": ("SELECT totp_verify('alice', %(used)s)", ['event=replayed user="alice" device="default"']),
+    "unlocked": ("SELECT totp_unlock('alice')", ['event=unlocked user="alice"']),
+    "recovery_code_used": ("SELECT totp_recover('alice', %(recovery)s)", ['event=recovery_code_used user="alice"']),
+    "recovery code replayed": ("SELECT totp_recover('alice', %(recovery)s)", ['event=replayed user="alice" of="recovery_codes" failures=1']),
+    "recovery code failed": ("SELECT totp_recover('alice', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')", ['event=failed user="alice" of="recovery_codes" failures=1']),
+}
+
+
+@pytest.mark.parametrize("end", ["ROLLBACK", "COMMIT", "close"])
+@pytest.mark.parametrize("event", CALL)
+def test_the_line_stays_if_the_row_is_rolled_back(quick_db, conn, log, event, end):
+    query, lines = CALL[event]
+    secret = active_user(conn)
+    codes = recovery_codes(conn)
+    PREPARE[event](conn, secret, codes)
+    before, logged = audit(conn), len(log())
+    with closing(quick_db.connect()) as other:
+        fix_clock(other, NOON)
+        other.execute("BEGIN")
+        other.execute(query, {"wrong": next(wrong_codes(secret, NOON)), "used": code_at(secret, EARLIER), "recovery": codes[0]})
+        if end != "close":
+            other.execute(end)
+    assert log()[logged:] == lines
+    written = [(re.search(r"event=(\w+)", line)[1], "alice") for line in lines]
+    assert [row[:2] for row in audit(conn)[len(before):]] == (written if end == "COMMIT" else [])
+
+
+def test_the_line_is_there_if_the_row_fails(quick_db, conn, log):
+    """The lock is set, whatever becomes of the statement."""
+    secret = active_user(conn)
+    PREPARE["locked"](conn, secret, None)
+    logged = len(log())
+    with closing(quick_db.connect()) as other:
+        other.execute("BEGIN; LOCK TABLE totp.audit_log")
+        conn.execute("SET lock_timeout = '10ms'")
+        error = error_of(conn, "SELECT totp_verify('alice', %s)", [next(wrong_codes(secret, NOON))])
+    assert error.sqlstate == "55P03"
+    assert log()[logged:] == CALL["locked"][1]
+    assert conn.execute("SELECT reason FROM totp_check('alice', '000000')").fetchone() == ("locked",)
+
+
+def test_the_line_is_for_the_server_log_only(quick_db, conn, log):
+    """Whatever a session asks to be sent or logged: not to the client, not with the statement, and not to be left out."""
+    role = quick_db.create_role("verify")
+    secret = active_user(conn)
+    wrong = next(wrong_codes(secret, NOON))
+    with closing(quick_db.connect(user=role)) as web:
+        told = []
+        web.add_notice_handler(told.append)
+        web.execute("SET client_min_messages = debug5")
+        web.execute(f"SELECT totp_verify('alice', '{wrong}') /* marker */")
+        assert [d for d in told if "totp" in (d.message_primary or "")] == []
+    assert log() == [f'event=failed db_user="{role}" user="alice" failures=1']
+    assert "marker" not in quick_db.cluster.log_text()
+
+
+# --- Forgery --------------------------------------------------------------------------------------------------
+
+HOSTILE = {
+    "newline": 'x"\nLOG:  totp: event=unlocked user="admin',
+    "carriage return": "x\rLOG:  totp: event=unlocked user=admin",
+    "quote": 'alice" failures=0 event="unlocked',
+    "backslash": 'alice\\" failures=0',
+    "escape sequence": "\x1b[2K\x1b[1Aalice\x07\x9b",
+    "line separators": "a\u2028b\u2029c\x85d\x0be",
+    "right to left": "\u202eecila",
+    "tab and delete": "a\tb\x7f",
+    "percent": "%s%n%m%%",
+    "other scripts": "Zoë 愛子 🔑",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_name_forges_no_line_and_no_row(quick_db, conn, cluster, name):
+    begin = len(cluster.log_text())
+    with closing(quick_db.connect(application_name=name)) as other:
+        fix_clock(other, NOON)
+        other.execute("SELECT set_config('totp.actor', %s, false)", [name])
+        secret = enroll(other, name, device=name, account_name="account")
+        assert verify(other, name, code_at(secret, EARLIER)) is True
+        verify(other, name, code_at(secret, EARLIER))
+        for _ in range(MAX_ATTEMPTS):
+            verify(other, name, next(wrong_codes(secret, NOON)))
+        other.execute("SELECT totp_unlock(%s)", [name])
+    lines = [line for line in cluster.log_text()[begin:].split("\n") if line and "event=floor" not in line]
+    assert len(lines) == 1 + MAX_ATTEMPTS + 2
+    value = r'"((?:[^"\\]|\\.)*)"'
+    for line in lines:
+        event, actor, user, rest = re.fullmatch(rf'\S+ \S+ \S+ \[\d+\] LOG:  totp: event=(\w+) db_user="postgres" actor={value} user={value}(.*)', line).groups()
+        assert event in ("replayed", "failed", "locked", "unlocked")
+        assert re.fullmatch(rf'(?: device={value}| failures=\d+)?', rest)
+        assert all(" " <= c <= "~" for c in line)
+        for quoted in (user, actor):
+            assert re.sub(r"\\(?:u\{([0-9a-f]+)\}|(.))", lambda m: chr(int(m[1], 16)) if m[1] else m[2], quoted) == name
+    rows = audit(conn, "event, user_id, actor")
+    assert rows == [(event, name, name) for event in ["enrolled", "confirmed", "replayed", *["failed"] * MAX_ATTEMPTS, "locked", "unlocked"]]
+    assert {device for [device] in audit(conn, "device")} == {name, None}
+
+
+def test_names_in_detail_are_text_and_not_json(conn):
+    name = '", "actor": "admin", "x": "'
+    active_user(conn)
+    conn.execute("SELECT totp_rename_user('alice', %s)", [name])
+    assert audit(conn, "event, user_id, detail")[-2:] == [
+        ("renamed", "alice", {"new_user_id": name, "used_until": str(int(NOON.timestamp()))}), ("renamed", name, {"old_user_id": "alice"})]
+
+
+# --- Nothing is taken away ----------------------------------------------------------------------------------------
+
+CAPABILITIES = [(), ("verify",), ("enroll",), ("admin",), ("audit",), ("verify", "enroll", "admin", "audit")]
+
+
+@pytest.mark.parametrize("capabilities", CAPABILITIES, ids=lambda c: "+".join(c) or "none")
+def test_nobody_but_the_owner_changes_audit_rows(db, capabilities):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        active_user(conn)
+        before = audit(conn, "*")
+    role = db.create_role(*capabilities)
+    with closing(db.connect(user=role)) as other:
+        for query in ("UPDATE totp.audit_log SET actor = 'x'", "DELETE FROM totp.audit_log", "TRUNCATE totp.audit_log", "DROP TABLE totp.audit_log",
+                      "INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES (now(), 'verified', 'x', 'x', 'x')",
+                      "ALTER TABLE totp.audit_log DISABLE TRIGGER ALL", "ALTER TABLE totp.audit_log RENAME TO x", "SELECT nextval('totp.audit_ids')",
+                      "CREATE RULE r AS ON INSERT TO totp.audit_log DO INSTEAD NOTHING", "COPY totp.audit_log FROM STDIN",
+                      "SELECT totp_prune_audit('1 second')", "CREATE TRIGGER t BEFORE INSERT ON totp.audit_log EXECUTE FUNCTION suppress_redundant_updates_trigger()"):
+            assert error_of(other, query).sqlstate == "42501", query
+    with closing(db.connect()) as conn:
+        assert audit(conn, "*") == before
+
+
+def test_no_function_that_may_be_granted_changes_an_audit_row(db):
+    """All of them, called by a role with every capability: what was written stays as it was."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        active_user(conn)
+        written = audit(conn, "*")
+    role = db.create_role("verify", "enroll", "admin", "audit")
+    with closing(db.connect()) as conn:
+        conn.execute(f"SET ROLE {role}")
+        callable_now = {name for [name] in conn.execute("""
+            SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+              JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_totp' WHERE has_function_privilege(p.oid, 'EXECUTE')""")}
+        calls = [
+            "totp_verify('alice', '123456')", "totp_check('alice', '123456')", "totp_confirm('alice', '123456')", "totp_recover('alice', 'x')",
+            "totp_enabled('alice')", "totp_status('alice')", "totp_enroll('alice')", "totp_import('bob', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",
+            "totp_recovery_codes('alice')", "totp_reset('alice')", "totp_disable('alice')", "totp_enable('alice')", "totp_unlock('alice')",
+            "totp_rename_user('alice', 'alicia')", "totp_rotate_key()", "totp.rotation_begin(1000)", "totp.rotation_step(NULL, 10)", "totp.rotation_end()",
+            "totp_keys()", "totp_stats()", "totp_health()", "totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', now())",
+            *[f"totp_qr_{kind}('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')" for kind in ("svg", "png", "text")], "totp_remove('alicia')"]
+        assert callable_now == {call.split("(")[0].removeprefix("totp.") for call in calls} | {"totp_rotate_key_online"}
+        conn.execute("CALL totp_rotate_key_online()")
+        for call in calls:
+            conn.execute(f"SELECT * FROM {call}")
+        conn.execute("RESET ROLE")
+        rows = audit(conn, "*")
+        assert rows[:len(written)] == written
+        assert len(rows) > len(written) + 10
+
+
+def test_parallel_calls_write_a_row_each(quick_db, conn):
+    """Audit rows of 20 sessions at once: none is lost, each has its own number."""
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(closing(quick_db.connect(application_name=f"session {number}"))) for number in range(20)]
+        for session in sessions:
+            fix_clock(session, NOON)
+        answers = parallel(20, lambda i: [enroll(sessions[i], f"user-{i}-{n}") for n in range(10)])
+        assert [a for a in answers if isinstance(a, Exception)] == []
+    assert conn.execute("SELECT count(*), count(DISTINCT id), count(DISTINCT user_id), count(DISTINCT application_name) FROM totp.audit_log").fetchone() == (200, 200, 200, 20)

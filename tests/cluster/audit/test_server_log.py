@@ -1,0 +1,216 @@
+"""The server log has one line per event: ROLLBACK does not remove it, it has no code, nobody can forge it, no client sees it."""
+
+import csv
+import io
+import json
+import re
+from contextlib import closing
+from datetime import timedelta
+from itertools import islice
+
+import pytest
+from server import wait_until
+from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, wrong_codes
+
+
+# The default log_line_prefix, and the whole line after it.
+LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:.]+ \S+ \[\d+\] LOG:  (totp: event=.*)")
+
+
+@pytest.fixture
+def log(cluster):
+    """A function: the events logged since it was last called, without the line of the floor; every line must be one."""
+    position = len(cluster.log_text())
+
+    def read():
+        nonlocal position
+        text = cluster.log_text()[position:]
+        position += len(text)
+        lines = text.split("\n")
+        assert lines.pop() == ""
+        events = [LINE.fullmatch(line) for line in lines]
+        assert None not in events, text
+        return [event[1] for event in events if "event=floor" not in event[1]]
+
+    return read
+
+
+@pytest.fixture
+def conn(quick_db, log):
+    with closing(quick_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        import_secret(conn, "alice", SECRET)
+        check(conn, "alice", "malformed")
+        log()
+        yield conn
+
+
+def audit(conn):
+    return [event for [event] in conn.execute("SELECT event FROM totp.audit_log WHERE event <> 'imported' ORDER BY id").fetchall()]
+
+
+def test_one_line_an_event(conn, log):
+    good = code_at(SECRET, NOON)
+    wrong = islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS + 1)
+    for failures in range(1, MAX_ATTEMPTS):
+        check(conn, "alice", next(wrong))
+        assert log() == [f'totp: event=failed db_user="postgres" user="alice" failures={failures}']
+    check(conn, "alice", next(wrong))
+    assert log() == ['totp: event=failed db_user="postgres" user="alice" failures=5', 'totp: event=locked db_user="postgres" user="alice" failures=5']
+    for code in (good, next(wrong), "malformed"):
+        check(conn, "alice", code)
+        assert log() == []
+    fix_clock(conn, NOON + timedelta(seconds=30))
+    check(conn, "alice", next(wrong_codes(SECRET, NOON)))
+    assert log() == ['totp: event=failed db_user="postgres" user="alice" failures=6', 'totp: event=locked db_user="postgres" user="alice" failures=6']
+    conn.execute("SELECT totp_unlock('alice')")
+    assert log() == ['totp: event=unlocked db_user="postgres" user="alice"']
+    conn.execute("SELECT totp_unlock('alice')")
+    assert log() == []  # there was nothing to clear
+    assert check(conn, "alice", good).reason == "accepted"
+    assert log() == []
+    assert check(conn, "alice", good).reason == "replayed"
+    assert log() == ['totp: event=replayed db_user="postgres" user="alice" device="default"']
+    assert audit(conn) == ["failed"] * 5 + ["locked", "failed", "locked", "unlocked", "replayed"]
+
+
+def test_recovery_codes_have_lines_too(conn, log):
+    [[code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
+    assert log() == []
+    recover = "SELECT totp_recover('alice', %s)"
+    for _ in range(MAX_ATTEMPTS):
+        conn.execute(recover, ["AAAAAA-AAAAAA-AAAAAA-AAAAAA"])
+    assert log() == [*(f'totp: event=failed db_user="postgres" user="alice" of="recovery_codes" failures={n}' for n in range(1, 6)),
+                     'totp: event=locked db_user="postgres" user="alice" of="recovery_codes" failures=5']
+    conn.execute(recover, [code])
+    assert log() == []
+    conn.execute("SELECT totp_unlock('alice')")
+    assert log() == ['totp: event=unlocked db_user="postgres" user="alice"']
+    conn.execute(recover, [code])
+    assert log() == ['totp: event=recovery_code_used db_user="postgres" user="alice"']
+    conn.execute(recover, [code])
+    assert log() == ['totp: event=replayed db_user="postgres" user="alice" of="recovery_codes" failures=1']
+
+
+def test_the_first_judgment_of_a_cluster_has_a_line(db, cluster):
+    position = len(cluster.log_text())
+    with closing(db.connect()) as conn:
+        for _ in range(2):
+            enroll(conn, "alice")
+    with closing(db.connect()) as conn:
+        enroll(conn, "alice")
+    assert [LINE.fullmatch(line)[1] for line in cluster.log_text()[position:].splitlines()] == ["totp: event=floor timeline=1"]
+
+
+def test_the_lines_outlive_a_rollback_and_the_audit_rows_do_not(conn, log):
+    good = code_at(SECRET, NOON)
+    with conn.transaction(force_rollback=True):
+        check(conn, "alice", good)
+        check(conn, "alice", good)
+        for code in islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS):
+            check(conn, "alice", code)
+        conn.execute("SELECT totp_unlock('alice')")
+        assert len(audit(conn)) == 8
+    assert audit(conn) == []
+    assert log() == ['totp: event=replayed db_user="postgres" user="alice" device="default"',
+                     *(f'totp: event=failed db_user="postgres" user="alice" failures={n}' for n in range(1, 6)),
+                     'totp: event=locked db_user="postgres" user="alice" failures=5', 'totp: event=unlocked db_user="postgres" user="alice"']
+
+
+# --- the code --------------------------------------------------------------------------
+
+TALKATIVE = {"client_min_messages": "debug5", "log_min_error_statement": "debug5", "log_parameter_max_length": -1,
+             "log_parameter_max_length_on_error": -1}
+
+
+@pytest.mark.parametrize("by_parameter", [True, False])
+def test_neither_log_nor_client_gets_the_statement_or_the_line(conn, log, by_parameter):
+    """Whatever the session sets. What a server logs of statements by log_statement is not ours to hide."""
+    heard = []
+    conn.add_notice_handler(lambda notice: heard.append(
+        "\n".join(filter(None, (notice.message_primary, notice.message_detail, notice.message_hint, notice.context)))))
+    # PostgreSQL 18 tells its client, in debug messages, where it looks for a function's library: at the first call only.
+    conn.execute("SELECT totp_verify('alice', 'malformed')")
+    for name, value in TALKATIVE.items():
+        conn.execute(f"SET {name} = {value}")
+    codes = [code_at(SECRET, NOON)] * 2 + list(islice(wrong_codes(SECRET, NOON), 100, 100 + MAX_ATTEMPTS + 1))
+    for code in codes:
+        if by_parameter:
+            conn.execute("SELECT totp_verify('alice', %s)", [code])
+        else:
+            conn.execute(f"DO $$ BEGIN PERFORM totp_verify('alice', '{code}'); END $$")  # with a context, too
+    assert len(heard) > len(codes)  # debug messages did come through
+    lines = log()
+    assert [line.split()[1] for line in lines] == ["event=replayed"] + ["event=failed"] * 5 + ["event=locked"]
+    for code in codes:
+        assert code not in "".join(lines)
+        assert code not in "".join(heard)
+    assert "event=" not in "".join(heard)
+
+
+def test_neither_csvlog_nor_jsonlog_holds_the_statement(make_cluster):
+    cluster = make_cluster(logging_collector="on", log_destination="stderr,csvlog,jsonlog", log_filename="server.log",
+                           log_error_verbosity="verbose", log_min_error_statement="debug5")
+    db = cluster.create_database()
+    wrong = list(islice(wrong_codes(SECRET, NOON), 777000, 777005))
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        import_secret(conn, "alice", SECRET)
+        for code in wrong:
+            conn.execute(f"SELECT totp_verify('alice', '{code}')")
+
+    def text(ending):
+        return (cluster.data / "log" / f"server.{ending}").read_text()
+
+    for ending in ("log", "csv", "json"):
+        wait_until(lambda: "event=locked" in text(ending), "the log collector")
+        assert not any(code in text(ending) for code in wrong)
+    rows = [row for row in csv.reader(io.StringIO(text("csv"))) if "event=failed" in row[13]]
+    assert [row[19] for row in rows] == [""] * 5  # query
+    entries = [entry for entry in map(json.loads, text("json").splitlines()) if "event=failed" in entry["message"]]
+    assert len(entries) == 5 and not any("statement" in entry or "context" in entry for entry in entries)
+
+
+# --- forgery ---------------------------------------------------------------------------
+
+HOSTILE = [
+    'x" failures=0\n2030-01-01 12:00:00.000 UTC [1] LOG:  totp: event=unlocked user="alice',
+    "line\nbreak", "carriage\rreturn", "tab\tbell\x07escape\x1b[2Kdelete\x7f", 'quote"quote', "back\\slash\\", '\\"', "\\n", "\\u{a}", "'; --",
+    "next\u0085line", "separators\u2028\u2029", "right to left \u202e", "zero\u200bwidth", "é日本語🎉", "%s%n%m$1", " ", "=", 'user="bob"',
+    "\x01", "x" * 256, "\U0010ffff",
+]
+
+
+def unquoted(line):
+    """The values of a line by name: bare, or quoted with \\" \\\\ and \\u{hex}."""
+    values = {}
+    at = len("totp: ")
+    pair = re.compile(r'([a-z_]+)=(?:([a-z0-9_]+)|"((?:[^"\\]|\\["\\]|\\u\{[0-9a-f]+\})*)")(?: |$)')
+    while at < len(line):
+        found = pair.match(line, at)
+        assert found, line
+        name, bare, quoted = found.groups()
+        values[name] = bare if quoted is None else re.sub(
+            r'\\(?:(["\\])|u\{([0-9a-f]+)\})', lambda e: e[1] or chr(int(e[2], 16)), quoted)
+        at = found.end()
+    return values
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name)[:24])
+def test_no_name_can_forge_a_line(conn, log, name):
+    import_secret(conn, name, SECRET, account_name="someone", device=name)
+    code = code_at(SECRET, NOON)
+    conn.execute("SELECT set_config('totp.actor', %s, false)", [name])
+    for guess in (next(wrong_codes(SECRET, NOON)), code, code):
+        check(conn, name, guess)
+    lines = log()
+    by = {"db_user": "postgres", "actor": name}
+    assert [unquoted(line) for line in lines] == [
+        {"event": "failed", **by, "user": name, "failures": "1"}, {"event": "replayed", **by, "user": name, "device": name}]
+    assert all(re.fullmatch("[ -~]*", line) for line in lines)
+
+
+def test_the_user_id_of_a_call_that_finds_no_user_is_not_logged(conn, log):
+    for name in HOSTILE:
+        check(conn, name, "123456")
+    assert log() == []

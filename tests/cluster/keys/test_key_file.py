@@ -1,0 +1,377 @@
+"""The key file: which files are accepted, what the error says of others, and what happens without a key."""
+
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+
+import pytest
+from master_keys import nothing_told
+from server import PATIENCE_SECONDS, SERVER_USER, wait_until
+from totp import NOON, code_at, enroll, error_of, fix_clock, verify
+
+AS_ROOT = pytest.mark.skipif(os.getuid() != 0, reason="only root gives a file away")
+
+
+@pytest.fixture(scope="module")
+def server(make_module_cluster):
+    """A server whose key file the tests of this module spoil, and put right again."""
+    return make_module_cluster()
+
+
+@pytest.fixture(scope="module")
+def db(server):
+    return server.create_database()
+
+
+@pytest.fixture(scope="module")
+def good_key(server):
+    return server.key_file.read_text()
+
+
+@pytest.fixture
+def key_file(server, good_key):
+    """The path of the key file, put right again afterwards."""
+    yield server.key_file
+    if server.key_file.is_dir() and not server.key_file.is_symlink():
+        server.key_file.rmdir()
+    elif os.path.lexists(server.key_file):
+        server.key_file.unlink()
+    server.write_key_file(good_key)
+
+
+@pytest.fixture(scope="module")
+def alice(db, good_key):
+    """An enrolled user; its secret. Every test takes a later time, so that no code is given twice."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+    return secret
+
+
+@pytest.fixture
+def later(_times=iter(range(1, 10_000))):
+    return NOON + timedelta(minutes=5 * next(_times))
+
+
+def refused(db, later, secret, *secret_texts):
+    """Every function that needs the key ends in F0000 with a HINT; nothing is charged, nothing is used up."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        counters = "SELECT a::text, u::text FROM totp.attempts a JOIN totp.used_codes u USING (user_id)"
+        before = conn.execute(counters).fetchall()
+        for query in ("SELECT totp_verify('alice', %(right)s)", "SELECT totp_verify('alice', '000000')", "SELECT * FROM totp_check('alice', %(right)s)",
+                      "SELECT * FROM totp_enroll('bob')"):
+            error = error_of(conn, query, {"right": code_at(secret, later)})
+            assert error.sqlstate == "F0000" and error.diag.message_hint, query
+            nothing_told(error, *secret_texts)
+        assert conn.execute(counters).fetchall() == before
+        assert conn.execute("SELECT totp_enabled('alice')").fetchone() == (True,)
+        assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("active",)
+        assert conn.execute("SELECT master_key_loaded FROM totp_keys()").fetchone() == (False,)
+        return error
+
+
+def taken(db, later, secret):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        assert verify(conn, "alice", code_at(secret, later)) is True
+        assert conn.execute("SELECT master_key_loaded FROM totp_keys()").fetchone() == (True,)
+
+
+# --- The content of the file --------------------------------------------------------------------
+
+K1, K2 = "0123456789abcdef" * 4, "fedcba9876543210" * 4
+SPOILED = {
+    "empty": "", "white space": " \n\t\n", "comments only": "# nothing here\n#\n", "truncated": K1[:63], "too long": K1 + "0", "half": K1[:32], "twice in a line": K1 + K1,
+    "two in a line": K1 + " " + K2, "base64": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "not hex": "g" + K1[1:], "with 0x": "0x" + K1, "spaces inside": K1[:32] + " " + K1[32:],
+    "all zero": "0" * 64, "all one": "1" * 64, "all f": "f" * 64, "all F": "F" * 64, "mixed f": "fF" * 32, "all a": "a" * 64, "duplicate": f"{K1}\n{K1}\n",
+    "duplicate in upper case": f"{K1}\n{K1.upper()}\n", "duplicate further down": f"{K1}\n{K2}\n{K1}\n", "second line bad": f"{K1}\nnot a key\n",
+    "second line short": f"{K1}\n{K2[:10]}\n", "full-width digits": "０" * 64, "BOM": "\ufeff" + K1, "NUL": K1[:32] + "\0" + K1[33:], "NUL at the end": K1 + "\n\0",
+    "shell": f"TOTP_ENCRYPTION_KEY={K1}", "quoted": f'"{K1}"', "PEM": "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n-----END PRIVATE KEY-----\n",
+    "comma": f"{K1},{K2}", "too much": "# " + "x" * 65536 + "\n" + K1,
+}
+
+
+@pytest.mark.parametrize("content", SPOILED.values(), ids=SPOILED.keys())
+def test_a_spoiled_file_is_refused(server, db, alice, key_file, later, content):
+    server.write_key_file(content)
+    refused(db, later, alice, content)
+
+
+def test_a_file_that_is_not_utf8_is_refused(server, db, alice, key_file, later):
+    server.write_key_file("x")
+    key_file.write_bytes(K1.encode() + b"\n# \xff\xfe\n")
+    refused(db, later, alice, K1)
+
+
+WRITTEN = {
+    "no newline": "{key}", "CRLF": "{key}\r\n", "blank lines": "\n\n{key}\n\n", "indented": "  \t{key}  \n", "upper case": "{KEY}\n", "comment above": "# made in 2030\n{key}\n",
+    "comment beside": "{key} # made in 2030\n", "older keys below": "{key}\n" + K1 + "\n" + K2 + "\n", "older key first": K1 + "\n{key}\n",
+    "64 kB": "#" + "x" * (65536 - 66) + "\n{key}",
+}
+
+
+@pytest.mark.parametrize("template", WRITTEN.values(), ids=WRITTEN.keys())
+def test_a_good_file_is_taken(server, db, alice, good_key, key_file, later, template):
+    key = good_key.strip()
+    server.write_key_file(template.replace("{key}", key).replace("{KEY}", key.upper()))
+    taken(db, later, alice)
+
+
+# --- The kind and the rights of the file ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o500], ids=oct)
+def test_rights_that_are_taken(server, db, alice, good_key, key_file, later, mode):
+    server.write_key_file(good_key, mode)
+    taken(db, later, alice)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o606, 0o620, 0o602, 0o610, 0o601, 0o666, 0o777, 0o4644], ids=oct)
+def test_rights_that_are_refused(server, db, alice, good_key, key_file, later, mode):
+    server.write_key_file(good_key, mode)
+    refused(db, later, alice, good_key)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("mode, ok", [(0o640, True), (0o440, True), (0o600, False), (0o644, False), (0o604, False), (0o660, False), (0o650, False), (0o641, False)],
+                         ids=lambda value: str(value) if isinstance(value, bool) else oct(value))
+def test_a_file_of_root(db, alice, key_file, later, good_key, mode, ok):
+    os.chown(key_file, 0, SERVER_USER.pw_gid)
+    os.chmod(key_file, mode)
+    if ok:
+        taken(db, later, alice)
+    else:
+        refused(db, later, alice, good_key)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o666], ids=oct)
+def test_a_file_of_another_user_is_refused(db, alice, key_file, later, good_key, mode):
+    os.chown(key_file, 65533, SERVER_USER.pw_gid)
+    os.chmod(key_file, mode)
+    refused(db, later, alice, good_key)
+
+
+def test_no_file(server, db, alice, key_file, later):
+    key_file.unlink()
+    refused(db, later, alice)
+
+
+def test_a_directory(server, db, alice, key_file, later):
+    key_file.unlink()
+    server.run("mkdir", "-m", "700", key_file)
+    refused(db, later, alice)
+
+
+def test_a_fifo_is_refused_without_waiting_for_it(server, db, alice, key_file, later):
+    key_file.unlink()
+    server.run("mkfifo", "-m", "600", key_file)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(refused, db, later, alice)
+        try:
+            call.result(timeout=PATIENCE_SECONDS)
+        finally:
+            if not call.done():  # it waits for a writer: be one, or the test never ends
+                os.close(os.open(key_file, os.O_WRONLY | os.O_NONBLOCK))
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "/dev/zero", "/dev/urandom", "/nowhere/at/all", "/", "master.key"])
+def test_a_link_to_something_that_is_not_a_file(server, db, alice, key_file, later, target):
+    key_file.unlink()
+    server.run("ln", "-s", target, key_file)
+    refused(db, later, alice)
+
+
+def test_a_link_to_a_good_file(server, db, alice, good_key, key_file, later):
+    server.run("mv", key_file, server.folder / "real.key")
+    server.run("ln", "-s", "real.key", key_file)
+    taken(db, later, alice)
+    server.run("chmod", "644", server.folder / "real.key")
+    refused(db, later + timedelta(minutes=1), alice, good_key)
+    server.run("rm", server.folder / "real.key")
+
+
+def test_a_link_into_the_data_directory(server, db, alice, good_key, key_file, later):
+    server.run("mv", key_file, server.data / "hidden.key")
+    server.run("ln", "-s", server.data / "hidden.key", key_file)
+    refused(db, later, alice, good_key)
+    server.run("rm", server.data / "hidden.key")
+
+
+@pytest.fixture(scope="module")
+def server_with_file_inside(make_module_cluster):
+    server = make_module_cluster()
+    server.run("ln", "-s", server.data, server.folder / "link")
+    return server
+
+
+@pytest.mark.parametrize("where", ["{data}/master.key", "{data}/base/master.key", "{folder}/link/master.key", "{folder}/../{name}/data/master.key", "master.key", "base/master.key"])
+def test_a_file_inside_the_data_directory(server_with_file_inside, where):
+    """Under whatever name; a relative one is relative to the data directory."""
+    server = server_with_file_inside
+    path = where.format(data=server.data, folder=server.folder, name=server.folder.name)
+    inside = (server.data / path) if not path.startswith("/") else path
+    server.run("cp", server.key_file, inside)
+    db = server.create_database()
+    server.configure(totp__key_file=path)
+    server.reload()
+    with closing(db.connect()) as conn:
+        wait_until(lambda: conn.execute("SHOW totp.key_file").fetchone() == (path,), "the new configuration")
+    with closing(db.connect()) as conn:
+        error = error_of(conn, "SELECT totp_enroll('alice')")
+        assert error.sqlstate == "F0000" and error.diag.message_hint and "data directory" in error.diag.message_detail
+
+
+# --- Changes while the server runs ----------------------------------------------------------------------
+
+
+def reload_seen_by(server, conn):
+    """Reload, and wait until this session has seen it."""
+    marker = secrets.token_hex(4)
+    server.configure(totp__issuer=marker)
+    server.reload()
+    wait_until(lambda: conn.execute("SHOW totp.issuer").fetchone() == (marker,), "the session to reload")
+
+
+def test_a_broken_file_keeps_the_keys_in_use(server, db, alice, key_file, later):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        assert verify(conn, "alice", code_at(alice, later)) is True
+        server.write_key_file("garbage that is no key")
+        reload_seen_by(server, conn)
+        log_before = server.log_text()
+        fix_clock(conn, later + timedelta(minutes=1))
+        assert verify(conn, "alice", code_at(alice, later + timedelta(minutes=1))) is True
+        enroll(conn, "carol")
+        written = server.log_text()[len(log_before):]
+        assert "key_file" in written and "garbage" not in written and "that is no key" not in written
+        # Once the file is right the session takes it.
+        server.write_key_file(K1)
+        reload_seen_by(server, conn)
+        fix_clock(conn, later + timedelta(minutes=2))
+        assert error_of(conn, "SELECT totp_verify('alice', '123456')").sqlstate == "F0000"
+    # Another session, which has no keys in use, gets the error.
+    server.write_key_file("garbage")
+    refused(db, later + timedelta(minutes=3), alice)
+
+
+def test_a_file_that_is_gone_keeps_the_keys_in_use(server, db, alice, key_file, later):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        assert verify(conn, "alice", code_at(alice, later)) is True
+        key_file.unlink()
+        reload_seen_by(server, conn)
+        fix_clock(conn, later + timedelta(minutes=1))
+        assert verify(conn, "alice", code_at(alice, later + timedelta(minutes=1))) is True
+
+
+def test_a_key_added_needs_no_restart_and_no_reload(make_cluster):
+    """A session that has read the file finds a secret sealed under a key that was added since: it reads the file again."""
+    server = make_cluster(key=K1)
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+        # The data key comes under another master key, as a rotation would leave it: here by sealing it again in a copy of the database.
+        server.write_key_file(f"{K2}\n")
+        other = server.create_database()
+        with closing(other.connect()) as there:
+            fix_clock(there, NOON)
+            other_secret = enroll(there, "bob")
+        server.write_key_file(f"{K1}\n")
+        with closing(other.connect()) as there:
+            fix_clock(there, NOON)
+            error = error_of(there, "SELECT totp_verify('bob', %s)", [code_at(other_secret, NOON)])
+            assert error.sqlstate == "F0000"
+            server.write_key_file(f"{K1}\n{K2}\n")
+            assert verify(there, "bob", code_at(other_secret, NOON)) is True
+        assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
+
+
+def test_only_the_first_key_seals_and_the_others_open(make_cluster):
+    server = make_cluster(key=K1)
+    first = server.create_database()
+    with closing(first.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()
+    server.write_key_file(f"{K2}\n{K1}\n")
+    with closing(first.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+        enroll(conn, "bob")  # under the data key that is there
+        assert conn.execute("SELECT master_key, master_key_loaded FROM totp_keys()").fetchall() == [(*fingerprint, True)]
+    second = server.create_database()
+    with closing(second.connect()) as conn:
+        enroll(conn, "alice")
+        assert conn.execute("SELECT master_key FROM totp_keys()").fetchone() != fingerprint
+
+
+# --- The wrong key, a missing key ----------------------------------------------------------------------------
+
+
+def test_another_master_key_is_reported_by_fingerprint_and_charges_nothing(server, db, alice, good_key, key_file, later):
+    fingerprint = db.value("SELECT master_key FROM totp.data_keys")
+    server.write_key_file(K1)
+    with closing(db.connect()) as conn:
+        fix_clock(conn, later)
+        for code in (code_at(alice, later), "000000"):
+            for call in ("SELECT totp_verify('alice', %s)", "SELECT * FROM totp_check('alice', %s)", "SELECT * FROM totp_check('alice', %s, 'default')"):
+                error = error_of(conn, call, [code])
+                assert error.sqlstate == "F0000" and fingerprint in error.diag.message_primary and error.diag.message_hint
+                nothing_told(error, K1)
+        error = error_of(conn, "SELECT totp_enroll('dave')")
+        assert error.sqlstate == "F0000" and fingerprint in error.diag.message_primary
+        assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
+        assert conn.execute("SELECT master_key, master_key_loaded FROM totp_keys()").fetchall() == [(fingerprint, False)]
+        assert conn.execute("SELECT totp_remove('dave')").fetchone() == (0,)
+    # With the right key below the other one everything is as before.
+    server.write_key_file(f"{K1}\n{good_key}")
+    taken(db, later, alice)
+
+
+def test_a_fingerprint_is_not_part_of_the_key(db, good_key, alice):
+    fingerprint = db.value("SELECT master_key FROM totp.data_keys")
+    assert len(fingerprint) == 16 and fingerprint not in good_key
+
+
+def test_a_data_key_that_is_gone(make_cluster):
+    server = make_cluster()
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        conn.execute("CREATE TABLE kept AS SELECT * FROM totp.data_keys")
+        conn.execute("DELETE FROM totp.data_keys")
+    with closing(db.connect()) as conn:  # a session that does not remember the key
+        fix_clock(conn, NOON)
+        for code in (code_at(secret, NOON), "000000"):
+            error = error_of(conn, "SELECT totp_verify('alice', %s)", [code])
+            assert error.sqlstate == "XX001" and error.diag.message_hint
+        assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
+        conn.execute("INSERT INTO totp.data_keys SELECT * FROM kept")
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+
+
+def test_no_secret_of_a_missing_master_key_is_lost_by_enrolling(make_cluster):
+    """An enrollment under the wrong master key must not make a new data key beside the one that nobody can open."""
+    server = make_cluster(key=K1)
+    db = server.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+    server.write_key_file(K2)
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        for query in ("SELECT totp_enroll('alice')", "SELECT totp_enroll('bob')", "SELECT totp_enroll('alice', keep_current => false)"):
+            assert error_of(conn, query).sqlstate == "F0000"
+        assert conn.execute("SELECT count(*) FROM totp.data_keys").fetchone() == (1,)
+    server.write_key_file(K1)
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert verify(conn, "alice", code_at(secret, NOON)) is True

@@ -1,0 +1,244 @@
+"""A lost master key: calls that need it name it and change nothing, and totp_forget_unreadable() removes what nobody can open."""
+
+from contextlib import closing
+
+import pytest
+from many_users import AT_ONCE, ONLINE, keys, open_everything
+from master_keys import MINUTE, NEW, OLD, RESTORE, fingerprint_of_current, master_keys, replace_key_file, tables
+from master_keys import db, key_cluster, module_db, people  # noqa: F401 - fixtures
+from sessions import session
+from totp import NOON, ORPHANS, code_at, enroll, error_of, verify, wrong_codes
+
+# --- A lost master key --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lost(key_cluster, db):
+    """A session after the loss of OLD: "alice" is active, with recovery codes, "bob" is pending. What they had, and the fingerprint."""
+    with session(db) as conn:
+        had = {"alice": enroll(conn, "alice"), "bob": enroll(conn, "bob")}
+        assert verify(conn, "alice", code_at(had["alice"], NOON - MINUTE / 2)) is True
+        [had["recovery code"], *_] = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
+        assert verify(conn, "alice", next(wrong_codes(had["alice"], NOON))) is False
+    fingerprint = fingerprint_of_current(db)
+    replace_key_file(key_cluster, f"{NEW}\n")
+    with session(db) as conn:
+        yield conn, had, fingerprint
+
+
+NEED_THE_KEY = [
+    "SELECT totp_verify('alice', %(alice)s)",
+    "SELECT totp_verify('alice', %(alice)s, 'default')",
+    "SELECT totp_verify('alice', %(wrong)s)",
+    "SELECT * FROM totp_check('alice', %(alice)s)",
+    "SELECT * FROM totp_check('alice', %(wrong)s)",
+    "SELECT totp_verify('bob', %(bob)s)",
+    "SELECT totp_confirm('bob', %(bob)s)",
+    "SELECT totp_recover('alice', %(recovery code)s)",
+    "SELECT totp_recover('alice', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')",
+    "SELECT totp_enroll('alice')",
+    "SELECT totp_enroll('carol')",
+    "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",
+    "SELECT totp_import('carol', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",
+    "SELECT totp_reset('alice')",
+    "SELECT totp_recovery_codes('alice')",
+    "SELECT totp_rename_user('alice', 'carol')",
+    "SELECT totp_export()",
+    AT_ONCE,
+    ONLINE,
+    "SELECT totp.rotation_begin(1000)",
+    "SELECT totp.rotation_step(NULL, 10)",
+]
+
+
+@pytest.mark.parametrize("query", NEED_THE_KEY)
+def test_whatever_needs_the_lost_key_names_it_and_changes_nothing(db, lost, query):
+    conn, had, fingerprint = lost
+    arguments = {"alice": code_at(had["alice"], NOON), "bob": code_at(had["bob"], NOON), "wrong": next(wrong_codes(had["alice"], NOON))}
+    before = tables(db)
+    error = error_of(conn, query, {**had, **arguments})
+    assert error.sqlstate == "F0000"
+    assert error.diag.message_primary == f"sealed under master key {fingerprint}, which is not loaded"
+    assert error.diag.message_hint == RESTORE
+    assert tables(db) == before
+
+
+def test_what_works_without_the_lost_key(lost):
+    conn, _, fingerprint = lost
+    assert conn.execute("SELECT totp_enabled('alice'), totp_enabled('bob')").fetchone() == (True, False)
+    assert conn.execute("SELECT state, failures, recovery_codes_left FROM totp_status('alice')").fetchone() == ("active", 1, 10)
+    assert master_keys(conn) == [("current", fingerprint, False)]
+    health = dict(conn.execute("SELECT check_name, status || ': ' || detail FROM totp_health()").fetchall())
+    assert health["lost_master_key"].startswith("fail: 2 secrets and 1 sets of recovery codes are sealed under master key " + fingerprint)
+    assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
+    assert conn.execute("SELECT totp_disable('alice')").fetchone() == (1,)
+    assert conn.execute("SELECT totp_enable('alice')").fetchone() == (1,)
+    assert conn.execute("SELECT reason FROM totp_check('nobody', '123456')").fetchone() == ("not_enrolled",)
+    assert conn.execute("SELECT totp_remove('bob')").fetchone() == (1,)
+
+
+def test_the_lost_key_is_found_again(key_cluster, lost):
+    conn, had, _ = lost
+    assert error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(had["alice"], NOON)]).sqlstate == "F0000"
+    replace_key_file(key_cluster, f"{NEW}\n{OLD}\n")
+    assert verify(conn, "alice", code_at(had["alice"], NOON)) is True
+    assert conn.execute("SELECT totp_recover('alice', %(recovery code)s)", had).fetchone() == (True,)
+    assert conn.execute("SELECT totp_confirm('bob', %s)", [code_at(had["bob"], NOON)]).fetchone() == (True,)
+
+
+# --- totp_forget_unreadable ----------------------------------------------------------------------------
+
+FORGET = "SELECT user_id, device FROM totp_forget_unreadable(%s)"
+
+
+def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
+    """The master key was changed by an online rotation that never ended, and the old one is gone."""
+    names = ("active", "both", "devices", "moved", "pending", "staged")
+    with session(db) as conn:
+        had = {}
+        for name in names:
+            had[name] = enroll(conn, name)
+            if name != "pending":
+                assert verify(conn, name, code_at(had[name], NOON - MINUTE / 2)) is True
+            conn.execute("SELECT totp_recovery_codes(%s)", [name])
+        staged_before = enroll(conn, "staged")
+        replace_key_file(key_cluster, f"{NEW}\n{OLD}\n")
+        conn.execute("SELECT totp.rotation_begin(1000)")
+        [(old_key, _), (new_key, _)] = keys(conn)
+        old = conn.execute("SELECT master_key FROM totp_keys() WHERE state = 'retiring'").fetchone()[0]
+        # "moved" went over with all that it has.
+        with session(db) as others:
+            others.execute("BEGIN")
+            others.execute("SELECT FROM totp.attempts WHERE user_id <> 'moved' FOR UPDATE")
+            assert conn.execute("SELECT moved FROM totp.rotation_step(NULL, 100)").fetchone() == (1,)
+            others.execute("ROLLBACK")
+        # "both": the active secret is under the old key, the staged one under the new. "devices": one device each, and new recovery codes.
+        staged_after = enroll(conn, "both")
+        tablet = enroll(conn, "devices", device="tablet")
+        assert verify(conn, "devices", code_at(tablet, NOON - MINUTE / 2), "tablet") is True
+        [recovery_code, *_] = [code for [code] in conn.execute("SELECT totp_recovery_codes('devices')")]
+        # "staged": the active secret went over and the staged one did not.
+        hide = {"secrets": "user_id = 'staged' AND slot = 'pending'", "recovery_codes": "user_id = 'staged'"}
+        for table, rows in hide.items():
+            conn.execute(f"CREATE TEMP TABLE hidden_{table} AS SELECT * FROM totp.{table} WHERE {rows}")
+            conn.execute(f"DELETE FROM totp.{table} WHERE {rows}")
+        with session(db) as others:
+            others.execute("BEGIN")
+            others.execute("SELECT FROM totp.attempts WHERE user_id <> 'staged' FOR UPDATE")
+            assert conn.execute("SELECT moved FROM totp.rotation_step(NULL, 100)").fetchone() == (1,)
+            others.execute("ROLLBACK")
+        for table in hide:
+            conn.execute(f"INSERT INTO totp.{table} SELECT * FROM hidden_{table}")
+    replace_key_file(key_cluster, f"{NEW}\n")
+    with session(db) as conn:
+        conn.execute("SET totp.actor = 'ops:7'")
+        forgotten = conn.execute(FORGET, [old]).fetchall()
+        assert forgotten == [("active", "default"), ("active", None), ("both", "default"), ("both", None), ("devices", "default"),
+                             ("pending", "default"), ("pending", None), ("staged", None)]
+        lost = sorted([*forgotten, ("staged", "default")], key=lambda row: (row[0], row[1] or "~"))
+        audited = conn.execute("SELECT user_id, device, actor, at, detail FROM totp.audit_log WHERE event = 'unreadable_forgotten' ORDER BY id").fetchall()
+        until = {("active", "default"): NOON, ("both", "default"): NOON, ("devices", "default"): NOON}  # of the codes that confirmed them
+        used = {row: {"used_until": str(int(when.timestamp()))} for row, when in until.items()}
+        assert audited == [(*row, "ops:7", NOON, {"master_key": old} | used.get(row, {})) for row in lost]
+        assert keys(conn) == [(new_key, "current")]
+
+        left = conn.execute("SELECT user_id, device, slot FROM totp.secrets ORDER BY 1, 2, 3").fetchall()
+        assert left == [("both", "default", "pending"), ("devices", "tablet", "active"), ("moved", "default", "active"), ("staged", "default", "active")]
+        assert conn.execute("SELECT user_id FROM totp.recovery_codes ORDER BY 1").fetchall() == [("devices",), ("moved",)]
+        assert conn.execute(ORPHANS).fetchall() == []
+        assert open_everything(conn) == (4, 2)
+        for name, secret, device in [("both", staged_after, None), ("devices", tablet, "tablet"), ("moved", had["moved"], None), ("staged", had["staged"], None)]:
+            assert verify(conn, name, code_at(secret, NOON), device) is True
+        assert conn.execute("SELECT totp_recover('devices', %s)", [recovery_code]).fetchone() == (True,)
+        for name, secret in [("active", had["active"]), ("pending", had["pending"]), ("staged", staged_before)]:
+            assert verify(conn, name, code_at(secret, NOON + MINUTE / 2)) is False
+        for name in ("active", "pending"):
+            secret = enroll(conn, name)
+            assert verify(conn, name, code_at(secret, NOON)) is True
+        conn.execute(ONLINE)
+        assert open_everything(conn) == (6, 2)
+        assert conn.execute("SELECT count(*) FROM totp_health() WHERE check_name IN ('rows', 'data_keys', 'lost_master_key') AND status = 'ok'").fetchone() == (3,)
+
+
+def test_forget_lists_a_device_once_and_audits_each_of_its_secrets(key_cluster, db):
+    with session(db) as conn:
+        assert verify(conn, "alice", code_at(enroll(conn, "alice"), NOON)) is True
+        enroll(conn, "alice")
+        fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()[0]
+    replace_key_file(key_cluster, f"{NEW}\n")
+    with session(db) as conn:
+        assert conn.execute(FORGET, [fingerprint]).fetchall() == [("alice", "default")]
+        assert conn.execute("SELECT user_id, device FROM totp.audit_log WHERE event = 'unreadable_forgotten'").fetchall() == [("alice", "default")] * 2
+
+
+def test_forgetting_a_key_that_sealed_nothing_is_audited(key_cluster, db):
+    with session(db) as conn:
+        enroll(conn, "alice")
+        conn.execute("SELECT totp_remove('alice')")
+        fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()[0]
+    replace_key_file(key_cluster, f"{NEW}\n")
+    with session(db) as conn:
+        assert conn.execute(FORGET, [fingerprint]).fetchall() == []
+        assert conn.execute("SELECT user_id, detail FROM totp.audit_log WHERE event = 'unreadable_forgotten'").fetchall() == [(None, {"master_key": fingerprint})]
+        assert keys(conn) == []
+
+
+def test_forget_everything_and_start_again(db, lost):
+    conn, had, fingerprint = lost
+    assert conn.execute(FORGET, [fingerprint]).fetchall() == [("alice", "default"), ("alice", None), ("bob", "default")]
+    assert keys(conn) == []
+    assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [code_at(had["alice"], NOON)]).fetchone() == ("not_enrolled",)
+    assert conn.execute("SELECT totp_recover('alice', %(recovery code)s)", had).fetchone() == (False,)
+    secret = enroll(conn, "alice")
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    [(state, new, loaded)] = master_keys(conn)
+    assert (state, loaded) == ("current", True) and new != fingerprint
+
+
+def test_a_rolled_back_forget_changes_nothing(db, lost, key_cluster):
+    conn, had, fingerprint = lost
+    before = tables(db)
+    conn.execute("BEGIN")
+    assert len(conn.execute(FORGET, [fingerprint]).fetchall()) == 3
+    conn.execute("ROLLBACK")
+    assert tables(db) == before
+    replace_key_file(key_cluster, f"{NEW}\n{OLD}\n")
+    assert verify(conn, "alice", code_at(had["alice"], NOON)) is True
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef", "", "no fingerprint", "0123456789ABCDEF' OR '1'='1", None])
+def test_forget_refuses_a_key_that_is_unknown(db, lost, name):
+    before = tables(db)
+    error = error_of(lost[0], FORGET, [name])
+    assert error.sqlstate == "22023"
+    if name is not None:
+        assert error.diag.message_primary == "master key is loaded, or no data key was ever wrapped by it"
+        assert error.diag.message_hint == "Name a fingerprint that totp_keys() shows as not loaded."
+    assert tables(db) == before
+
+
+@pytest.mark.parametrize("text", [f"{OLD}\n", f"{NEW}\n{OLD}\n", f"{OLD}\n{NEW}\n"], ids=["alone", "second", "first"])
+def test_forget_refuses_a_key_that_is_in_the_file(key_cluster, db, lost, text):
+    conn, had, fingerprint = lost
+    assert error_of(conn, "SELECT totp_verify('alice', '000000')").sqlstate == "F0000"  # the session has not read it yet
+    replace_key_file(key_cluster, text)
+    before = tables(db)
+    assert error_of(conn, FORGET, [fingerprint]).sqlstate == "22023"
+    assert tables(db) == before
+    assert verify(conn, "alice", code_at(had["alice"], NOON)) is True
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", OLD[:63], None], ids=["empty", "comment", "truncated", "missing"])
+def test_forget_refuses_if_no_key_is_loaded(key_cluster, db, lost, text):
+    """Else a broken file would be taken for a lost key, and everything removed."""
+    conn, _, fingerprint = lost
+    replace_key_file(key_cluster, text)
+    before = tables(db)
+    assert error_of(conn, FORGET, [fingerprint]).sqlstate == "F0000"
+    assert tables(db) == before
+
+
+def test_forget_is_for_the_owner(db, lost):
+    _, _, fingerprint = lost
+    with closing(db.connect(user=db.create_role("admin"))) as conn:
+        assert error_of(conn, FORGET, [fingerprint]).sqlstate == "42501"

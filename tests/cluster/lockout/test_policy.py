@@ -1,0 +1,212 @@
+"""What a wrong code costs, when it locks and for how long, what clears it, and what does not."""
+
+import math
+from contextlib import closing
+from datetime import timedelta
+from itertools import islice
+
+import pytest
+from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def conn(quick_db):
+    with closing(quick_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        import_secret(conn, "alice", SECRET)
+        yield conn
+
+
+def fail(conn, times, user_id="alice", when=NOON):
+    """So many wrong codes; the answer to the last."""
+    answers = [check(conn, user_id, code) for code in islice(wrong_codes(SECRET, when), times)]
+    assert {answer.reason for answer in answers} == {"wrong"}
+    return answers[-1]
+
+
+def attempts(conn):
+    """Everything that totp.attempts holds."""
+    return conn.execute("SELECT user_id, failures, locked_until::text, recovery_failures, recovery_locked_until::text,"
+                        "       last_failed_at::text, ctid, xmin FROM totp.attempts ORDER BY user_id").fetchall()
+
+
+# --- when it locks ---------------------------------------------------------------------
+
+def follow_the_policy(conn, max_attempts, lockout, lockout_max, hard_limit):
+    """Fail until the hard limit; each lock is looked at one second and one microsecond on both sides of its end."""
+    now = NOON + timedelta(microseconds=123456)
+    for failures in range(1, hard_limit + 1):
+        fix_clock(conn, now)
+        answer = fail(conn, 1, when=now)
+        if failures == hard_limit:
+            end = math.inf
+        elif failures >= max_attempts:
+            end = now + SECOND * min(lockout * 2 ** (failures - max_attempts), max(lockout, lockout_max))
+        else:
+            end = None
+        assert (answer.accepted, answer.matched_device, answer.retry_at) == (False, None, end), failures
+        assert answer.attempts_left == (min(max_attempts, hard_limit) - failures if end is None else 0)
+        status = conn.execute("SELECT failures, locked_until::text = 'infinity', nullif(locked_until, 'infinity') FROM totp_status('alice')")
+        assert status.fetchone() == {None: (failures, None, None), math.inf: (failures, True, None)}.get(end, (failures, False, end))
+        if end is None:
+            continue
+        instants = [now, *((NOON + timedelta(days=36500),) if end == math.inf else (end - SECOND, end - timedelta(microseconds=1)))]
+        for instant in instants:
+            fix_clock(conn, instant)
+            for code in (code_at(SECRET, instant), next(wrong_codes(SECRET, instant)), code_at(SECRET, instant)):
+                assert check(conn, "alice", code) == (False, "locked", None, 0, end)
+        if end != math.inf:
+            for instant in (end, end + timedelta(microseconds=1), end + SECOND):
+                fix_clock(conn, instant)
+                assert check(conn, "alice", "malformed") == (False, "malformed", None, 1, None)
+            now = end + [timedelta(0), SECOND][failures % 2]
+
+
+def test_locks_double_up_to_the_longest_and_end_at_the_hard_limit(conn):
+    follow_the_policy(conn, max_attempts=5, lockout=30, lockout_max=3600, hard_limit=100)
+    # Only this helps, and it returns true only if there was something to clear.
+    assert [conn.execute("SELECT totp_unlock('alice')").fetchone()[0] for _ in range(2)] == [True, False]
+    later = NOON + timedelta(days=36500)
+    fix_clock(conn, later)
+    assert check(conn, "alice", code_at(SECRET, later)).reason == "accepted"
+
+
+def test_locks_follow_the_settings(fresh_cluster):
+    db = fresh_cluster.create_database()
+    for max_attempts, lockout, lockout_max, hard_limit in [(3, 10, 60, 8), (1, 1, 1, 3), (100, 30, 3600, 2), (4, 100, 10, 7)]:
+        fresh_cluster.configure(totp__max_attempts=max_attempts, totp__lockout=lockout, totp__lockout_max=lockout_max,
+                                totp__hard_limit=hard_limit)
+        fresh_cluster.restart()
+        with closing(db.connect()) as conn:
+            fix_clock(conn, NOON)
+            import_secret(conn, "alice", SECRET)
+            follow_the_policy(conn, max_attempts, lockout, lockout_max, hard_limit)
+            assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
+
+
+def test_a_success_clears_the_failures(conn):
+    for round in range(3):
+        assert fail(conn, MAX_ATTEMPTS - 1).attempts_left == 1
+        assert check(conn, "alice", code_at(SECRET, NOON.timestamp() + 30 * (round - 1))).attempts_left == MAX_ATTEMPTS
+    assert fail(conn, 1).attempts_left == MAX_ATTEMPTS - 1
+
+
+def test_a_success_after_a_lock_clears_the_lock_and_its_length(conn):
+    fail(conn, MAX_ATTEMPTS)
+    later = NOON + timedelta(seconds=30)
+    fix_clock(conn, later)
+    assert fail(conn, 1, when=later).retry_at == later + timedelta(seconds=60)
+    later += timedelta(seconds=60)
+    fix_clock(conn, later)
+    assert check(conn, "alice", code_at(SECRET, later)) == (True, "accepted", "default", MAX_ATTEMPTS, None)
+    assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
+    assert fail(conn, MAX_ATTEMPTS, when=later).retry_at == later + timedelta(seconds=30)
+
+
+# --- what costs nothing ----------------------------------------------------------------
+
+def test_a_hundred_thousand_calls_during_a_lock_change_nothing(cluster, conn):
+    fail(conn, MAX_ATTEMPTS)
+    before, audit = attempts(conn), conn.execute("SELECT count(*) FROM totp.audit_log").fetchone()
+    log = len(cluster.log_text())
+    codes = [code_at(SECRET, NOON), *islice(wrong_codes(SECRET, NOON), 4)]
+    with conn.transaction():
+        reasons = conn.execute(
+            "SELECT reason, attempts_left, count(*)"
+            "  FROM generate_series(1, 100000) AS i, totp_check('alice', (%s::text[])[1 + i %% 5])"
+            " GROUP BY 1, 2", [codes]).fetchall()
+        assert reasons == [("locked", 0, 100000)]
+        assert conn.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
+    assert attempts(conn) == before
+    assert conn.execute("SELECT count(*) FROM totp.audit_log").fetchone() == audit
+    assert cluster.log_text()[log:] == ""
+    fix_clock(conn, NOON + timedelta(seconds=30))
+    assert verify(conn, "alice", code_at(SECRET, NOON)) is True  # refused so often, and not used up
+
+
+def test_replayed_and_malformed_codes_are_not_charged(conn):
+    used = code_at(SECRET, NOON)
+    assert verify(conn, "alice", used) is True
+    fail(conn, MAX_ATTEMPTS - 1)
+    older = code_at(SECRET, NOON.timestamp() - 30)
+    malformed = ["", " ", "12345", "1234567", "12345678", "12345a", "123 45", "-12345", "+12345", "0x1234", "12345٦", "１２３４５６", "1" * 100000]
+    for code, reason in [*((c, "replayed") for c in [used, older] * 10), *((c, "malformed") for c in malformed)]:
+        answer = check(conn, "alice", code)
+        assert (answer.accepted, answer.reason, answer.attempts_left, answer.retry_at) == (False, reason, 1, None)
+    for user_id, code in (("nobody", used), (None, used), ("alice", None), (None, None)):
+        assert check(conn, user_id, code).accepted is False
+    assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (MAX_ATTEMPTS - 1,)
+    assert fail(conn, 1).attempts_left == 0
+
+
+def test_wrong_codes_of_every_device_and_function_count_together(conn):
+    enroll(conn, "alice", device="phone")
+    wrong = islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS)
+    assert check(conn, "alice", next(wrong)).attempts_left == 4
+    assert check(conn, "alice", next(wrong), "default").attempts_left == 3
+    assert check(conn, "alice", next(wrong), "phone").attempts_left == 2
+    assert conn.execute("SELECT totp_confirm('alice', %s, 'phone')", [next(wrong)]).fetchone() == (False,)
+    assert check(conn, "alice", next(wrong)).attempts_left == 0
+    assert conn.execute("SELECT DISTINCT failures, locked_until FROM totp_status('alice')").fetchall() == [
+        (MAX_ATTEMPTS, NOON + timedelta(seconds=30))]
+    assert check(conn, "alice", code_at(SECRET, NOON)).reason == "locked"
+
+
+def test_recovery_codes_have_their_own_counter(conn):
+    [[code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
+    recover = "SELECT totp_recover('alice', %s)"
+    for letter in "ABCDEFG":
+        assert conn.execute(recover, ["AAAAAA-AAAAAA-AAAAAA-AAAAA" + letter]).fetchone() == (False,)
+    assert conn.execute(recover, [code]).fetchone() == (False,)
+    assert conn.execute("SELECT failures, recovery_failures FROM totp.attempts").fetchone() == (0, MAX_ATTEMPTS)
+    assert fail(conn, MAX_ATTEMPTS - 1).attempts_left == 1
+    assert verify(conn, "alice", code_at(SECRET, NOON)) is True
+    fix_clock(conn, NOON + timedelta(seconds=29))
+    assert conn.execute(recover, [code]).fetchone() == (False,)  # a success of the other kind did not clear this lock
+    fix_clock(conn, NOON + timedelta(seconds=30))
+    assert [conn.execute(recover, [code]).fetchone()[0] for _ in range(2)] == [True, False]
+    assert conn.execute("SELECT failures, recovery_failures FROM totp.attempts").fetchone() == (0, 1)  # the used one is charged
+
+
+# --- what clears it, and what does not -------------------------------------------------
+
+def test_unlock_clears_failures_and_locks_and_no_used_code(conn):
+    used = code_at(SECRET, NOON)
+    assert verify(conn, "alice", used) is True
+    fail(conn, MAX_ATTEMPTS)
+    with conn.transaction(force_rollback=True):
+        assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
+    assert check(conn, "alice", used).reason == "replayed"
+    assert check(conn, "alice", code_at(SECRET, NOON.timestamp() + 30)).reason == "accepted"
+
+
+@pytest.mark.parametrize("call", [
+    "totp_enroll('alice')", "totp_enroll('alice', keep_current => false)", "totp_enroll('alice', device => 'phone')", "totp_reset('alice')",
+    f"totp_import('alice', '{SECRET}')", f"totp_import('alice', '{SECRET}', confirmed => true)",
+    "totp_import('alice', 'KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT')", "totp_import('alice', 'KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT', confirmed => true)",
+    "totp_disable('alice')", "totp_enable('alice')", "totp_remove('alice', 'old phone')", "totp_remove('alice', 'default')",
+    "totp_recovery_codes('alice')", "totp_rename_user('alice', 'bob')", "totp_rotate_key()", "totp_rotate_key_online()"])
+@pytest.mark.parametrize("failures", [MAX_ATTEMPTS - 1, MAX_ATTEMPTS])
+def test_no_change_to_a_device_clears_failures(conn, call, failures):
+    enroll(conn, "alice", device="old phone")
+    if "totp_enable" in call:
+        conn.execute("SELECT totp_disable('alice')")
+        conn.execute("SELECT totp_enable('alice')")
+    fail(conn, failures)
+    [before] = attempts(conn)
+    conn.execute(f"{'CALL' if 'online' in call else 'SELECT'} {call}")
+    [after] = attempts(conn)
+    assert after[1:6] == before[1:6] and after[0] == ("bob" if "rename" in call else "alice")
+    left = check(conn, after[0], "malformed").attempts_left
+    assert left == (MAX_ATTEMPTS - failures)
+
+
+def test_the_last_device_gone_and_back_keeps_the_failures(conn):
+    fail(conn, MAX_ATTEMPTS)
+    conn.execute("SELECT totp_remove('alice', 'default')")
+    # The lock is looked at first, whatever the user has.
+    assert check(conn, "alice", code_at(SECRET, NOON)).reason == "locked"
+    import_secret(conn, "alice", SECRET)
+    assert check(conn, "alice", code_at(SECRET, NOON)).reason == "locked"

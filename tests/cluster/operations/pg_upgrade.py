@@ -1,0 +1,86 @@
+"""pg_upgrade from an older PostgreSQL to the one that PG_CONFIG names.
+
+It needs both with pg_totp, so `make test` leaves it out: tests/run-pg-upgrade runs it. OLD_BIN names the programs of the older.
+"""
+
+import os
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from catalog import catalog
+from population import NEXT, NOON, check_everyone, populate, rows
+from server import BIN, Cluster, Database
+from totp import check, code_at, enroll, fix_clock, verify
+
+OLD_BIN = Path(os.environ["OLD_BIN"])
+
+
+@pytest.fixture(scope="module", params=["copy", "link"])
+def upgraded(request):
+    """The server after the upgrade, and what was in the old one. All that users did there, they did at noon."""
+    old, new = Cluster(OLD_BIN), Cluster()
+    try:
+        old.init().start()
+        populated, other = old.create_database("populated"), old.create_database("other")
+        known = populate(populated)
+        with closing(other.connect()) as conn:
+            fix_clock(conn, NOON)
+            alice = enroll(conn, "alice")
+            assert verify(conn, "alice", code_at(alice, NOON)) is True
+        before = rows(populated)
+        old.stop()
+        new.init()
+        new.configure(totp__key_file=old.key_file)
+        # pg_upgrade writes into the folder that it is started in, its errors to stdout, and their reasons into files.
+        new.run("sh", "-c", 'cd "$0" && "$@" >&2 || { tail -n 20 data/pg_upgrade_output.d/*/log/*dump*.log >&2; exit 1; }', new.folder, "pg_upgrade", "--username=postgres", "--socketdir", new.folder,
+                "--old-bindir", OLD_BIN, "--new-bindir", BIN, "--old-datadir", old.data, "--new-datadir", new.data,
+                *(["--link"] if request.param == "link" else []))
+        new.start()
+        yield {"server": new, "populated": Database(new, "populated"), "known": known, "before": before,
+               "other": Database(new, "other"), "alice": alice}
+    finally:
+        new.remove()
+        old.remove()
+
+
+def test_the_server_is_the_new_one(upgraded):
+    [[version]] = upgraded["populated"].execute("SHOW server_version_num")
+    old_version = Cluster.run(upgraded["server"], OLD_BIN / "postgres", "--version").split()[2]
+    assert int(version) // 10000 > int(old_version.split(".")[0])
+
+
+def test_every_row_and_sequence_is_there(upgraded):
+    before = upgraded["before"]
+    assert rows(upgraded["populated"], like=before) == before
+    assert all(found for _, found in before.values())
+
+
+def test_the_catalog_is_that_of_a_fresh_install(upgraded):
+    fresh = upgraded["server"].create_database("fresh")
+    with closing(upgraded["other"].connect()) as ours, closing(fresh.connect()) as theirs:
+        ours, theirs = catalog(ours), catalog(theirs)
+    for subject, expected in theirs.items():
+        assert ours[subject] == expected, subject
+
+
+def test_a_code_that_may_have_been_used_is_refused_for_a_minute(upgraded):
+    """The server cannot know that nothing was accepted after the files were taken: it has another identity."""
+    with closing(upgraded["other"].connect()) as conn:
+        fix_clock(conn, NOON + timedelta(seconds=1))  # a secret of the very moment would be in no doubt
+        for when in (NOON, NEXT):
+            assert check(conn, "alice", code_at(upgraded["alice"], when))[:2] == (False, "replayed")
+        later = NOON + timedelta(seconds=90)
+        fix_clock(conn, later)
+        assert verify(conn, "alice", code_at(upgraded["alice"], later)) is True
+
+
+def test_everyone_signs_in_as_before(upgraded):
+    db = upgraded["populated"]
+    with closing(db.connect()) as conn:
+        # The first judgment comes before the users' secrets: nothing of theirs is in doubt.
+        fix_clock(conn, NOON - timedelta(minutes=10))
+        assert verify(conn, "alice", "000000") is False
+        conn.execute("SELECT totp_unlock('alice')")
+    check_everyone(db, upgraded["known"])

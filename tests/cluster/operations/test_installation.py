@@ -1,0 +1,155 @@
+"""CREATE EXTENSION with hostile privileges, in other schemas, and again."""
+
+from contextlib import closing
+
+import pytest
+from totp import NOON, code_at, enroll, error_of, fix_clock, verify
+
+
+EVERYTHING = """
+SELECT CASE d.classid WHEN 'pg_proc'::regclass THEN d.objid::regprocedure::text ELSE d.objid::regclass::text END, a.grantee::regrole::text, a.privilege_type
+  FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp' AND d.deptype = 'e'
+  LEFT JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+  LEFT JOIN pg_class c ON d.classid = 'pg_class'::regclass AND c.oid = d.objid
+  LEFT JOIN pg_namespace n ON d.classid = 'pg_namespace'::regclass AND n.oid = d.objid
+ CROSS JOIN LATERAL aclexplode(CASE d.classid WHEN 'pg_proc'::regclass THEN coalesce(p.proacl, acldefault('f', p.proowner))
+                                              WHEN 'pg_class'::regclass THEN c.relacl ELSE n.nspacl END) AS a
+ WHERE a.grantee <> coalesce(p.proowner, c.relowner, n.nspowner)"""
+
+
+@pytest.fixture
+def empty_db(cluster):
+    database = cluster.create_database(extension=False)
+    yield database
+    database.drop()
+
+
+def test_nothing_is_granted_to_anyone(empty_db):
+    empty_db.execute("CREATE EXTENSION pg_totp")
+    assert empty_db.execute(EVERYTHING) == []
+
+
+@pytest.mark.parametrize("where", ["", "IN SCHEMA public"], ids=["everywhere", "in schema"])
+def test_hostile_default_privileges_give_nothing(empty_db, where):
+    other = empty_db.create_role()
+    with closing(empty_db.connect()) as conn:
+        for grantee in ("PUBLIC", other):
+            for right, kind in (("ALL", "TABLES"), ("ALL", "SEQUENCES"), ("ALL", "FUNCTIONS"), ("ALL", "TYPES"), ("ALL", "SCHEMAS")):
+                if not (where and kind == "SCHEMAS"):
+                    conn.execute(f"ALTER DEFAULT PRIVILEGES {where} GRANT {right} ON {kind} TO {grantee}")
+        conn.execute("CREATE EXTENSION pg_totp")
+        assert conn.execute(EVERYTHING).fetchall() == []
+        assert conn.execute("SELECT nspacl FROM pg_namespace WHERE nspname = 'totp' AND nspacl::text LIKE %s", [f"%{other}%"]).fetchall() == []
+        with closing(empty_db.connect(user=other)) as session:
+            for query in ("SELECT totp_verify('alice', '123456')", "SELECT totp_enroll('alice')", "SELECT * FROM totp.secrets", "SELECT * FROM totp.audit_log",
+                          "SELECT nextval('totp.secret_ids')", "CREATE TABLE totp.mine ()"):
+                assert error_of(session, query).sqlstate == "42501", query
+        conn.execute(f"DROP OWNED BY {other}")
+
+
+def test_hostile_default_privileges_with_grant_option_give_nothing(empty_db):
+    other = empty_db.create_role()
+    with closing(empty_db.connect()) as conn:
+        for kind in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
+            conn.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {kind} TO {other} WITH GRANT OPTION")
+        conn.execute("CREATE EXTENSION pg_totp")
+        assert conn.execute(EVERYTHING).fetchall() == []
+        conn.execute(f"DROP OWNED BY {other}")
+
+
+@pytest.mark.parametrize("schema", ["security", "Mixed Case", "with-dash", "select", "Ü"])
+def test_in_another_schema(empty_db, schema):
+    quoted = f'"{schema}"'  # PostgreSQL refuses a schema with a quote or a dollar sign in its name
+    with closing(empty_db.connect()) as conn:
+        conn.execute(f"CREATE SCHEMA {quoted}")
+        conn.execute(f"CREATE EXTENSION pg_totp SCHEMA {quoted}")
+        fix_clock(conn, NOON)
+        secret, _ = conn.execute(f"SELECT * FROM {quoted}.totp_enroll('alice')").fetchone()
+        assert conn.execute(f"SELECT {quoted}.totp_verify('alice', %s)", [code_at(secret, NOON)]).fetchone() == (True,)
+        assert conn.execute(f"SELECT reason FROM {quoted}.totp_check('alice', %s)", [code_at(secret, NOON)]).fetchone() == ("replayed",)
+        role = empty_db.create_role()
+        for capability in ("verify", "audit"):
+            conn.execute(f"SELECT {quoted}.totp_grant(%s, %s)", [role, capability])
+        with closing(empty_db.connect(user=role)) as session:
+            assert session.execute(f"SELECT {quoted}.totp_verify('alice', %s)", [code_at(secret, NOON)]).fetchone() == (False,)
+            session.execute("SELECT FROM totp.audit_log")
+            assert error_of(session, f"SELECT {quoted}.totp_enroll('alice')").sqlstate == "42501"
+        stray = conn.execute("SELECT proname FROM pg_proc WHERE proname LIKE 'totp%%' AND pronamespace = 'public'::regnamespace", []).fetchall()
+        assert stray == []
+
+
+def test_dropped_and_created_again(empty_db):
+    """The same session goes on: kept plans, keys and the like must not outlive the extension."""
+    with closing(empty_db.connect()) as conn:
+        for round in range(3):
+            conn.execute("CREATE EXTENSION pg_totp")
+            fix_clock(conn, NOON)
+            secret = enroll(conn, "alice")
+            assert verify(conn, "alice", code_at(secret, NOON)) is True
+            assert verify(conn, "alice", code_at(secret, NOON)) is False
+            conn.execute("DROP EXTENSION pg_totp")
+            assert conn.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'totp'").fetchone() == (0,)
+
+
+def test_a_rolled_back_create_extension_leaves_nothing(empty_db):
+    with closing(empty_db.connect()) as conn:
+        conn.execute("BEGIN")
+        conn.execute("CREATE EXTENSION pg_totp")
+        enroll(conn, "alice")
+        conn.execute("ROLLBACK")
+        assert conn.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'totp'").fetchone() == (0,)
+        conn.execute("CREATE EXTENSION pg_totp")
+        assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (0,)
+
+
+def test_a_schema_totp_that_is_there_already_is_an_error(empty_db):
+    with closing(empty_db.connect()) as conn:
+        conn.execute("CREATE SCHEMA totp")
+        conn.execute("CREATE TABLE totp.secrets (mine text)")
+        assert error_of(conn, "CREATE EXTENSION pg_totp").sqlstate == "42P06"
+        assert conn.execute("SELECT count(*) FROM pg_extension WHERE extname = 'pg_totp'").fetchone() == (0,)
+
+
+def test_only_a_superuser_creates_it(empty_db):
+    role = empty_db.create_role()
+    empty_db.execute(f"GRANT CREATE ON DATABASE {empty_db.name} TO {role}")
+    with closing(empty_db.connect(user=role)) as session:
+        assert error_of(session, "CREATE EXTENSION pg_totp").sqlstate == "42501"
+    empty_db.execute(f"REVOKE CREATE ON DATABASE {empty_db.name} FROM {role}")
+
+
+def test_a_database_of_another_encoding_is_refused(cluster):
+    with closing(cluster.connect()) as conn:
+        conn.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LOCALE 'C'")
+        try:
+            with closing(cluster.connect("latin")) as session:
+                error = error_of(session, "CREATE EXTENSION pg_totp")
+                assert error.sqlstate == "0A000" and error.diag.message_hint
+        finally:
+            conn.execute("DROP DATABASE latin")
+
+
+def test_no_preload_no_worker_no_restart(empty_db):
+    with closing(empty_db.connect()) as conn:
+        assert conn.execute("SHOW shared_preload_libraries").fetchone() == ("",)
+        workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type NOT IN ('client backend', 'autovacuum worker')"
+        before = conn.execute(workers).fetchone()
+        conn.execute("CREATE EXTENSION pg_totp")
+        assert conn.execute(workers).fetchone() == before
+        assert conn.execute("SELECT count(*) FROM pg_settings WHERE name LIKE 'totp.%%' AND (context = 'postmaster' OR pending_restart)", []).fetchone() == (0,)
+
+
+def test_two_databases_of_one_server_know_nothing_of_each_other(cluster):
+    first, second = cluster.create_database(), cluster.create_database()
+    try:
+        with closing(first.connect()) as one, closing(second.connect()) as two:
+            for conn in (one, two):
+                fix_clock(conn, NOON)
+            secrets = enroll(one, "alice"), enroll(two, "alice")
+            assert verify(two, "alice", code_at(secrets[0], NOON)) is False
+            assert verify(one, "alice", code_at(secrets[0], NOON)) is True
+            assert verify(two, "alice", code_at(secrets[1], NOON)) is True
+            assert one.execute("SELECT wrapped FROM totp.data_keys").fetchall() != two.execute("SELECT wrapped FROM totp.data_keys").fetchall()
+    finally:
+        first.drop()
+        second.drop()

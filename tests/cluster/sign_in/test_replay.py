@@ -1,0 +1,259 @@
+"""A code is accepted at most once: 64 sessions, three isolation levels, ROLLBACK, a crash."""
+
+from contextlib import ExitStack, closing
+from datetime import timedelta
+
+import pytest
+from totp import LEVELS, NOON, active_user, code_at, enroll, fix_clock, parallel, verify, wrong_codes
+
+SESSIONS = 64
+ROUNDS = 20
+
+
+def raise_on_errors(answers):
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+
+
+# --- Parallel sessions ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
+def test_one_of_64_sessions_gets_in(quick_db, conn, level, pending):
+    """With a pending secret the winner confirms it; the others must see its code used up just the same."""
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(SESSIONS)]
+        for session in sessions:
+            fix_clock(session, NOON)
+        for round in range(ROUNDS):
+            user_id, end = f"user {round}", ["COMMIT", "ROLLBACK"][round % 2]
+            secret = enroll(conn, user_id) if pending else active_user(conn, user_id)
+            code = code_at(secret, NOON)
+
+            def begin(i):
+                sessions[i].execute(f"BEGIN ISOLATION LEVEL {level}")
+                sessions[i].execute("SELECT count(*) FROM pg_class")  # takes the snapshot, and no predicate lock
+
+            def sign_in(i, _):
+                answer = verify(sessions[i], user_id, code)
+                sessions[i].execute(end)
+                return answer
+
+            answers = parallel(SESSIONS, sign_in, prepare=begin)
+            raise_on_errors(answers)
+            assert sorted(answers) == [False] * (SESSIONS - 1) + [True]
+            row = conn.execute("SELECT state, uses, failures FROM totp_status(%s)", [user_id]).fetchone()
+            assert row == ("pending" if pending and end == "ROLLBACK" else "active", 1 if pending else 2, 0)
+
+
+def test_one_of_64_single_statements_gets_in(quick_db, conn):
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(SESSIONS)]
+        for session in sessions:
+            fix_clock(session, NOON)
+        for round in range(ROUNDS):
+            user_id = f"user {round}"
+            secret = active_user(conn, user_id)
+            code = code_at(secret, NOON)
+            answers = parallel(SESSIONS, lambda i: verify(sessions[i], user_id, code))
+            raise_on_errors(answers)
+            assert sorted(answers) == [False] * (SESSIONS - 1) + [True]
+        assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'replayed'").fetchone() == ((SESSIONS - 1) * ROUNDS,)
+
+
+def test_each_step_of_the_window_gets_one_in(quick_db, conn):
+    """64 sessions give the three codes of the window; steps only go up, so one to three get in, each with another code."""
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(SESSIONS)]
+        for session in sessions:
+            fix_clock(session, NOON + timedelta(seconds=60))
+        for round in range(ROUNDS):
+            user_id = f"user {round}"
+            secret = active_user(conn, user_id)
+            codes = [code_at(secret, NOON.timestamp() + 30 * step) for step in (1, 2, 3)]
+            answers = parallel(SESSIONS, lambda i: verify(sessions[i], user_id, codes[i % 3]) and codes[i % 3])
+            raise_on_errors(answers)
+            accepted = [answer for answer in answers if answer]
+            assert codes[2] in accepted  # nothing is above it
+            assert len(accepted) == len(set(accepted))
+            assert conn.execute("SELECT uses FROM totp_status(%s)", [user_id]).fetchone() == (1 + len(accepted),)
+
+
+def test_verify_check_and_confirm_share_one_burnt_step(quick_db, conn):
+    calls = ["SELECT totp_verify(%s, %s)", "SELECT accepted FROM totp_check(%s, %s)", "SELECT totp_verify(%s, %s, 'default')",
+             "SELECT totp_confirm(%s, %s)"]
+    with ExitStack() as stack:
+        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(SESSIONS)]
+        for session in sessions:
+            fix_clock(session, NOON)
+        for round in range(ROUNDS):
+            user_id = f"user {round}"
+            code = code_at(enroll(conn, user_id), NOON)
+            answers = parallel(SESSIONS, lambda i: sessions[i].execute(calls[i % 4], [user_id, code]).fetchone()[0])
+            raise_on_errors(answers)
+            assert sorted(answers) == [False] * (SESSIONS - 1) + [True]
+
+
+# --- After the one ----------------------------------------------------------------------
+
+
+def test_a_confirming_code_cannot_sign_in(conn):
+    code = code_at(enroll(conn, "alice"), NOON)
+    assert conn.execute("SELECT totp_confirm('alice', %s)", [code]).fetchone() == (True,)
+    assert verify(conn, "alice", code) is False
+    assert conn.execute("SELECT reason, matched_device FROM totp_check('alice', %s)", [code]).fetchone() == ("replayed", "default")
+    assert conn.execute("SELECT totp_confirm('alice', %s)", [code]).fetchone() == (False,)
+
+
+def test_an_older_step_is_refused_once_a_newer_one_was_accepted(conn):
+    secret = enroll(conn, "alice")
+    before, now, after = (code_at(secret, NOON.timestamp() + 30 * step) for step in (-1, 0, 1))
+    assert verify(conn, "alice", after) is True
+    for code in (before, now, after):
+        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [code]).fetchone() == ("replayed",)
+    fix_clock(conn, NOON + timedelta(seconds=30))
+    assert verify(conn, "alice", after) is False
+    assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 60)) is True
+
+
+def test_a_clock_that_goes_back_does_not_bring_a_code_back(conn):
+    secret = active_user(conn)
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    fix_clock(conn, NOON - timedelta(minutes=10))
+    for step in range(-22, -18):
+        assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30 * step)) is False
+    fix_clock(conn, NOON)
+    assert verify(conn, "alice", code_at(secret, NOON)) is False
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
+def test_rollback_does_not_give_the_code_back(quick_db, conn, level, pending):
+    secret = enroll(conn, "alice") if pending else active_user(conn)
+    code = code_at(secret, NOON)
+    with closing(quick_db.connect()) as session:
+        fix_clock(session, NOON)
+        session.execute(f"BEGIN ISOLATION LEVEL {level}")
+        assert verify(session, "alice", code) is True
+        assert verify(session, "alice", code) is False
+        session.execute("ROLLBACK")
+        assert verify(session, "alice", code) is False
+    assert verify(conn, "alice", code) is False
+    assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("pending" if pending else "active",)
+    assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
+
+
+@pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
+def test_a_broken_connection_does_not_give_the_code_back(quick_db, conn, pending):
+    secret = enroll(conn, "alice") if pending else active_user(conn)
+    code = code_at(secret, NOON)
+    with closing(quick_db.connect()) as session:
+        fix_clock(session, NOON)
+        session.execute("BEGIN")
+        assert verify(session, "alice", code) is True
+        conn.execute("SELECT pg_terminate_backend(%s, 60000)", [session.info.backend_pid])
+    assert verify(conn, "alice", code) is False
+
+
+def test_an_aborted_confirmation_leaves_the_device_pending_and_its_code_used(quick_db, conn):
+    """The old secret, staged aside, keeps working: the transaction in which it died never was."""
+    old = active_user(conn)
+    new = enroll(conn, "alice")
+    with closing(quick_db.connect()) as session:
+        fix_clock(session, NOON)
+        session.execute("BEGIN")
+        assert verify(session, "alice", code_at(new, NOON)) is True
+        assert verify(session, "alice", code_at(old, NOON)) is False
+        session.execute("ROLLBACK")
+    assert [state for [state] in conn.execute("SELECT state FROM totp_status('alice')").fetchall()] == ["active", "pending"]
+    assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [code_at(new, NOON)]).fetchone() == ("replayed",)
+    assert verify(conn, "alice", code_at(old, NOON)) is True
+    assert verify(conn, "alice", code_at(new, NOON.timestamp() + 30)) is True
+    assert conn.execute("SELECT count(*) FROM totp_status('alice')").fetchone() == (1,)
+
+
+# --- Crashes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lazy_cluster(make_module_cluster):
+    """A server that writes WAL to disk only when it is asked to, so that a missing flush shows."""
+    return make_module_cluster(wal_writer_delay="10s", wal_writer_flush_after="0", bgwriter_delay="10s", checkpoint_timeout="1h",
+                               autovacuum="off")
+
+
+@pytest.mark.parametrize("setup", ["", "BEGIN", "SET synchronous_commit = off", "SET synchronous_commit = off; BEGIN",
+                                   "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT FROM totp.secrets"],
+                         ids=["autocommit", "open transaction", "asynchronous", "asynchronous, open", "serializable, open"])
+@pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
+def test_true_is_durable_before_it_is_returned(lazy_cluster, setup, pending):
+    db = lazy_cluster.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secrets = [enroll(conn, f"user {i}") if pending else active_user(conn, f"user {i}") for i in range(3)]
+    session = db.connect()
+    fix_clock(session, NOON)
+    if setup:
+        session.execute(setup)
+    for i, secret in enumerate(secrets):
+        assert verify(session, f"user {i}", code_at(secret, NOON)) is True
+    lazy_cluster.kill9()
+    session.close()
+    lazy_cluster.start()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        for i, secret in enumerate(secrets):
+            row = conn.execute("SELECT reason FROM totp_check(%s, %s)", [f"user {i}", code_at(secret, NOON)]).fetchone()
+            assert row == ("replayed",)
+            state = conn.execute("SELECT state FROM totp_status(%s)", [f"user {i}"]).fetchone()
+            assert state == ("pending" if pending and "BEGIN" in setup else "active",)
+            assert verify(conn, f"user {i}", code_at(secret, NOON.timestamp() + 30)) is True
+    db.drop()
+
+
+@pytest.mark.parametrize("setup", ["", "BEGIN", "SET synchronous_commit = off"], ids=["autocommit", "open transaction", "asynchronous"])
+def test_a_lock_is_durable_before_the_failure_that_sets_it_is_reported(lazy_cluster, setup):
+    db = lazy_cluster.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = active_user(conn)
+    wrong = next(wrong_codes(secret, NOON))
+    session = db.connect()
+    fix_clock(session, NOON)
+    if setup:
+        session.execute(setup)
+    for _ in range(5):
+        assert verify(session, "alice", wrong) is False
+    lazy_cluster.kill9()
+    session.close()
+    lazy_cluster.start()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        row = conn.execute("SELECT reason, attempts_left, retry_at FROM totp_check('alice', %s)", [code_at(secret, NOON)]).fetchone()
+        assert row == ("locked", 0, NOON + timedelta(seconds=30))
+    db.drop()
+
+
+def test_a_used_code_stays_used_over_a_clean_restart(fresh_cluster):
+    db = fresh_cluster.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = active_user(conn)
+        assert verify(conn, "alice", code_at(secret, NOON)) is True
+    fresh_cluster.restart()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert verify(conn, "alice", code_at(secret, NOON)) is False
+        assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
+
+
+def test_maintenance_does_not_bring_a_code_back(quick_db, conn):
+    secret = active_user(conn)
+    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    for command in ("VACUUM totp.used_codes", "VACUUM (FREEZE) totp.used_codes", "VACUUM FULL totp.used_codes", "CLUSTER totp.used_codes USING used_codes_pkey",
+                    "VACUUM FULL totp.attempts", "VACUUM (FREEZE) totp.attempts", "REINDEX TABLE totp.used_codes", "CHECKPOINT"):
+        conn.execute(command)
+        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [code_at(secret, NOON)]).fetchone() == ("replayed",), command
+    assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True

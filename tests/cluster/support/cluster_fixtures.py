@@ -1,0 +1,178 @@
+"""Fixtures: a shared server, databases on it, and servers for one test.
+
+Rules for the tests here: no assertion on elapsed time, no sleep; time is an argument (totp.fix_clock).
+"""
+
+import re
+import signal
+from contextlib import closing
+
+import pytest
+from server import Cluster, Database, Template
+from totp import NOON, active_user, fix_clock
+
+_clusters: list[Cluster] = []  # those that are up, whose logs a failing test shows
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """The shared server, with a key file. Not for tests that stop, kill or reconfigure it."""
+    yield from _running_cluster()
+
+
+@pytest.fixture(scope="session")
+def _template():
+    template = Template()
+    yield template
+    template.origin.remove()
+
+
+@pytest.fixture
+def fresh_cluster(_template):
+    """A server of the test's own, started, with a key file: to stop, kill, restart, configure."""
+    yield from _running_cluster(_template)
+
+
+@pytest.fixture
+def db(cluster) -> Database:
+    """A new database of the shared server, with the extension in it."""
+    database = cluster.create_database()
+    yield database
+    database.drop()
+
+
+@pytest.fixture(scope="module")
+def _module_database(cluster):
+    database = cluster.create_database()
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def quick_db(_module_database) -> Database:
+    """A database that the tests of a module share, emptied before each: for many tests that change rows only."""
+    _module_database.empty()
+    return _module_database
+
+
+@pytest.fixture
+def conn(quick_db):
+    """A superuser's session in quick_db, in which it is noon."""
+    with closing(quick_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        yield conn
+
+
+@pytest.fixture
+def alice(conn) -> str:
+    """The secret of an active user who has not used a code of NOON or later."""
+    return active_user(conn, "alice")
+
+
+@pytest.fixture
+def log(cluster):
+    """A function that returns the lines of pg_totp in the server log since the test began, without their prefix.
+
+    Without who did it, the superuser, and without the line of the floor, which is new in each test.
+    """
+    begin = len(cluster.log_text())
+
+    def lines():
+        found = re.findall(r"LOG:  totp: (event=(?!floor).*)", cluster.log_text()[begin:])
+        return [line.replace(' db_user="postgres"', "", 1) for line in found]
+
+    return lines
+
+
+@pytest.fixture
+def make_cluster(_template):
+    """A function that makes further servers: make_cluster(key=..., setting=value, ...). Started, and removed afterwards."""
+    yield from _cluster_maker(_template)
+
+
+@pytest.fixture(scope="module")
+def make_module_cluster():
+    """As make_cluster, for a server that the tests of a module share. They leave it running and in order."""
+    yield from _cluster_maker()
+
+
+@pytest.fixture
+def make_standby():
+    """A function that makes a started standby: make_standby(primary, setting=value, ...). Removed afterwards."""
+    made = []
+
+    def make(primary: Cluster, **settings) -> Cluster:
+        made.append(primary.standby(**settings))
+        _clusters.append(made[-1])
+        return made[-1]
+
+    yield make
+    for one in made:
+        _remove(one)
+
+
+def _cluster_maker(template: Template | None = None):
+    made = []
+
+    def make(key: str | None = None, **settings) -> Cluster:
+        made.append(_new_cluster(template))
+        return made[-1].init(key, **settings).start()
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            _remove(one)
+
+
+def _running_cluster(template: Template | None = None):
+    one = _new_cluster(template)
+    try:
+        yield one.init().start()
+    finally:
+        _remove(one)
+
+
+def _new_cluster(template: Template | None) -> Cluster:
+    one = Cluster(template=template)
+    _clusters.append(one)
+    return one
+
+
+def _remove(one: Cluster) -> None:
+    _clusters.remove(one)
+    one.remove()
+
+
+def pytest_configure():
+    """End as Ctrl-C does, with the servers stopped, when someone else ends the run; in each process that tests run in."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+
+
+# Files that take longest by themselves: begun first, so that the processes that share the files end at about the same time.
+LONG_FILES = ("test_audit_log_size", "test_rotation_load", "test_rolled_back_guesses", "test_crash_under_load", "test_answers_survive_a_crash", "test_dump", "test_moving_rows",
+              "test_rotation_crash", "test_floor", "test_tables", "test_hostile_input")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
+
+
+_log_sizes = pytest.StashKey[dict[Cluster, int]]()
+
+
+def pytest_runtest_setup(item):
+    item.stash[_log_sizes] = {one: len(one.log_text()) for one in _clusters}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failing test shows what the servers logged during it."""
+    report = yield
+    if report.failed:
+        for one in _clusters:
+            lines = one.log_text()[item.stash[_log_sizes].get(one, 0):].splitlines()
+            if lines:
+                report.sections.append((f"server log {one.log}", "\n".join(lines[-40:])))
+    return report
