@@ -10,7 +10,7 @@ from rotation import import_users, open_everything, session, sign_in_all
 from server import wait_until
 
 RESTORE = "Add that master key again to the file that totp.key_file names, below the current one."
-MEND = "Mend the file that totp.key_file names: 64 hexadecimal characters a line, the first is current."
+MEND = "Fix the file that totp.key_file names: one key of 64 hexadecimal characters per line, current key first."
 OLD, NEW, OTHER = (secrets.token_hex(32) for _ in range(3))
 MINUTE = timedelta(minutes=1)
 
