@@ -1,6 +1,6 @@
-//! Tells the linker to keep the section of the library in which pgrx describes the SQL functions.
+//! Makes the linker keep the section of the library in which pgrx describes the SQL functions.
 //!
-//! cargo-pgrx would do that by RUSTFLAGS, under which every dependency is compiled anew: tools/env.sh switches it off.
+//! cargo-pgrx would do that by RUSTFLAGS, with which every dependency is compiled again: tools/env.sh switches it off.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,43 +1,43 @@
--- A comment for every table, column and sequence. Those of the functions stand in rights.sql.
+-- A comment for every table, column, and sequence. The comments of the functions are in rights.sql.
 
-COMMENT ON SCHEMA totp IS 'Tables of the extension pg_totp; use its functions instead of them';
+COMMENT ON SCHEMA totp IS 'Tables of extension pg_totp; use its functions, not the tables';
 COMMENT ON SEQUENCE totp.key_ids IS 'Numbers the data keys';
 COMMENT ON SEQUENCE totp.secret_ids IS 'Numbers the secrets and the sets of recovery codes';
 COMMENT ON SEQUENCE totp.audit_ids IS 'Numbers the audit rows';
 
 COMMENT ON TABLE totp.data_keys IS 'Data keys, wrapped by a master key that is never in the database';
 COMMENT ON COLUMN totp.data_keys.key_id IS 'Number of the key, part of every value sealed under it';
-COMMENT ON COLUMN totp.data_keys.state IS 'current: seals new secrets; retiring: a rotation is moving its secrets away';
+COMMENT ON COLUMN totp.data_keys.state IS 'current: seals new secrets; retiring: a rotation is moving its secrets to the current key';
 COMMENT ON COLUMN totp.data_keys.master_key IS 'Fingerprint of the master key that wraps it';
 COMMENT ON COLUMN totp.data_keys.wrapped IS 'The key, encrypted and authenticated under the master key';
-COMMENT ON COLUMN totp.data_keys.created_at IS 'When it was made';
+COMMENT ON COLUMN totp.data_keys.created_at IS 'When the key was created';
 
 COMMENT ON TABLE totp.secrets IS 'TOTP secrets, sealed; at most one active and one pending per device';
-COMMENT ON COLUMN totp.secrets.user_id IS 'The application''s own id of the user, compared byte by byte';
+COMMENT ON COLUMN totp.secrets.user_id IS 'Id of the user in the application, compared byte by byte';
 COMMENT ON COLUMN totp.secrets.device IS 'Name of the authenticator';
 COMMENT ON COLUMN totp.secrets.slot IS 'active: signs in; pending: becomes active with its first good code';
-COMMENT ON COLUMN totp.secrets.secret_id IS 'Number of the secret, never used again';
+COMMENT ON COLUMN totp.secrets.secret_id IS 'Number of the secret, never reused';
 COMMENT ON COLUMN totp.secrets.version IS 'How many secrets this device has had';
 COMMENT ON COLUMN totp.secrets.key_id IS 'Data key that seals it';
 COMMENT ON COLUMN totp.secrets.sealed IS 'The secret, encrypted and bound to user, device, secret_id and parameters';
-COMMENT ON COLUMN totp.secrets.algorithm IS 'SHA1, SHA256 or SHA512';
-COMMENT ON COLUMN totp.secrets.digits IS 'Length of its codes: 6, 7 or 8';
+COMMENT ON COLUMN totp.secrets.algorithm IS 'SHA1, SHA256, or SHA512';
+COMMENT ON COLUMN totp.secrets.digits IS 'Length of its codes: 6, 7, or 8';
 COMMENT ON COLUMN totp.secrets.period IS 'Length of a time step in seconds';
 COMMENT ON COLUMN totp.secrets.issuer IS 'Issuer in its otpauth URI';
 COMMENT ON COLUMN totp.secrets.account_name IS 'Account name in its otpauth URI';
-COMMENT ON COLUMN totp.secrets.created_at IS 'When it was made or imported';
+COMMENT ON COLUMN totp.secrets.created_at IS 'When the secret was created or imported';
 COMMENT ON COLUMN totp.secrets.confirmed_at IS 'When its first good code made it active';
 COMMENT ON COLUMN totp.secrets.enforced_since IS 'When the device was first confirmed: from then on totp_enabled() is true';
-COMMENT ON COLUMN totp.secrets.expires_at IS 'When a pending secret stops being of use';
+COMMENT ON COLUMN totp.secrets.expires_at IS 'When the pending secret expires';
 COMMENT ON COLUMN totp.secrets.disabled_at IS 'When the device was disabled';
 
-COMMENT ON TABLE totp.used_codes IS 'Last used step of each secret, used codes of each recovery set; changed in place, never UPDATE it';
-COMMENT ON COLUMN totp.used_codes.time_step IS 'Highest step of which a code was accepted';
+COMMENT ON TABLE totp.used_codes IS 'Last used time step of each secret and used codes of each recovery set; changed in place, never UPDATE it';
+COMMENT ON COLUMN totp.used_codes.time_step IS 'Highest time step whose code was accepted';
 COMMENT ON COLUMN totp.used_codes.used_at IS 'When the last code was accepted; -infinity: never';
 COMMENT ON COLUMN totp.used_codes.uses IS 'How many codes were accepted';
-COMMENT ON COLUMN totp.used_codes.recovery_mask IS 'Bit n is set where recovery code n of the set is used';
-COMMENT ON COLUMN totp.used_codes.secret_id IS 'The secret, or the set of recovery codes';
-COMMENT ON COLUMN totp.used_codes.user_id IS 'Whose it is';
+COMMENT ON COLUMN totp.used_codes.recovery_mask IS 'Bit n is set if recovery code n of the set is used';
+COMMENT ON COLUMN totp.used_codes.secret_id IS 'Number of the secret or of the set of recovery codes';
+COMMENT ON COLUMN totp.used_codes.user_id IS 'Id of the user';
 
 COMMENT ON TABLE totp.attempts IS 'Failures and locks of each user; changed in place, never UPDATE it';
 COMMENT ON COLUMN totp.attempts.locked_until IS 'Codes are refused until then; -infinity: not locked, infinity: until totp_unlock()';
@@ -45,32 +45,32 @@ COMMENT ON COLUMN totp.attempts.recovery_locked_until IS 'The same for recovery 
 COMMENT ON COLUMN totp.attempts.last_failed_at IS 'When the last wrong code was given; -infinity: never';
 COMMENT ON COLUMN totp.attempts.failures IS 'Wrong codes since the last good one';
 COMMENT ON COLUMN totp.attempts.recovery_failures IS 'Wrong recovery codes since the last good one';
-COMMENT ON COLUMN totp.attempts.user_id IS 'Whose they are';
+COMMENT ON COLUMN totp.attempts.user_id IS 'Id of the user';
 
 COMMENT ON TABLE totp.recovery_codes IS 'Recovery codes of each user, as sealed hashes';
-COMMENT ON COLUMN totp.recovery_codes.user_id IS 'Whose they are';
+COMMENT ON COLUMN totp.recovery_codes.user_id IS 'Id of the user';
 COMMENT ON COLUMN totp.recovery_codes.set_id IS 'Number of the set, from the same sequence as the secrets';
 COMMENT ON COLUMN totp.recovery_codes.count IS 'How many codes the set has';
 COMMENT ON COLUMN totp.recovery_codes.key_id IS 'Data key that seals it';
 COMMENT ON COLUMN totp.recovery_codes.sealed IS 'SHA-256 hashes of the codes, encrypted and bound to user and set';
-COMMENT ON COLUMN totp.recovery_codes.created_at IS 'When the set was made';
+COMMENT ON COLUMN totp.recovery_codes.created_at IS 'When the set was created';
 
-COMMENT ON TABLE totp.floor IS 'Which cluster last judged a code, and since when; changed in place, never UPDATE it';
+COMMENT ON TABLE totp.floor IS 'Cluster that last checked a code, and since when; changed in place, never UPDATE it';
 COMMENT ON COLUMN totp.floor.floor_at IS 'Codes from before this time may have been used in WAL that was lost';
 COMMENT ON COLUMN totp.floor.system_identifier IS 'System identifier of the cluster';
-COMMENT ON COLUMN totp.floor.control_inode IS 'Inodes and times of global/pg_control and backup_label.old, combined: another number in a copy of the data directory';
+COMMENT ON COLUMN totp.floor.control_inode IS 'Inodes and times of global/pg_control and backup_label.old, combined; differs in a copy of the data directory';
 COMMENT ON COLUMN totp.floor.database IS 'OID of the database';
 COMMENT ON COLUMN totp.floor.timeline IS 'Timeline of the WAL';
-COMMENT ON COLUMN totp.floor.one IS 'Keeps the table at one row';
+COMMENT ON COLUMN totp.floor.one IS 'Limits the table to one row';
 
-COMMENT ON TABLE totp.audit_log IS 'What happened to whom, by whom; append-only for all but the owner';
+COMMENT ON TABLE totp.audit_log IS 'Event, user, and actor of everything that happened; append-only for all but the owner';
 COMMENT ON COLUMN totp.audit_log.id IS 'Number of the row';
 COMMENT ON COLUMN totp.audit_log.at IS 'When it happened';
-COMMENT ON COLUMN totp.audit_log.event IS 'What happened, such as enrolled, failed, locked';
-COMMENT ON COLUMN totp.audit_log.user_id IS 'To whom';
-COMMENT ON COLUMN totp.audit_log.device IS 'To which device';
-COMMENT ON COLUMN totp.audit_log.actor IS 'By whom: totp.actor, or else the session user';
+COMMENT ON COLUMN totp.audit_log.event IS 'Name of the event, such as enrolled, failed, or locked';
+COMMENT ON COLUMN totp.audit_log.user_id IS 'Id of the affected user';
+COMMENT ON COLUMN totp.audit_log.device IS 'Name of the affected device';
+COMMENT ON COLUMN totp.audit_log.actor IS 'Who did it: totp.actor, or else the session user';
 COMMENT ON COLUMN totp.audit_log.db_user IS 'The session user';
 COMMENT ON COLUMN totp.audit_log.client_addr IS 'Address of the client; NULL on a unix socket';
 COMMENT ON COLUMN totp.audit_log.application_name IS 'application_name of the session';
-COMMENT ON COLUMN totp.audit_log.detail IS 'More about the event; never a code, secret, URI or key';
+COMMENT ON COLUMN totp.audit_log.detail IS 'Details of the event; never a code, secret, URI, or key';

@@ -1,10 +1,98 @@
--- From 0.1.0 to 0.2.0: the same functions and tables; most of what changed is in the library.
+-- From 0.1.0 to 0.2.0: the same functions and tables. Most changes are in the library.
 
 \echo Use "ALTER EXTENSION pg_totp UPDATE" to load this file. \quit
 
-COMMENT ON COLUMN totp.floor.control_inode IS 'Inodes and times of global/pg_control and backup_label.old, combined: another number in a copy of the data directory';
-
--- They ask for the right of the user who calls them, which SECURITY DEFINER would hide. Grants stay.
+-- These check the rights of their caller, which SECURITY DEFINER would hide. Grants stay.
 ALTER FUNCTION @extschema@.totp_export() SECURITY INVOKER;
 ALTER FUNCTION @extschema@.totp_prune_audit(interval) SECURITY INVOKER;
 ALTER FUNCTION @extschema@.totp_forget_unreadable(text) SECURITY INVOKER;
+
+-- Comments in plainer words.
+COMMENT ON SCHEMA totp IS 'Tables of extension pg_totp; use its functions, not the tables';
+COMMENT ON COLUMN totp.data_keys.state IS 'current: seals new secrets; retiring: a rotation is moving its secrets to the current key';
+COMMENT ON COLUMN totp.data_keys.created_at IS 'When the key was created';
+COMMENT ON COLUMN totp.secrets.user_id IS 'Id of the user in the application, compared byte by byte';
+COMMENT ON COLUMN totp.secrets.secret_id IS 'Number of the secret, never reused';
+COMMENT ON COLUMN totp.secrets.algorithm IS 'SHA1, SHA256, or SHA512';
+COMMENT ON COLUMN totp.secrets.digits IS 'Length of its codes: 6, 7, or 8';
+COMMENT ON COLUMN totp.secrets.created_at IS 'When the secret was created or imported';
+COMMENT ON COLUMN totp.secrets.expires_at IS 'When the pending secret expires';
+COMMENT ON TABLE totp.used_codes IS 'Last used time step of each secret and used codes of each recovery set; changed in place, never UPDATE it';
+COMMENT ON COLUMN totp.used_codes.time_step IS 'Highest time step whose code was accepted';
+COMMENT ON COLUMN totp.used_codes.recovery_mask IS 'Bit n is set if recovery code n of the set is used';
+COMMENT ON COLUMN totp.used_codes.secret_id IS 'Number of the secret or of the set of recovery codes';
+COMMENT ON COLUMN totp.used_codes.user_id IS 'Id of the user';
+COMMENT ON COLUMN totp.attempts.user_id IS 'Id of the user';
+COMMENT ON COLUMN totp.recovery_codes.user_id IS 'Id of the user';
+COMMENT ON COLUMN totp.recovery_codes.created_at IS 'When the set was created';
+COMMENT ON TABLE totp.floor IS 'Cluster that last checked a code, and since when; changed in place, never UPDATE it';
+COMMENT ON COLUMN totp.floor.control_inode IS 'Inodes and times of global/pg_control and backup_label.old, combined; differs in a copy of the data directory';
+COMMENT ON COLUMN totp.floor.one IS 'Limits the table to one row';
+COMMENT ON TABLE totp.audit_log IS 'Event, user, and actor of everything that happened; append-only for all but the owner';
+COMMENT ON COLUMN totp.audit_log.event IS 'Name of the event, such as enrolled, failed, or locked';
+COMMENT ON COLUMN totp.audit_log.user_id IS 'Id of the affected user';
+COMMENT ON COLUMN totp.audit_log.device IS 'Name of the affected device';
+COMMENT ON COLUMN totp.audit_log.actor IS 'Who did it: totp.actor, or else the session user';
+COMMENT ON COLUMN totp.audit_log.detail IS 'Details of the event; never a code, secret, URI, or key';
+COMMENT ON VIEW totp.rotation_progress IS 'Progress of an online rotation; empty if none is under way';
+COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was created';
+COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
+  'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
+COMMENT ON FUNCTION @extschema@.totp_confirm(text, text, text) IS
+  'Activates the pending secret of a device with its first good code';
+COMMENT ON FUNCTION @extschema@.totp_verify(text, text, text) IS
+  'Returns true once for each good code of a user, and false for everything else';
+COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
+  'Checks a code as totp_verify does; returns the reason, the wrong guesses left, and the end of a lock too';
+COMMENT ON FUNCTION @extschema@.totp_enabled(text) IS
+  'Returns whether to ask this user for a code';
+COMMENT ON FUNCTION @extschema@.totp_status(text) IS
+  'Lists what is known about the secrets of a user';
+COMMENT ON FUNCTION @extschema@.totp_remove(text, text) IS
+  'Removes a device of a user, or everything of the user if device is NULL';
+COMMENT ON FUNCTION @extschema@.totp_keys() IS
+  'Lists the data keys and the master key that each needs';
+COMMENT ON FUNCTION @extschema@.totp_code_at(text, timestamptz, text, integer, integer) IS
+  'Returns the code that an authenticator with this secret shows at that time';
+COMMENT ON FUNCTION @extschema@.totp_reset(text, text) IS
+  'Replaces a compromised secret: the old secrets of the device stop working now, and it gets a new one';
+COMMENT ON FUNCTION @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean) IS
+  'Imports an existing secret, as base32 or as an otpauth URI';
+COMMENT ON FUNCTION @extschema@.totp_disable(text, text) IS
+  'Disables a device of a user, or all devices if device is NULL';
+COMMENT ON FUNCTION @extschema@.totp_enable(text, text) IS
+  'Enables a device of a user, or all devices if device is NULL, in the state it had';
+COMMENT ON FUNCTION @extschema@.totp_unlock(text) IS
+  'Clears failures and locks of a user, but never the used codes';
+COMMENT ON FUNCTION @extschema@.totp_rename_user(text, text) IS
+  'Moves everything of a user to another user id';
+COMMENT ON FUNCTION @extschema@.totp_recovery_codes(text, integer) IS
+  'Creates a set of recovery codes and returns it, this one time; the old set stops working';
+COMMENT ON FUNCTION @extschema@.totp_recover(text, text) IS
+  'Returns true once for each recovery code of a user, and false for everything else';
+COMMENT ON FUNCTION @extschema@.totp_rotate_key() IS
+  'Creates a data key, re-encrypts every secret, and destroys the old data keys, in one transaction';
+COMMENT ON PROCEDURE @extschema@.totp_rotate_key_online(integer) IS
+  'Does what totp_rotate_key does in committed batches; resumes a canceled rotation';
+COMMENT ON FUNCTION totp.rotation_begin(integer) IS
+  'First step of totp_rotate_key_online(): creates the new data key';
+COMMENT ON FUNCTION totp.rotation_step(text, integer) IS
+  'Second step of totp_rotate_key_online(): moves one batch';
+COMMENT ON FUNCTION @extschema@.totp_forget_unreadable(text) IS
+  'Removes what is sealed under a lost master key, and returns who must enroll again';
+COMMENT ON FUNCTION @extschema@.totp_health() IS
+  'Reports what is wrong, and what to do about it';
+COMMENT ON FUNCTION @extschema@.totp_stats(interval) IS
+  'Counts audit rows of the given interval, by event';
+COMMENT ON FUNCTION @extschema@.totp_prune_audit(interval) IS
+  'Deletes audit rows older than the given interval; for the owner';
+COMMENT ON FUNCTION @extschema@.totp_export() IS
+  'Returns the otpauth URI of every secret; for superusers, audited';
+COMMENT ON FUNCTION @extschema@.totp_qr_svg(text) IS
+  'Draws an otpauth URI as a QR code in SVG';
+COMMENT ON FUNCTION @extschema@.totp_qr_png(text, integer) IS
+  'Draws an otpauth URI as a QR code in PNG; scale is the width of a module in pixels';
+COMMENT ON FUNCTION @extschema@.totp_qr_text(text) IS
+  'Draws an otpauth URI as a QR code of Unicode half blocks, for a terminal';
+COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
+  'Grants a role one capability: verify, enroll, admin, or audit';

@@ -1,72 +1,72 @@
--- The last part of the script, when every function is there: comments, capabilities, rights.
+-- The last part of the script, when every function exists: comments, capabilities, rights.
 
 COMMENT ON FUNCTION totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
-  'Makes a new secret for a device and shows it, this one time; it is pending until its first good code';
+  'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
 COMMENT ON FUNCTION totp_confirm(text, text, text) IS
-  'Makes the pending secret of a device active with its first good code';
+  'Activates the pending secret of a device with its first good code';
 COMMENT ON FUNCTION totp_verify(text, text, text) IS
-  'True once for each good code of a user; false for every other';
+  'Returns true once for each good code of a user, and false for everything else';
 COMMENT ON FUNCTION totp_check(text, text, text) IS
-  'totp_verify with its reason, the wrong guesses left and the end of a lock';
+  'Checks a code as totp_verify does; returns the reason, the wrong guesses left, and the end of a lock too';
 COMMENT ON FUNCTION totp_enabled(text) IS
-  'Whether to ask this user for a code';
+  'Returns whether to ask this user for a code';
 COMMENT ON FUNCTION totp_status(text) IS
-  'What is known of the secrets of a user, a row each';
+  'Lists what is known about the secrets of a user';
 COMMENT ON FUNCTION totp_remove(text, text) IS
-  'Removes a device of a user, or with NULL everything of the user';
+  'Removes a device of a user, or everything of the user if device is NULL';
 COMMENT ON FUNCTION totp_keys() IS
-  'The data keys, and which master key each needs';
+  'Lists the data keys and the master key that each needs';
 COMMENT ON FUNCTION totp_code_at(text, timestamptz, text, integer, integer) IS
-  'The code that an authenticator with this secret shows at that time';
+  'Returns the code that an authenticator with this secret shows at that time';
 COMMENT ON FUNCTION totp_reset(text, text) IS
-  'After a compromise: the secrets of a device die now, and it gets a new one';
+  'Replaces a compromised secret: the old secrets of the device stop working now, and it gets a new one';
 COMMENT ON FUNCTION totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean) IS
-  'Brings a secret from elsewhere along: base32, or an otpauth URI';
+  'Imports an existing secret, as base32 or as an otpauth URI';
 COMMENT ON FUNCTION totp_disable(text, text) IS
-  'Disables a device of a user, or with NULL all';
+  'Disables a device of a user, or all devices if device is NULL';
 COMMENT ON FUNCTION totp_enable(text, text) IS
-  'Enables a device of a user, or with NULL all, in the state it had';
+  'Enables a device of a user, or all devices if device is NULL, in the state it had';
 COMMENT ON FUNCTION totp_unlock(text) IS
-  'Clears failures and locks of a user, never the used code';
+  'Clears failures and locks of a user, but never the used codes';
 COMMENT ON FUNCTION totp_rename_user(text, text) IS
-  'Gives everything of a user to another user id';
+  'Moves everything of a user to another user id';
 COMMENT ON FUNCTION totp_recovery_codes(text, integer) IS
-  'Makes a new set of recovery codes and shows it, this one time; the old set dies';
+  'Creates a set of recovery codes and returns it, this one time; the old set stops working';
 COMMENT ON FUNCTION totp_recover(text, text) IS
-  'True once for each recovery code of a user; false for every other';
+  'Returns true once for each recovery code of a user, and false for everything else';
 COMMENT ON FUNCTION totp_rotate_key() IS
-  'New data key, every secret re-encrypted, old data keys destroyed, in one transaction';
+  'Creates a data key, re-encrypts every secret, and destroys the old data keys, in one transaction';
 COMMENT ON PROCEDURE totp_rotate_key_online(integer) IS
-  'The same in committed batches; goes on where a cancelled one stopped';
+  'Does what totp_rotate_key does in committed batches; resumes a canceled rotation';
 COMMENT ON FUNCTION totp.rotation_begin(integer) IS
-  'First step of totp_rotate_key_online(): makes the new data key';
+  'First step of totp_rotate_key_online(): creates the new data key';
 COMMENT ON FUNCTION totp.rotation_step(text, integer) IS
-  'One batch of totp_rotate_key_online()';
+  'Second step of totp_rotate_key_online(): moves one batch';
 COMMENT ON FUNCTION totp.rotation_end() IS
   'Last step of totp_rotate_key_online(): destroys the old data keys';
 COMMENT ON FUNCTION totp_forget_unreadable(text) IS
-  'Removes what is sealed under a lost master key, and says who must enrol again';
+  'Removes what is sealed under a lost master key, and returns who must enroll again';
 COMMENT ON FUNCTION totp_health() IS
-  'What is wrong, and what to do about it';
+  'Reports what is wrong, and what to do about it';
 COMMENT ON FUNCTION totp_stats(interval) IS
-  'Audit rows since a while, by event';
+  'Counts audit rows of the given interval, by event';
 COMMENT ON FUNCTION totp_prune_audit(interval) IS
-  'Deletes audit rows older than that; for the owner';
+  'Deletes audit rows older than the given interval; for the owner';
 COMMENT ON FUNCTION totp_export() IS
-  'The otpauth URI of every secret; for superusers, audited';
+  'Returns the otpauth URI of every secret; for superusers, audited';
 COMMENT ON FUNCTION totp_qr_svg(text) IS
-  'An otpauth URI as a QR code in SVG';
+  'Draws an otpauth URI as a QR code in SVG';
 COMMENT ON FUNCTION totp_qr_png(text, integer) IS
-  'An otpauth URI as a QR code in PNG; scale is the width of a module in pixels';
+  'Draws an otpauth URI as a QR code in PNG; scale is the width of a module in pixels';
 COMMENT ON FUNCTION totp_qr_text(text) IS
-  'An otpauth URI as a QR code of Unicode half blocks, for a terminal';
+  'Draws an otpauth URI as a QR code of Unicode half blocks, for a terminal';
 COMMENT ON FUNCTION totp.reseal(text, text, bigint, text, smallint, smallint, bytea, integer) IS
   'Seals a secret under another data key, for rotations';
 COMMENT ON FUNCTION totp.reseal_recovery_codes(text, bigint, smallint, bytea, integer) IS
   'Seals a set of recovery codes under another data key, for rotations';
 
--- Grants role a capability: 'verify', 'enroll', 'admin' or 'audit'. SECURITY INVOKER, so that it gives nothing that
--- the caller may not give.
+-- Grants a role a capability: 'verify', 'enroll', 'admin', or 'audit'. SECURITY INVOKER, so that it grants nothing that
+-- its caller may not grant.
 CREATE FUNCTION totp_grant(role name, capability text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
@@ -118,12 +118,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION totp_grant(name, text) IS
-  'Grants a role one capability: verify, enroll, admin or audit';
+  'Grants a role one capability: verify, enroll, admin, or audit';
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- Nothing for PUBLIC, and nothing for anyone whom ALTER DEFAULT PRIVILEGES would give something. A loop, so that a new
--- function or table cannot be forgotten.
+-- Revokes everything from PUBLIC, and what ALTER DEFAULT PRIVILEGES granted to others. A loop, so that a new function or
+-- table cannot be forgotten.
 DO $$
 DECLARE
   grant_ record;

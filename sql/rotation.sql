@@ -2,7 +2,7 @@
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
--- How far a rotation is. No row where none is under way.
+-- Progress of a rotation. No row if none is under way.
 CREATE VIEW totp.rotation_progress AS
 SELECT current.key_id AS to_key,
        pg_catalog.array_agg(retiring.key_id ORDER BY retiring.key_id) AS from_keys,
@@ -13,17 +13,17 @@ SELECT current.key_id AS to_key,
   JOIN totp.data_keys retiring ON retiring.state = 'retiring'
  WHERE current.state = 'current'
  GROUP BY current.key_id, current.created_at;
-COMMENT ON VIEW totp.rotation_progress IS 'How far an online rotation is; empty where none is under way';
+COMMENT ON VIEW totp.rotation_progress IS 'Progress of an online rotation; empty if none is under way';
 COMMENT ON COLUMN totp.rotation_progress.to_key IS 'The new data key';
 COMMENT ON COLUMN totp.rotation_progress.from_keys IS 'The data keys that will be destroyed';
-COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was made';
+COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was created';
 COMMENT ON COLUMN totp.rotation_progress.done IS 'Secrets under the new data key';
 COMMENT ON COLUMN totp.rotation_progress.remaining IS 'Secrets under an old one';
 
 SET LOCAL search_path = @extschema@, pg_temp;
 
--- A procedure that commits must be SECURITY INVOKER without SET, so every name and operator in it is qualified. What
--- it calls is SECURITY DEFINER.
+-- A procedure that commits must be SECURITY INVOKER without SET, so every name and operator in it is qualified. The
+-- functions that it calls are SECURITY DEFINER.
 CREATE PROCEDURE totp_rotate_key_online(batch_size integer DEFAULT 1000)
 LANGUAGE plpgsql
 AS $$

@@ -1,6 +1,6 @@
 -- The tables of pg_totp. Read docs/design/tables.md for why they look as they do.
 
--- So that no operator or function of another schema is taken, here and in what is stored from here.
+-- No operator or function of another schema may be found, neither here nor in expressions that are stored from here.
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 DO $$
@@ -97,7 +97,7 @@ CREATE TABLE totp.floor (
 );
 INSERT INTO totp.floor VALUES ('-infinity', 0, 0, 0, 0, true);
 
--- What happened, to whom, by whom. Append-only for everyone but the owner.
+-- Event, user, and actor of everything that happened. Append-only for everyone but the owner.
 CREATE TABLE totp.audit_log (
   id               bigint      PRIMARY KEY DEFAULT nextval('totp.audit_ids'),
   at               timestamptz NOT NULL,
@@ -114,7 +114,7 @@ CREATE INDEX audit_log_user_at ON totp.audit_log (user_id, at);
 CREATE INDEX audit_log_event_at ON totp.audit_log (event, at);
 CREATE INDEX audit_log_at ON totp.audit_log (at);
 
--- Without these, pg_dump would leave out every enrolment.
+-- Without these, pg_dump would leave out every enrollment.
 SELECT pg_catalog.pg_extension_config_dump('totp.key_ids', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.secret_ids', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.audit_ids', '');
@@ -124,8 +124,8 @@ SELECT pg_catalog.pg_extension_config_dump('totp.used_codes', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.attempts', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.recovery_codes', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.audit_log', '');
--- The identity of a cluster belongs to that cluster: a restored database must find none.
+-- The identity of a cluster belongs to that cluster. A restored database must find none.
 SELECT pg_catalog.pg_extension_config_dump('totp.floor', 'WHERE false');
 
--- The functions that follow go where CREATE EXTENSION wants them.
+-- The functions that follow go into the schema of CREATE EXTENSION.
 SET LOCAL search_path = @extschema@, pg_temp;

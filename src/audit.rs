@@ -1,6 +1,6 @@
-//! What is told to the audit log and to the server log, and by whom it was done.
+//! What goes to the audit log and to the server log, and who did it.
 //!
-//! No code, secret, URI or key ever gets here: the events carry names and numbers only.
+//! No code, secret, URI, or key ever gets here: the events have names and numbers only.
 
 use std::ffi::CStr;
 
@@ -37,7 +37,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The name as it stands in `totp.audit_log` and in the server log.
+    /// Returns the name that `totp.audit_log` and the server log have.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enrolled => "enrolled",
@@ -62,7 +62,7 @@ impl Event {
     }
 }
 
-/// Names and values.
+/// The names and values of a detail.
 pub type Detail = Vec<(&'static str, String)>;
 
 /// Writes one audit row.
@@ -81,12 +81,12 @@ pub fn record_with(
     store::audit::insert(event.as_str(), at, user_id, device, settings::actor().as_deref(), detail)
 }
 
-/// A wrong code, and the lock that it set if it did.
+/// Records a wrong code, and the lock if it set one.
 pub fn failed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
     charged(Event::Failed, user_id, counter, newly_locked, at, &Detail::new())
 }
 
-/// A wrong recovery code, and the lock that it set if it did.
+/// Records a wrong recovery code, and the lock if it set one.
 pub fn recovery_failed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
     charged(Event::Failed, user_id, counter, newly_locked, at, &of_recovery_codes())
 }
@@ -95,7 +95,7 @@ fn of_recovery_codes() -> Detail {
     vec![("of", "recovery_codes".into())]
 }
 
-/// A guess that was charged, and the lock that it set if it did.
+/// Records a guess that was charged, and the lock if it set one.
 fn charged(
     event: Event,
     user_id: &str,
@@ -105,51 +105,52 @@ fn charged(
     detail: &Detail,
 ) -> Result<(), Error> {
     let events = if newly_locked { &[event, Event::Locked][..] } else { &[event] };
-    // All lines first: a row may fail, and what it tells of has happened.
+    // All lines first: writing a row may fail, but the event has happened.
     for event in events {
         line(*event, user_id, detail).number("failures", counter.failures.into()).write();
     }
     events.iter().try_for_each(|event| record_with(*event, at, Some(user_id), None, detail))
 }
 
-/// A good code that was used before.
+/// Records a good code that was used before.
 pub fn replayed(user_id: &str, device: &str, at: Timestamp) -> Result<(), Error> {
     line(Event::Replayed, user_id, &vec![("device", device.into())]).write();
     record(Event::Replayed, at, Some(user_id), Some(device))
 }
 
-/// A recovery code that was used before, and the lock that it set if it did.
+/// Records a recovery code that was used before, and the lock if it set one.
 pub fn recovery_replayed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
     charged(Event::Replayed, user_id, counter, newly_locked, at, &of_recovery_codes())
 }
 
-/// A recovery code that was accepted.
+/// Records a recovery code that was accepted.
 pub fn recovery_code_used(user_id: &str, at: Timestamp) -> Result<(), Error> {
     line(Event::RecoveryCodeUsed, user_id, &Detail::new()).write();
     record(Event::RecoveryCodeUsed, at, Some(user_id), None)
 }
 
-/// Failures and locks that were cleared.
+/// Records that failures and locks were cleared.
 pub fn unlocked(user_id: &str, at: Timestamp) -> Result<(), Error> {
     line(Event::Unlocked, user_id, &Detail::new()).write();
     record(Event::Unlocked, at, Some(user_id), None)
 }
 
-/// A new id of a user: one row for each of the two, with what was used of secrets that it has lost, so that the history of
-/// either is found.
+/// Records a new id of a user: one row for each id, with the used steps of secrets that it has lost, so that the history of
+/// either id can be found.
 pub fn renamed((old, lost): (&str, &Removed), (new, inherited): (&str, &Removed), at: Timestamp) -> Result<(), Error> {
     let detail = |removed: &Removed, name, other: &str| [removed.detail(), vec![(name, other.into())]].concat();
     record_with(Event::Renamed, at, Some(old), None, &detail(lost, "new_user_id", new))?;
     record_with(Event::Renamed, at, Some(new), None, &detail(inherited, "old_user_id", old))
 }
 
-/// A rotation that is complete.
+/// Records a complete rotation.
 pub fn key_rotated(key_id: i32, secrets: i64, at: Timestamp) -> Result<(), Error> {
     let detail = vec![("key_id", key_id.to_string()), ("secrets", secrets.to_string())];
     record_with(Event::KeyRotated, at, None, None, &detail)
 }
 
-/// A secret, with no device a set of recovery codes, with no user only a key, that can never be opened again and was removed.
+/// Records the removal of a secret that can never be opened again. Without a device it is a set of recovery codes, without a
+/// user only a key.
 pub fn unreadable_forgotten(
     user_id: Option<&str>,
     device: Option<&str>,
@@ -162,24 +163,24 @@ pub fn unreadable_forgotten(
     record_with(Event::UnreadableForgotten, at, user_id, device, &detail)
 }
 
-/// All secrets, shown to a superuser.
+/// Records that a superuser exported all secrets.
 pub fn exported(at: Timestamp) -> Result<(), Error> {
     signed(Event::Exported.as_str()).write();
     record(Event::Exported, at, None, None)
 }
 
-/// Audit rows that were deleted. In the server log only: the row about it would be the next to go.
+/// Logs that audit rows were deleted. In the server log only: an audit row would be deleted by the next call.
 pub fn pruned(rows: i64) {
     signed("audit_pruned").number("rows", rows).write();
 }
 
-/// The line in the server log, which a ROLLBACK does not reach.
+/// Begins a line in the server log, which a ROLLBACK does not undo.
 fn line(event: Event, user_id: &str, detail: &Detail) -> Line {
     let line = signed(event.as_str()).text("user", user_id);
     detail.iter().fold(line, |line, (key, value)| line.text(key, value))
 }
 
-/// A line that says by whom it was done, since the audit row that does may be rolled back.
+/// Begins a line that names who did it, since the audit row may be rolled back.
 fn signed(event: &str) -> Line {
     let line = Line::new(event);
     if !line.is_wanted() {

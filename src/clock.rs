@@ -1,5 +1,5 @@
-//! The clock: `clock_timestamp()` at the call, or the fixed time of `totp.clock`. Never `now()`, which stands still
-//! for a whole transaction.
+//! The clock: `clock_timestamp()` at the call, or the fixed time of `totp.clock`. Never `now()`, which does not change
+//! during a transaction.
 
 use std::ffi::CStr;
 
@@ -19,34 +19,34 @@ impl Timestamp {
     /// `-infinity`: never.
     pub const NEVER: Self = Self(i64::MIN);
 
-    /// Whole seconds since the Unix epoch, rounded down.
+    /// Returns whole seconds since the Unix epoch, rounded down.
     pub fn unix_seconds(self) -> i64 {
         self.0.div_euclid(1_000_000).saturating_add(EPOCH_OFFSET)
     }
 
-    /// The time of a Unix second.
+    /// Converts a Unix second.
     pub fn from_unix_seconds(seconds: i64) -> Self {
         Self(seconds.saturating_sub(EPOCH_OFFSET).saturating_mul(1_000_000))
     }
 
-    /// From an argument. `None` for both infinities.
+    /// Converts an argument. `None` for both infinities.
     pub fn from_sql(value: pgrx::datum::TimestampWithTimeZone) -> Option<Self> {
         let micros = value.into_inner();
         (micros != i64::MIN && micros != i64::MAX).then_some(Self(micros))
     }
 
-    /// For an output column. Both infinities are kept; what is out of range becomes NULL.
+    /// Converts to an output column. Both infinities are kept; a value out of range becomes NULL.
     pub fn to_sql(self) -> Option<pgrx::datum::TimestampWithTimeZone> {
         pgrx::datum::TimestampWithTimeZone::try_from(self.0).ok()
     }
 
-    /// For an output column in which `-infinity` means that it never happened.
+    /// Converts to an output column in which `-infinity` means that it never happened.
     pub fn to_sql_unless_never(self) -> Option<pgrx::datum::TimestampWithTimeZone> {
         if self == Self::NEVER { None } else { self.to_sql() }
     }
 }
 
-/// The time now.
+/// Returns the current time.
 pub fn now() -> Result<Timestamp, Error> {
     match settings::clock() {
         None => {

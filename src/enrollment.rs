@@ -1,6 +1,6 @@
-//! How a device comes to a secret, whether made here or brought along.
+//! How a device gets a secret, whether it is new or imported.
 //!
-//! Owns the rules: one writer per user, one pending secret per device, no secret twice, not too many devices.
+//! Owns the rules: one writer per user, one pending secret per device, no secret twice, a maximum number of devices.
 
 use otp::{OtpauthUri, Parameters, TimeStep};
 
@@ -17,7 +17,7 @@ use crate::{floor, inplace, keyring, settings};
 
 /// How a secret is stored.
 pub struct Plan {
-    /// The device's active secret stays until the new one is confirmed.
+    /// The device keeps its active secret until the new one is confirmed.
     pub keep_current: bool,
     /// The new secret is active at once.
     pub confirmed: bool,
@@ -30,10 +30,10 @@ pub fn begin(user: UserId) -> Result<(), Error> {
     attempts::lock_or_insert(user.as_str())
 }
 
-/// Stores a secret for a device, with the user locked: one session at a time is here, so of concurrent calls the last
-/// to commit stays and every other secret is dead.
+/// Stores a secret for a device, with the user locked. One session at a time is here, so after concurrent calls only the
+/// secret of the last one works.
 pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) -> Result<(), Error> {
-    // Before the time is taken: this secret is younger than the floor.
+    // Before the time is read, so that this secret is younger than the floor.
     floor::current()?;
     let now = clock::now()?;
     let existing = secrets::of_user(&Snapshot::latest(), user.as_str())?;
@@ -74,14 +74,14 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     audit::record_with(plan.event, now, Some(user.as_str()), Some(device.as_str()), &detail)
 }
 
-/// What a secret has behind it that was here before: its age, which the floor looks at, and its used step.
+/// The past of a secret that was here before: when it was created, which the floor needs, and its used step.
 struct Past {
     created_at: Timestamp,
     used: Option<UsedCode>,
 }
 
 impl Past {
-    /// It may be a secret that was removed a moment ago: then its codes were used up to there.
+    /// Adds the used steps of removed secrets: it may be one that was removed shortly before.
     fn forget_nothing(&mut self, removed: &Removed, parameters: Parameters) {
         self.used = Some(removed.raise(self.used.unwrap_or(UsedCode::none(0)), parameters.period));
     }
@@ -120,7 +120,8 @@ fn insert(
     })
 }
 
-/// Refuses one device too many. Devices that were never confirmed and whose secret has expired make room.
+/// Refuses one device too many. Removes devices that were never confirmed and whose secret has expired if their place is
+/// needed.
 fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Timestamp) -> Result<(), Error> {
     let mut others: Vec<_> = existing.iter().filter(|s| s.device != device.as_str()).collect();
     others.dedup_by(|a, b| a.device == b.device);
@@ -138,16 +139,16 @@ fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Times
     if count < settings::max_devices() { Ok(()) } else { Err(Error::TooManyDevices) }
 }
 
-/// A secret of the user that is the one to be imported.
+/// A secret of the user that is the same as the imported one.
 struct Known {
     secret_id: i64,
     slot: Slot,
     parameters: Parameters,
 }
 
-/// Whether the device has this very secret already: then its used step is kept.
+/// Finds the imported secret at the device: then its used step is kept.
 ///
-/// Errors: 22023 where another device of the user has it, since each code would count twice.
+/// Errors: 22023 if another device of the user has it, since each code would count twice.
 fn find_known(user: UserId, device: DeviceName, uri: &OtpauthUri) -> Result<Option<Known>, Error> {
     let mut known = None;
     let snapshot = Snapshot::latest();
@@ -167,7 +168,7 @@ fn find_known(user: UserId, device: DeviceName, uri: &OtpauthUri) -> Result<Opti
     Ok(known)
 }
 
-/// The used step in time steps of another length: the one in which the used step ends.
+/// Converts a used step to a period of another length: the step in which the used one ends.
 fn translate(used: TimeStep, old: Parameters, new: Parameters) -> TimeStep {
     if used == TimeStep::NONE { used } else { TimeStep::at(used.end(old.period).saturating_sub(1), new.period) }
 }

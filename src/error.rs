@@ -1,13 +1,14 @@
-//! Every error of the extension: its SQLSTATE, message, detail and hint, chosen once.
+//! Every error of the extension: its SQLSTATE, message, detail, and hint, each in one place.
 //!
-//! Messages are constant. None ever holds a secret, a code, a key or a path.
+//! Messages are constant. None ever holds a secret, a code, a key, or a path. DETAIL and HINT are whole sentences: a test in
+//! `tests.rs` goes through every variant.
 
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::log::quoted;
 
-/// What can go wrong. A wrong code is not among it: that is an answer.
+/// What can go wrong. A wrong code is not an error: it is an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("argument \"{0}\" must not be null")]
@@ -28,7 +29,7 @@ pub enum Error {
     OfUser(String, Box<Error>),
     #[error("another device of this user has this secret")]
     SecretOfOtherDevice,
-    #[error("user exists already")]
+    #[error("user already exists")]
     UserExists,
     #[error("time is out of range")]
     TimeRange,
@@ -68,8 +69,10 @@ pub enum Error {
     StartupOption,
     #[error("nothing to rotate")]
     NothingToRotate,
-    #[error("master key is loaded, or no data key was ever wrapped by it")]
-    NotForgettable,
+    #[error("master key is loaded")]
+    MasterKeyLoaded,
+    #[error("no data key is wrapped by this master key")]
+    NoKeyOfMaster,
     #[error("no master key is loaded")]
     NoMasterKey,
     #[error("master key file is not valid")]
@@ -88,9 +91,10 @@ pub enum Error {
     TableAltered(&'static str),
     #[error("cannot judge a code in the transaction that rewrote table \"totp.{0}\"")]
     TableRewritten(&'static str),
-    #[error("the operating system gave no random bytes")]
+    #[error("could not generate random bytes")]
     Random,
-    #[error("unexpected failure in {0}")]
+    /// What could not be done. PostgreSQL or a file failed in a way that has no other error.
+    #[error("could not {0}")]
     Internal(&'static str),
 }
 
@@ -112,7 +116,9 @@ impl Error {
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::BatchSize | Self::NotForgettable | Self::Age => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::BatchSize | Self::MasterKeyLoaded | Self::NoKeyOfMaster | Self::Age => {
+                ERRCODE_INVALID_PARAMETER_VALUE
+            }
             Self::Restricted(_) | Self::SuperuserOnly | Self::OwnerOnly(_) | Self::RotationOnly(_) => {
                 ERRCODE_INSUFFICIENT_PRIVILEGE
             }
@@ -128,29 +134,31 @@ impl Error {
         }
     }
 
-    /// Says whose row it was, for a call that is one of many in a statement.
+    /// Adds the user to the detail, for a call that is one of many in a statement.
     pub fn of_user(self, user_id: &str) -> Self {
         Self::OfUser(quoted(user_id), Box::new(self))
     }
 
-    /// More about it, for the DETAIL of a message.
+    /// Returns the DETAIL of the message.
     pub fn detail(&self) -> Option<String> {
         match self {
-            Self::OfUser(user, error) => Some(match error.detail() {
-                Some(detail) => format!("user {user}: {detail}"),
-                None => format!("user {user}"),
-            }),
+            Self::OfUser(user, error) => {
+                let detail = error.detail().map_or(String::new(), |detail| format!(" {detail}"));
+                Some(format!("The call was for user {user}.{detail}"))
+            }
             Self::NameLength(_) => Some("It must be 1 to 256 bytes long.".into()),
             Self::Parameter(e) => Some(e.detail().into()),
             Self::Secret(e) => Some(e.detail().into()),
             Self::Uri(e) => Some(e.detail().into()),
             Self::Qr(e) => Some(e.detail().into()),
-            Self::Age => Some("It must be longer than nothing, and at most 1000 years.".into()),
+            Self::Age => Some("The interval must be positive and at most 1000 years.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
-            Self::TimeRange => Some("It must lie between the years -4712 and 294276.".into()),
-            Self::CallerUnknown(_) => Some("It is SECURITY DEFINER, so it cannot tell who calls it.".into()),
-            Self::KeyFile { line, rule, .. } if *line > 0 => Some(format!("line {line}: {rule}")),
+            Self::TimeRange => Some("It must be between the years -4712 and 294276.".into()),
+            Self::CallerUnknown(_) => {
+                Some("The function is SECURITY DEFINER, so it does not know who called it.".into())
+            }
+            Self::KeyFile { line, rule, .. } if *line > 0 => Some(format!("Line {line}: {rule}")),
             Self::KeyFile { rule, .. } | Self::KeyEnvironment { rule } => Some((*rule).into()),
             _ => None,
         }
@@ -163,43 +171,47 @@ impl Error {
             Self::SecretOfOtherDevice => Some("Each code would count twice. Remove the other device first."),
             Self::UserExists => Some("Choose another id, or remove that user with totp_remove()."),
             Self::DeviceDisabled => Some("Enable it with totp_enable(), or remove it with totp_remove()."),
-            Self::Standby(_) => Some("Call it on the primary: a code is used up and a guess is counted there."),
+            Self::Standby(_) => {
+                Some("Call it on the primary. Only there can a code be used up and a guess be counted.")
+            }
             Self::ReadOnly(_) => Some("Call it in a read-write transaction."),
             Self::Parallel(_) => Some("Call it outside of parallel queries."),
             Self::NoMasterKey => Some(
                 "Set totp.key_file to a file with a master key (openssl rand -hex 32) and reload the configuration.",
             ),
-            Self::KeyFile { .. } => {
-                Some("Mend the file that totp.key_file names: 64 hexadecimal characters a line, the first is current.")
-            }
+            Self::KeyFile { .. } => Some(
+                "Fix the file that totp.key_file names: one key of 64 hexadecimal characters per line, current key first.",
+            ),
             Self::KeyEnvironment { .. } => {
-                Some("Mend the variable and restart the server, or set totp.key_file instead.")
+                Some("Fix the variable and restart the server, or set totp.key_file instead.")
             }
             Self::MasterKeyNotLoaded(_) => {
                 Some("Add that master key again to the file that totp.key_file names, below the current one.")
             }
             Self::NoDataKey(_) => Some("Restore table totp.data_keys from a backup."),
-            Self::RowsAltered => Some("See totp_health(); restore the rows from a backup, or enrol the user again."),
+            Self::RowsAltered => Some("See totp_health(). Restore the rows from a backup, or enroll the user again."),
             Self::TableAltered(_) => {
-                Some("Restore it: a logged table of access method heap, with the columns that it was made with.")
+                Some("Restore it as a logged table of access method heap with its original columns.")
             }
-            Self::TableRewritten(_) => Some("Commit first: a rollback would forget what was judged."),
-            Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
+            Self::TableRewritten(_) => Some("Commit first. A rollback would undo what was judged."),
+            Self::Isolation(_) => Some("Call it in a READ COMMITTED transaction."),
             Self::Restricted(_) => {
-                Some("Call it in a statement of its own, not from an index, a materialized view or their like.")
+                Some("Call it in a separate statement, not from an index, a materialized view, or similar.")
             }
-            Self::SuperuserOnly => Some("Only a superuser exports secrets."),
+            Self::SuperuserOnly => Some("Only a superuser can export secrets."),
             Self::OwnerOnly(_) => {
-                Some("Only the owner of the extension, a member of that role or a superuser may call it.")
+                Some("Only the owner of the extension, a member of that role, or a superuser may call it.")
             }
-            Self::RotationOnly(_) => Some("Only a rotation of keys calls it."),
+            Self::RotationOnly(_) => Some("Only a key rotation may call it."),
             Self::CallerUnknown(_) => Some("Update the extension with ALTER EXTENSION pg_totp UPDATE."),
             Self::StartupOption => Some(
-                "Connect without them. Only totp.actor may be among them, and for a superuser what a session may set.",
+                "Connect without them. Only totp.actor is allowed there, and for a superuser what a session can set.",
             ),
-            Self::OwnCopy => Some("Commit first: a rollback would forget what was judged."),
-            Self::NothingToRotate => Some("The first enrolment makes the first data key."),
-            Self::NotForgettable => Some("Name a fingerprint that totp_keys() shows as not loaded."),
+            Self::OwnCopy => Some("Commit first. A rollback would undo what was judged."),
+            Self::NothingToRotate => Some("The first enrollment creates the first data key."),
+            Self::MasterKeyLoaded | Self::NoKeyOfMaster => {
+                Some("Name a fingerprint that totp_keys() shows as not loaded.")
+            }
             Self::Clock => Some("Set totp.clock to a timestamp, or reset it to use the real time."),
             _ => None,
         }

@@ -1,4 +1,4 @@
-//! Where a function may run, and for whom. Asked before anything is judged.
+//! Where a function may run, and who may call it. Checked before anything is judged.
 
 use pgrx::pg_catalog::pg_proc::PgProc;
 use pgrx::pg_sys;
@@ -6,9 +6,9 @@ use pgrx::pg_sys;
 use crate::error::Error;
 use crate::store;
 
-/// Refuses a security-restricted operation, a standby, a read-only transaction and parallel mode.
+/// Refuses a security-restricted operation, a standby, a read-only transaction, and parallel mode.
 ///
-/// On a standby, in a read-only transaction and in parallel mode nothing could be used up or counted.
+/// On a standby, in a read-only transaction, and in parallel mode nothing can be used up or counted.
 pub fn writable(function: &'static str) -> Result<(), Error> {
     unrestricted(function)?;
     // SAFETY: reads of backend state.
@@ -23,9 +23,9 @@ pub fn writable(function: &'static str) -> Result<(), Error> {
     not_parallel(function)
 }
 
-/// Refuses a security-restricted operation: maintenance of a table, or a materialized view, in which PostgreSQL runs the
-/// code of the owner for someone else, autovacuum too. What was judged there would be charged, and audited, in the name
-/// of someone who asked for nothing of the kind.
+/// Refuses a security-restricted operation: maintenance of a table, or a materialized view. There PostgreSQL runs the code of
+/// an owner on behalf of another user, or of autovacuum. A guess there would be charged, and audited, in the name of someone
+/// who did not ask for it.
 fn unrestricted(function: &'static str) -> Result<(), Error> {
     // SAFETY: a read of backend state. A SECURITY DEFINER function keeps the flag of its caller.
     if unsafe { pg_sys::InSecurityRestrictedOperation() } { Err(Error::Restricted(function)) } else { Ok(()) }
@@ -53,8 +53,8 @@ pub unsafe fn superuser(fcinfo: pg_sys::FunctionCallInfo, function: &'static str
     }
 }
 
-/// Refuses a function that is SECURITY DEFINER, as the SQL of 0.1.0 declares these: its current user is its owner in
-/// every call, and the user of the session says nothing of whose code it is that calls.
+/// Refuses a function that is SECURITY DEFINER, as the SQL of 0.1.0 declares these. Its current user is always its owner, and
+/// the session user does not show whose code calls it.
 ///
 /// # Safety
 /// `fcinfo` is that of the running call.
@@ -67,7 +67,7 @@ unsafe fn knows_its_caller(fcinfo: pg_sys::FunctionCallInfo, function: &'static 
     }
 }
 
-/// Refuses REPEATABLE READ and SERIALIZABLE, where rows that come late could not be seen by an UPDATE.
+/// Refuses REPEATABLE READ and SERIALIZABLE, where an UPDATE does not see rows that were committed later.
 pub fn read_committed(function: &'static str) -> Result<(), Error> {
     // SAFETY: a read of backend state.
     if unsafe { pg_sys::XactIsoLevel } > pg_sys::XACT_READ_COMMITTED as i32 {

@@ -1,12 +1,12 @@
-//! Rows that change in place: find, lock, decide, log, flush. Nothing else writes to a page: `page` finds the row on it,
+//! Rows that change in place: find, lock, decide, log, flush. Nothing else writes to a page. `page` finds the row,
 //! `record` writes and logs.
 //!
 //! A row of `totp.attempts`, `totp.used_codes` or `totp.floor` changes as a sequence does: under the page lock,
-//! outside of the transaction, logged to the WAL in a generic record. So a ROLLBACK gives nothing back.
+//! outside of the transaction, logged to the WAL in a generic record. So a ROLLBACK undoes nothing.
 //! docs/design/in-place.md has the argument for every step.
 //!
-//! Under a page lock nothing here allocates, waits, reads a file or can panic: what runs is
-//! `HeapTupleSatisfiesUpdate`, the caller's arithmetic on five integers, and the making of the WAL record.
+//! Under a page lock nothing here allocates, waits, reads a file, or can panic. What runs is
+//! `HeapTupleSatisfiesUpdate`, the caller's arithmetic on five integers, and the construction of the WAL record.
 
 mod page;
 mod record;
@@ -36,7 +36,7 @@ pub trait InPlace: Copy {
     fn to_words(self) -> Words;
 }
 
-/// Where a look-up found a row: table (or partition), place, and the transaction that inserted it.
+/// Where a look-up found a row: table (or partition), position, and the transaction that inserted it.
 #[derive(Clone, Copy)]
 pub struct RowAddress {
     pub table: pg_sys::Oid,
@@ -47,21 +47,21 @@ pub struct RowAddress {
 }
 
 impl RowAddress {
-    /// Whether the own transaction inserted the row: its ROLLBACK takes the row away.
+    /// Returns whether this transaction inserted the row: its ROLLBACK removes the row.
     pub fn is_own(&self) -> bool {
         // SAFETY: a look at backend state.
         unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.xmin) }
     }
 }
 
-/// A row that is about to change: its table is open and its page pinned until this goes.
+/// A row that is about to change. Its table is open and its page pinned until this value is dropped.
 ///
-/// Opening it refuses all that does not depend on what will be decided. So it comes before a code is compared.
+/// Opening it refuses everything that does not depend on the decision. So it comes before a code is compared.
 pub struct Target<A>(page::Target, PhantomData<A>);
 
 impl<A: InPlace> Target<A> {
-    /// Errors: 55000 if the own transaction made a copy of the row, or has rewritten its table; XX001 if the table is
-    /// not as it must be.
+    /// Opens a row. Errors: 55000 if this transaction made a copy of the row, or has rewritten its table; XX001 if the table
+    /// is altered.
     pub fn open(row: &RowAddress) -> Result<Self, Error> {
         refuse_own_copy(row)?;
         let target = page::Target::open::<A>(row)?;
@@ -69,9 +69,9 @@ impl<A: InPlace> Target<A> {
     }
 }
 
-/// What became of a change.
+/// The result of a change.
 pub enum Outcome<R> {
-    /// Decided on the rows as they are now; with what makes the change last, if something changed.
+    /// Decided on the rows as they are now. The position in the WAL makes the change durable, if something changed.
     Decided(R, Option<Lsn>),
     /// A row was moved or removed since the look-up: look up everything again, under a new snapshot.
     LookAgain,
@@ -82,19 +82,19 @@ pub enum Outcome<R> {
 pub struct Lsn(pg_sys::XLogRecPtr);
 
 impl Lsn {
-    /// Of a change that needs no record: PostgreSQL writes the table to disk when the transaction that made it commits.
+    /// A change that needs no record: PostgreSQL writes the table to disk when the transaction that created it commits.
     const AT_COMMIT: Self = Self(0);
 
-    /// Returns when the change is on disk, and on the synchronous standbys where there are any.
+    /// Returns when the change is on disk, and on the synchronous standbys if there are any.
     ///
-    /// A transaction without an id neither flushes nor waits at its commit, so this does, whatever
-    /// `synchronous_commit` says; the wait for standbys follows that setting, as COMMIT does.
+    /// A transaction without an id neither flushes nor waits at its commit. So this function flushes, whatever
+    /// `synchronous_commit` says. The wait for standbys follows that setting, as COMMIT does.
     pub fn make_durable(self) {
         if cfg!(feature = "fault_no_flush") {
             return;
         }
         // SAFETY: plain calls of PostgreSQL's interface. SyncRepWaitForLSN asserts that interrupts are held; it ends
-        // a cancelled wait in a WARNING. Were it to raise, PostgreSQL resets the count itself.
+        // a canceled wait in a WARNING. If it raised, PostgreSQL would reset the count itself.
         unsafe {
             pg_sys::XLogFlush(self.0);
             pg_sys::InterruptHoldoffCount += 1;
@@ -150,19 +150,19 @@ pub fn settled<A: InPlace>(row: Target<A>) -> Result<Option<Target<A>>, Error> {
 }
 
 thread_local! {
-    /// The transaction that last deleted a row, and the one that last put a copy of a row in its place. What is judged on
-    /// the copy, a ROLLBACK would take back.
+    /// The transaction that last deleted a row, and the one that last put a copy of a row in its place. A ROLLBACK would
+    /// undo what is judged on the copy.
     static DELETED_IN: Cell<pg_sys::TransactionId> = const { Cell::new(pg_sys::InvalidTransactionId) };
     static COPIED_IN: Cell<pg_sys::TransactionId> = const { Cell::new(pg_sys::InvalidTransactionId) };
 }
 
-/// Notes that the own transaction has deleted rows.
+/// Notes that this transaction has deleted rows.
 pub fn note_delete() {
     // SAFETY: a read of backend state; the delete has given the transaction an id.
     DELETED_IN.set(unsafe { pg_sys::GetTopTransactionIdIfAny() });
 }
 
-/// Notes that a secret was brought along: if the own transaction has deleted rows, it may be the one that was there.
+/// Notes that a secret was imported. If this transaction has deleted rows, the secret may be a copy of a deleted one.
 pub fn note_import() {
     // SAFETY: a read of backend state.
     let top = unsafe { pg_sys::GetTopTransactionIdIfAny() };
@@ -171,18 +171,18 @@ pub fn note_import() {
     }
 }
 
-/// Reads a row that the own transaction has just deleted, to insert it again elsewhere: what was read before the delete
-/// may be overtaken by a sign-in.
+/// Reads a row that this transaction has just deleted, to insert it again elsewhere. A sign-in may have changed the row since
+/// an earlier read.
 ///
-/// From then on this transaction cannot judge on rows that it inserted itself: a ROLLBACK would bring the original back,
-/// as it was before.
+/// From now on this transaction cannot judge on rows that it inserted itself: a ROLLBACK would restore the original as it was
+/// before.
 pub fn take_for_copy<A: InPlace>(row: &RowAddress) -> Result<A, Error> {
     // SAFETY: a read of backend state; the delete has given the transaction an id.
     COPIED_IN.set(unsafe { pg_sys::GetTopTransactionIdIfAny() });
     read_deleted(row)
 }
 
-/// Reads a row that the own transaction has just deleted, as it was when it went.
+/// Reads a row that this transaction has just deleted, as it was at the delete.
 pub fn read_deleted<A: InPlace>(row: &RowAddress) -> Result<A, Error> {
     page::Target::open::<A>(row)?.read_locked().map(A::from_words).ok_or(Error::RowsAltered)
 }
@@ -208,7 +208,7 @@ fn change<const N: usize, R>(
             Err(states) => states,
         };
         pgrx::check_for_interrupts!();
-        // Beside living row locks may stand a delete that was rolled back: then the row is as good as before.
+        // A multixact of row locks may include a delete that was rolled back. Then the row is as good as before.
         if targets.iter_mut().zip(&states).all(|(target, state)| target.is_good_after(state)) {
             continue;
         }
@@ -224,7 +224,7 @@ fn change<const N: usize, R>(
     }
 }
 
-/// One lock hold: decides where every row may be changed now, and says what stands in the way where one may not.
+/// Locks the pages once: decides if every row may be changed now, and otherwise returns what prevents it.
 fn try_change<const N: usize, R, F: FnOnce(&mut [Words; N]) -> R>(
     targets: &[page::Target; N],
     decide: &mut Option<F>,

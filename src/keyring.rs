@@ -1,10 +1,12 @@
-//! Master keys, data keys, and what a backend remembers of them.
+//! Master keys, data keys, and the cache of a backend.
 //!
-//! Owns the key file and the cache. A master key comes from outside of the database and never gets into it; a data
-//! key lies in `totp.data_keys`, wrapped by a master key. Keys leave this module only as sealed or opened values.
+//! Owns the key file and the cache. A master key comes from outside of the database and never enters it. A data key is
+//! stored in `totp.data_keys`, wrapped by a master key. Keys leave this module only as sealed or opened values.
 
 mod source;
 
+#[cfg(any(test, feature = "pg_test"))]
+pub use source::FileRule;
 pub use source::is_environment;
 
 use std::cell::{Cell, RefCell};
@@ -21,12 +23,12 @@ use crate::store::data_keys::{self, StoredKey};
 use crate::store::secrets::SealedSecret;
 use crate::store::spi::Snapshot;
 
-/// Data keys that a backend remembers; a rotation half way has two or three.
+/// Largest number of cached data keys. During a rotation there are two or three.
 const MAX_CACHED: usize = 16;
 
-/// What this backend remembers.
+/// The keys that this backend has read.
 struct Cache {
-    /// `PgReloadTime` when the master keys were read: another value means that the configuration was read anew.
+    /// `PgReloadTime` when the master keys were read: another value means that the configuration was read again.
     read_at: i64,
     masters: Option<Rc<MasterKeys>>,
     data: Vec<CachedKey>,
@@ -39,16 +41,16 @@ struct CachedKey {
 }
 
 thread_local! {
-    /// Counts how often a key was looked for in its table or file.
+    /// Counts how often a key was read from its table or file.
     static READS: Cell<u64> = const { Cell::new(0) };
     static CACHE: RefCell<Cache> = const { RefCell::new(Cache { read_at: 0, masters: None, data: Vec::new() }) };
 }
 
-/// The data key under which new secrets are sealed, held until the end of the transaction: no rotation destroys it
-/// meanwhile. The first call ever makes it.
+/// Returns the data key that seals new secrets, and holds it until the end of the transaction, so that no rotation destroys
+/// it meanwhile. The first call ever creates it.
 ///
-/// Every function that writes rows of a user calls this before it takes any row lock, so that it cannot deadlock with
-/// a rotation, which locks the data keys first.
+/// Every function that writes rows of a user calls this before it takes any row lock. So it cannot deadlock with a rotation,
+/// which locks the data keys first.
 pub fn hold_current() -> Result<KeyId, Error> {
     loop {
         let Some(key) = data_keys::current(&Snapshot::latest())? else {
@@ -64,8 +66,8 @@ pub fn hold_current() -> Result<KeyId, Error> {
     }
 }
 
-/// The same for a function that seals nothing: where there is no data key there is nothing to change either, and none
-/// is made.
+/// Does the same for a function that seals nothing. If there is no data key there is nothing to change, so none is
+/// created.
 pub fn hold_existing() -> Result<(), Error> {
     match data_keys::current(&Snapshot::latest())? {
         Some(_) => hold_current().map(drop),
@@ -81,9 +83,9 @@ fn create_first() -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes a new current data key, wrapped by the current master key; the old one retires. The caller holds the set.
+/// Creates a new current data key, wrapped by the current master key. The old one retires. The caller holds the set.
 ///
-/// Errors: as [`open_secret`], where a key that is in use cannot be opened: then nothing would be readable after.
+/// Errors: as [`open_secret`], if a key in use cannot be opened: its secrets could not be moved.
 pub fn replace_current() -> Result<KeyId, Error> {
     cache_all()?;
     data_keys::retire_current()?;
@@ -92,7 +94,7 @@ pub fn replace_current() -> Result<KeyId, Error> {
     Ok(id)
 }
 
-/// Reads every data key from its table into the cache, which [`reseal`] relies on.
+/// Reads every data key from its table into the cache, which [`reseal`] needs.
 ///
 /// Errors: F0000 if one is wrapped by a master key that is not loaded.
 pub fn cache_all() -> Result<(), Error> {
@@ -104,7 +106,7 @@ pub fn cache_all() -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the current data key is wrapped by the first master key of the file.
+/// Returns whether the current data key is wrapped by the first master key of the file.
 pub fn current_is_under_current_master() -> Result<bool, Error> {
     let current = data_keys::current(&Snapshot::latest())?;
     let master = masters()?.current().fingerprint().to_string();
@@ -117,15 +119,15 @@ fn create() -> Result<KeyId, Error> {
     let master = masters.current();
     let id = data_keys::next_id(&Snapshot::latest())?;
     let key = DataKey::from_random(random_key()?);
-    let wrapped = key.wrap(master, KeyId::new(id), random()?).map_err(|_| Error::Internal("wrap"))?;
+    let wrapped = key.wrap(master, KeyId::new(id), random()?).map_err(|_| Error::Internal("wrap a data key"))?;
     data_keys::insert(id, &wrapped, &master.fingerprint().to_string(), crate::clock::now()?)?;
     Ok(KeyId::new(id))
 }
 
-/// Opens a stored secret. Its data key is looked for under the snapshot that found the secret: a rotation that commits
+/// Opens a stored secret. Looks for its data key under the snapshot that found the secret: a rotation that commits
 /// meanwhile destroys the key, but not for that snapshot.
 ///
-/// Errors: F0000 if its master key is not loaded, XX001 if its data key is not there or it does not open.
+/// Errors: F0000 if its master key is not loaded, XX001 if its data key does not exist or the secret does not open.
 pub fn open_secret(snapshot: &Snapshot, user_id: &str, stored: &SealedSecret) -> Result<Secret, Error> {
     let context = secret_context(user_id, &stored.device, stored.secret_id, stored.parameters);
     open(snapshot, &context, &stored.sealed).map(Secret::from_bytes)
@@ -159,14 +161,14 @@ pub fn seal_recovery_codes(key: KeyId, user_id: &str, set_id: i64, count: u8, ha
     seal(key, &Context::RecoveryCodes { user_id, set_id, count }, hashes)
 }
 
-/// Opens a value and seals it under another data key. Both are in the cache since [`cache_all`].
+/// Opens a value and seals it under another data key. Both keys are in the cache since [`cache_all`].
 pub fn reseal(to: KeyId, context: &Context, sealed: &[u8]) -> Result<Vec<u8>, Error> {
     let plaintext = open(&Snapshot::latest(), context, sealed)?;
     let key = cached(to.get()).ok_or(Error::NoDataKey(to.get()))?;
-    seal::seal(&key, to, random()?, context, &plaintext).map_err(|_| Error::Internal("seal"))
+    seal::seal(&key, to, random()?, context, &plaintext).map_err(|_| Error::Internal("seal a value"))
 }
 
-/// What a secret is bound to.
+/// Returns the context that a secret is bound to.
 pub fn secret_context<'a>(user_id: &'a str, device: &'a str, secret_id: i64, parameters: Parameters) -> Context<'a> {
     Context::Secret {
         user_id,
@@ -182,7 +184,7 @@ fn seal(id: KeyId, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, Error
     // Read from the table, never only from the cache: after DROP and CREATE EXTENSION an id may name another key.
     let stored = data_keys::find(&Snapshot::latest(), id.get())?.ok_or(Error::NoDataKey(id.get()))?;
     let key = unwrapped(&stored)?;
-    seal::seal(&key, id, random()?, context, plaintext).map_err(|_| Error::Internal("seal"))
+    seal::seal(&key, id, random()?, context, plaintext).map_err(|_| Error::Internal("seal a value"))
 }
 
 fn open(snapshot: &Snapshot, context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -202,17 +204,17 @@ fn note_read() {
     READS.set(READS.get().wrapping_add(1));
 }
 
-/// How often this backend has looked for a key where it may have had to wait. What was read before is old then.
+/// Returns how often this backend has read a key from outside its cache. It may have waited there, so earlier reads are old.
 pub fn reads() -> u64 {
     READS.get()
 }
 
-/// How many master keys are loaded.
+/// Returns how many master keys are loaded.
 pub fn count() -> usize {
     CACHE.with_borrow(|c| c.masters.as_ref().map_or(0, |m| m.iter().count()))
 }
 
-/// Whether a master key is loaded, by its fingerprint as the tables store it. Never raises.
+/// Returns whether the master key with a stored fingerprint is loaded. Never raises.
 pub fn is_loaded(fingerprint: &str) -> bool {
     Fingerprint::parse(fingerprint).is_ok_and(|f| with_master(&f, |_| ()).is_ok())
 }
@@ -221,7 +223,7 @@ fn cached(id: i32) -> Option<Rc<DataKey>> {
     CACHE.with_borrow(|c| c.data.iter().find(|k| k.id == id).map(|k| Rc::clone(&k.key)))
 }
 
-/// Opens a stored data key, and remembers it.
+/// Opens a stored data key, and caches it.
 fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
     let known = CACHE.with_borrow(|c| {
         c.data.iter().find(|k| k.id == stored.id && k.wrapped == stored.wrapped).map(|k| Rc::clone(&k.key))
@@ -236,7 +238,7 @@ fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
     let key = Rc::new(key);
     CACHE.with_borrow_mut(|c| {
         c.data.retain(|k| k.id != stored.id);
-        // A backend that lives through many rotations keeps the newest few.
+        // A backend that sees many rotations keeps the newest keys.
         if c.data.len() >= MAX_CACHED {
             c.data.remove(0);
         }
@@ -245,7 +247,7 @@ fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
     Ok(key)
 }
 
-/// Calls `f` with a master key. Where it is not among the loaded ones the file is read once more before the error.
+/// Calls `f` with a master key. If it is not loaded, reads the file once more before the error.
 fn with_master<R>(fingerprint: &Fingerprint, f: impl Fn(&MasterKey) -> R) -> Result<R, Error> {
     if let Some(key) = masters()?.find(fingerprint) {
         return Ok(f(key));
@@ -263,7 +265,7 @@ fn with_master<R>(fingerprint: &Fingerprint, f: impl Fn(&MasterKey) -> R) -> Res
     }
 }
 
-/// The master keys: read at first use in a session and after every reload of the configuration.
+/// Returns the master keys. Reads them at first use in a session and after every reload of the configuration.
 fn masters() -> Result<Rc<MasterKeys>, Error> {
     reread_after_reload()?;
     if let Some(keys) = CACHE.with_borrow(|c| c.masters.clone()) {
@@ -274,13 +276,13 @@ fn masters() -> Result<Rc<MasterKeys>, Error> {
     Ok(keys)
 }
 
-/// Reads the master keys now. A broken file is an error, whatever keys are in use.
+/// Reads the master keys now. A broken file is an error, even if keys are in use.
 pub fn reread() -> Result<(), Error> {
     remember(&Rc::new(source::read()?));
     Ok(())
 }
 
-/// After a reload: reads the file again. One that is broken now leaves the keys in use, and a line in the server log.
+/// Reads the file again after a reload. If it is broken, the keys in use stay, and the server log has a line.
 fn reread_after_reload() -> Result<(), Error> {
     // SAFETY: a read of backend state.
     let reloaded = unsafe { pg_sys::PgReloadTime };
@@ -305,7 +307,7 @@ fn note_ignored(error: &Error) {
 
 fn remember(keys: &Rc<MasterKeys>) {
     CACHE.with_borrow_mut(|c| {
-        // A key that was taken out of the file is not used any more, nor are the data keys that it opened.
+        // A key that was removed from the file is no longer used, nor are the data keys that it opened.
         if c.masters.as_ref().is_some_and(|old| old.iter().any(|k| keys.find(&k.fingerprint()).is_none())) {
             c.data.clear();
         }
@@ -315,7 +317,7 @@ fn remember(keys: &Rc<MasterKeys>) {
     });
 }
 
-/// Forgets every key, as a new session would have none.
+/// Forgets every key, so that the backend is like a new session.
 #[cfg(any(test, feature = "pg_test"))]
 pub fn forget() {
     CACHE.with_borrow_mut(|c| {
@@ -324,7 +326,7 @@ pub fn forget() {
     });
 }
 
-/// Random bytes of the operating system's generator; a user-space one would not be reseeded in a forked backend.
+/// Returns random bytes from the operating system. A generator in user space would not be reseeded in a forked backend.
 pub fn random<const N: usize>() -> Result<[u8; N], Error> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| Error::Random)?;

@@ -36,8 +36,8 @@ pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", requires = [
 pgrx::extension_sql_file!("../sql/rotation.sql", name = "rotation", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", finalize);
 
-/// Called by PostgreSQL when it loads the library: for the first call of a session, or before, where it is preloaded. Then
-/// there may be no session, no transaction and no catalog.
+/// PostgreSQL calls this when it loads the library: for the first call of a session, or earlier if it is preloaded. Then
+/// there may be no session, no transaction, and no catalog.
 #[pgrx::pg_guard]
 extern "C-unwind" fn _PG_init() {
     // SAFETY: a backend has one thread. pgrx would add a backtrace, with paths of the build, to the DETAIL of errors.
@@ -51,7 +51,7 @@ extern "C-unwind" fn _PG_init() {
 
 #[cfg(test)]
 pub mod pg_test {
-    //! Set-up that `cargo pgrx test` asks for.
+    //! Setup that `cargo pgrx test` needs.
 
     /// Called once before the tests.
     pub fn setup(_options: Vec<&str>) {}

@@ -1,15 +1,15 @@
-//! Lines in the server log. They outlive a ROLLBACK, which the audit rows do not.
+//! Lines in the server log. They survive a ROLLBACK, which the audit rows do not.
 //!
-//! One line an event, `totp: event=… key="value" …`. The statement and its context are left out, since the statement
-//! holds the code; the client is told nothing. Values are quoted, and everything but printable ASCII is escaped, so
-//! that no user id can forge a line.
+//! One line per event, `totp: event=… key="value" …`. The statement and its context are left out, since the statement
+//! has the code. The client gets nothing. Values are quoted, and everything but printable ASCII is escaped, so that no
+//! user id can forge a line.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt::Write;
 
 use pgrx::pg_sys;
 
-/// A value in double quotes, with quotes, backslashes and everything but printable ASCII escaped.
+/// Puts a value in double quotes. Escapes quotes, backslashes, and everything but printable ASCII.
 pub fn quoted(value: &str) -> String {
     let mut out = String::with_capacity(value.len() + 2);
     out.push('"');
@@ -26,7 +26,7 @@ pub fn quoted(value: &str) -> String {
     out
 }
 
-/// A log line being built; nothing is, where `log_min_messages` leaves such lines out.
+/// A log line under construction, or nothing if `log_min_messages` leaves such lines out.
 pub struct Line(Option<String>);
 
 impl Line {
@@ -37,7 +37,7 @@ impl Line {
         Self(is_wanted.then(|| format!("totp: event={event}")))
     }
 
-    /// Whether it will be written.
+    /// Returns whether it will be written.
     pub fn is_wanted(&self) -> bool {
         self.0.is_some()
     }
@@ -72,8 +72,8 @@ unsafe extern "C-unwind" {
 }
 
 fn write_server_only(text: &CStr) {
-    // SAFETY: the calls that C's ereport() makes, in their order: errstart says whether the line is wanted, errfinish
-    // ends it. The text is passed as an argument of a constant format.
+    // SAFETY: the calls of C's ereport(), in their order: errstart says whether the line is wanted, errfinish ends
+    // it. The text is passed as an argument of a constant format.
     unsafe {
         if pg_sys::errstart_cold(pg_sys::LOG_SERVER_ONLY as c_int, std::ptr::null()) {
             pg_sys::errmsg_internal(c"%s".as_ptr(), text.as_ptr());

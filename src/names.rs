@@ -4,7 +4,7 @@ use crate::error::Error;
 
 const MAX_BYTES: usize = 256;
 
-/// The application's own id of a user.
+/// The id of a user in the application.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct UserId<'a>(&'a str);
 
@@ -14,7 +14,7 @@ impl<'a> UserId<'a> {
         Self::named("user_id", value)
     }
 
-    /// The same, for an argument of another name.
+    /// Does the same for an argument of another name.
     pub fn named(argument: &'static str, value: Option<&'a str>) -> Result<Self, Error> {
         bounded(argument, value).map(Self)
     }

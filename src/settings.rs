@@ -1,4 +1,4 @@
-//! The settings `totp.*`: who may change them, their ranges and defaults. No setting ever holds key bytes.
+//! The settings `totp.*`: who may change them, their ranges, and their defaults. No setting ever holds key bytes.
 
 use std::ffi::{CStr, CString};
 
@@ -22,22 +22,22 @@ static AUDIT_SUCCESS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
-/// Path of the master key file, if it is set.
+/// Returns the path of the master key file, if it is set.
 pub fn key_file() -> Option<CString> {
     non_empty(&KEY_FILE)
 }
 
-/// The default issuer, if it is set.
+/// Returns the default issuer, if it is set.
 pub fn issuer() -> Option<String> {
     non_empty(&ISSUER).map(|s| s.to_string_lossy().into_owned())
 }
 
-/// Steps accepted on each side of now.
+/// Returns the steps accepted on each side of now.
 pub fn window() -> otp::Window {
     otp::Window::new(WINDOW_STEPS.get()).unwrap_or_default()
 }
 
-/// When a wrong code locks, and for how long.
+/// Returns when a wrong code locks, and for how long.
 pub fn lockout() -> otp::Policy {
     otp::Policy {
         max_attempts: MAX_ATTEMPTS.get(),
@@ -47,22 +47,22 @@ pub fn lockout() -> otp::Policy {
     }
 }
 
-/// Life of a pending secret in microseconds.
+/// Returns the lifetime of a pending secret in microseconds.
 pub fn enrollment_ttl() -> i64 {
     i64::from(ENROLLMENT_TTL.get()) * SECOND
 }
 
-/// Devices that one user may have.
+/// Returns the maximum number of devices per user.
 pub fn max_devices() -> usize {
     usize::try_from(MAX_DEVICES.get()).unwrap_or(1)
 }
 
-/// Whether an accepted code is audited too.
+/// Returns whether an accepted code is audited too.
 pub fn audit_success() -> bool {
     AUDIT_SUCCESS.get()
 }
 
-/// Who acts, as the application says: its first 256 bytes.
+/// Returns the actor that the application names: its first 256 bytes.
 pub fn actor() -> Option<String> {
     non_empty(&ACTOR).map(|s| {
         let text = s.to_string_lossy();
@@ -70,7 +70,7 @@ pub fn actor() -> Option<String> {
     })
 }
 
-/// The fixed time for tests, if it is set.
+/// Returns the fixed time for tests, if it is set.
 pub fn clock() -> Option<CString> {
     non_empty(&CLOCK)
 }
@@ -87,13 +87,13 @@ fn non_empty(setting: &GucSetting<Option<CString>>) -> Option<CString> {
 const RELOADED: [&[u8]; 5] =
     [b"totp.key_file", b"totp.max_attempts", b"totp.lockout", b"totp.lockout_max", b"totp.hard_limit"];
 
-/// Refuses a session whose client named a setting of ours when it connected that PostgreSQL would drop now.
+/// Refuses a session whose client gave one of our settings at connection time, if PostgreSQL would drop the value now.
 ///
-/// PostgreSQL drops what the client had no right to set when the library is loaded, and with it what the administrator
-/// had configured: the session would run with the built-in defaults. No catalog is read: the library may be loaded before
-/// there is one to read, by the postmaster or at the start of a session, outside of a transaction.
+/// When the library is loaded, PostgreSQL drops a value that the client had no right to set, and with it the value that the
+/// administrator configured: the session would run with the built-in defaults. No catalog is read, since the library may be
+/// loaded before one can be read: by the postmaster, or at the start of a session, outside of a transaction.
 pub fn refuse_startup_options() -> Result<(), Error> {
-    // SAFETY: reads of backend state, before any of our settings is defined: what is there of the prefix is a
+    // SAFETY: reads of backend state, before any of our settings is defined: every setting of the prefix is a
     // placeholder.
     unsafe {
         for setting in versions::all_settings() {
@@ -108,7 +108,7 @@ pub fn refuse_startup_options() -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether PostgreSQL takes a startup option over: `context` says whether a superuser connected.
+/// Returns whether PostgreSQL keeps a startup option. `context` says whether a superuser connected.
 fn is_kept(name: &[u8], context: pg_sys::GucContext::Type) -> bool {
     let of_superuser = matches!(context, pg_sys::GucContext::PGC_SU_BACKEND | pg_sys::GucContext::PGC_SUSET);
     name == b"totp.actor" || (of_superuser && !RELOADED.contains(&name))
@@ -119,14 +119,14 @@ pub fn register() {
     string(c"totp.key_file", c"Path of the master key file.", &KEY_FILE, GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
     string(
         c"totp.issuer",
-        c"Issuer of new secrets where the call names none.",
+        c"Issuer of new secrets if the call names none.",
         &ISSUER,
         GucContext::Suset,
         GucFlags::empty(),
     );
     integer(
         c"totp.window_steps",
-        c"Time steps accepted on each side of now.",
+        c"Time steps accepted before and after the current one.",
         &WINDOW_STEPS,
         0,
         2,
@@ -144,14 +144,22 @@ pub fn register() {
     );
     integer(
         c"totp.lockout",
-        c"Length of the first lock; each later one doubles it.",
+        c"Length of the first lock. Each later lock is twice as long.",
         &LOCKOUT,
         1,
         86_400,
         GucContext::Sighup,
         GucFlags::UNIT_S,
     );
-    integer(c"totp.lockout_max", c"Longest lock.", &LOCKOUT_MAX, 1, 604_800, GucContext::Sighup, GucFlags::UNIT_S);
+    integer(
+        c"totp.lockout_max",
+        c"Maximum length of a lock.",
+        &LOCKOUT_MAX,
+        1,
+        604_800,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
     integer(
         c"totp.hard_limit",
         c"Wrong codes in a row after which only totp_unlock() helps.",
@@ -163,7 +171,7 @@ pub fn register() {
     );
     integer(
         c"totp.enrollment_ttl",
-        c"Life of a pending secret.",
+        c"Lifetime of a pending secret.",
         &ENROLLMENT_TTL,
         60,
         2_592_000,
@@ -172,7 +180,7 @@ pub fn register() {
     );
     integer(
         c"totp.max_devices",
-        c"Devices that one user may have.",
+        c"Maximum number of devices per user.",
         &MAX_DEVICES,
         1,
         20,
@@ -181,14 +189,14 @@ pub fn register() {
     );
     GucRegistry::define_bool_guc(
         c"totp.audit_success",
-        c"Write an audit row for every accepted code.",
+        c"Writes an audit row for every accepted code.",
         c"",
         &AUDIT_SUCCESS,
         GucContext::Suset,
         GucFlags::empty(),
     );
-    string(c"totp.actor", c"Who acts, for the audit log.", &ACTOR, GucContext::Userset, GucFlags::empty());
-    string(c"totp.clock", c"A fixed time, for tests only.", &CLOCK, GucContext::Suset, GucFlags::empty());
+    string(c"totp.actor", c"Actor to record in the audit log.", &ACTOR, GucContext::Userset, GucFlags::empty());
+    string(c"totp.clock", c"Fixed time, for tests only.", &CLOCK, GucContext::Suset, GucFlags::empty());
     // SAFETY: the prefix is a NUL-terminated literal.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"totp".as_ptr()) }
 }

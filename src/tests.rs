@@ -34,46 +34,140 @@ mod tests {
         assert_eq!(quoted("a\nb\u{1b}[31m\u{202e}é"), r#""a\u{a}b\u{1b}[31m\u{202e}\u{e9}""#);
     }
 
+    /// Lists samples of an enum, each beside the pattern that it fits. The `match` does not compile if a variant is missing.
+    macro_rules! samples {
+        ($type:ty; $($pattern:pat => [$($sample:expr),+ $(,)?],)+) => {{
+            fn has_sample(value: &$type) {
+                match value {
+                    $($pattern => (),)+
+                }
+            }
+            let mut samples: Vec<$type> = vec![];
+            $($(
+                let sample = $sample;
+                assert!(matches!(&sample, $pattern), "{} does not fit {}", stringify!($sample), stringify!($pattern));
+                has_sample(&sample);
+                samples.push(sample);
+            )+)+
+            samples
+        }};
+    }
+
+    fn samples_of_every_error() -> Vec<Error> {
+        use otp::{ParameterError, QrError, SecretError, UriError};
+        samples![Error;
+            Error::Null(_) => [Error::Null("user_id")],
+            Error::NameLength(_) => [Error::NameLength("user_id")],
+            Error::Parameter(ParameterError::Algorithm) => [ParameterError::Algorithm.into()],
+            Error::Parameter(ParameterError::Digits) => [ParameterError::Digits.into()],
+            Error::Parameter(ParameterError::Period) => [ParameterError::Period.into()],
+            Error::Parameter(ParameterError::Window) => [ParameterError::Window.into()],
+            Error::Secret(SecretError::Symbol) => [SecretError::Symbol.into()],
+            Error::Secret(SecretError::Incomplete) => [SecretError::Incomplete.into()],
+            Error::Secret(SecretError::TooShort) => [SecretError::TooShort.into()],
+            Error::Secret(SecretError::Weak) => [SecretError::Weak.into()],
+            Error::Secret(SecretError::TooLong) => [SecretError::TooLong.into()],
+            Error::Uri(UriError::Malformed) => [UriError::Malformed.into()],
+            Error::Uri(UriError::TooLong) => [UriError::TooLong.into()],
+            Error::Uri(UriError::Type) => [UriError::Type.into()],
+            Error::Uri(UriError::Encoding) => [UriError::Encoding.into()],
+            Error::Uri(UriError::Duplicate) => [UriError::Duplicate.into()],
+            Error::Uri(UriError::NoSecret) => [UriError::NoSecret.into()],
+            Error::Uri(UriError::IssuerMismatch) => [UriError::IssuerMismatch.into()],
+            Error::Uri(UriError::EmptyLabel) => [UriError::EmptyLabel.into()],
+            Error::Uri(UriError::LongLabel) => [UriError::LongLabel.into()],
+            Error::Uri(UriError::Colon) => [UriError::Colon.into()],
+            Error::Uri(UriError::Control) => [UriError::Control.into()],
+            Error::Uri(UriError::LeadingSpace) => [UriError::LeadingSpace.into()],
+            Error::Uri(UriError::Secret(_)) => [UriError::Secret(SecretError::Symbol).into()],
+            Error::Uri(UriError::Parameter(_)) => [UriError::Parameter(ParameterError::Digits).into()],
+            Error::Qr(QrError::TooLong) => [QrError::TooLong.into()],
+            Error::Qr(QrError::Scale) => [QrError::Scale.into()],
+            Error::Qr(QrError::Png) => [QrError::Png.into()],
+            Error::RecoveryCount => [Error::RecoveryCount],
+            Error::OfUser(..) => [Error::DoesNotOpen.of_user("alice"), Error::RecoveryCount.of_user("a\nlice")],
+            Error::SecretOfOtherDevice => [Error::SecretOfOtherDevice],
+            Error::UserExists => [Error::UserExists],
+            Error::TimeRange => [Error::TimeRange],
+            Error::Clock => [Error::Clock],
+            Error::TooManyDevices => [Error::TooManyDevices],
+            Error::DeviceDisabled => [Error::DeviceDisabled],
+            Error::NoSuchDevice => [Error::NoSuchDevice],
+            Error::Standby(_) => [Error::Standby("totp_verify")],
+            Error::ReadOnly(_) => [Error::ReadOnly("totp_verify")],
+            Error::Parallel(_) => [Error::Parallel("totp_verify")],
+            Error::Isolation(_) => [Error::Isolation("totp_rotate_key")],
+            Error::BatchSize => [Error::BatchSize],
+            Error::Age => [Error::Age],
+            Error::Restricted(_) => [Error::Restricted("totp_verify")],
+            Error::SuperuserOnly => [Error::SuperuserOnly],
+            Error::OwnerOnly(_) => [Error::OwnerOnly("totp_prune_audit")],
+            Error::RotationOnly(_) => [Error::RotationOnly("reseal")],
+            Error::CallerUnknown(_) => [Error::CallerUnknown("totp_export")],
+            Error::OwnCopy => [Error::OwnCopy],
+            Error::StartupOption => [Error::StartupOption],
+            Error::NothingToRotate => [Error::NothingToRotate],
+            Error::MasterKeyLoaded => [Error::MasterKeyLoaded],
+            Error::NoKeyOfMaster => [Error::NoKeyOfMaster],
+            Error::NoMasterKey => [Error::NoMasterKey],
+            Error::KeyFile { .. } => [Error::KeyFile { line: 0, rule: RULE }, Error::KeyFile { line: 3, rule: RULE }],
+            Error::KeyEnvironment { .. } => [Error::KeyEnvironment { rule: RULE }],
+            Error::MasterKeyNotLoaded(_) => [Error::MasterKeyNotLoaded(seal::Fingerprint::parse("0123456789abcdef").unwrap())],
+            Error::NoDataKey(_) => [Error::NoDataKey(1)],
+            Error::DoesNotOpen => [Error::DoesNotOpen],
+            Error::RowsAltered => [Error::RowsAltered],
+            Error::TableAltered(_) => [Error::TableAltered("attempts")],
+            Error::TableRewritten(_) => [Error::TableRewritten("attempts")],
+            Error::Random => [Error::Random],
+            Error::Internal(_) => [Error::Internal("run a query")],
+        ]
+    }
+
+    /// A sentence as a key file rule is one: the rules themselves are looked at below.
+    const RULE: &str = "A key must be good.";
+
+    fn every_key_file_rule() -> Vec<&'static str> {
+        use keyring::FileRule;
+        use seal::Rule;
+        let of_text = samples![Rule;
+            Rule::NoKey => [Rule::NoKey],
+            Rule::NotAscii => [Rule::NotAscii],
+            Rule::Form => [Rule::Form],
+            Rule::RepeatedDigit => [Rule::RepeatedDigit],
+            Rule::Duplicate => [Rule::Duplicate],
+        ];
+        let of_file = samples![FileRule;
+            FileRule::Readable => [FileRule::Readable],
+            FileRule::Regular => [FileRule::Regular],
+            FileRule::Owner => [FileRule::Owner],
+            FileRule::Mode => [FileRule::Mode],
+            FileRule::ModeOfRoot => [FileRule::ModeOfRoot],
+            FileRule::Outside => [FileRule::Outside],
+            FileRule::Text => [FileRule::Text],
+            FileRule::Short => [FileRule::Short],
+        ];
+        of_text.into_iter().map(Rule::as_str).chain(of_file.into_iter().map(FileRule::as_str)).collect()
+    }
+
+    /// PostgreSQL's guide for DETAIL and HINT: whole sentences.
+    fn assert_sentences(text: &str) {
+        assert!(text.starts_with(|first: char| first.is_uppercase()), "no capital: {text}");
+        assert!(text.ends_with('.') && !text.ends_with(".."), "no full stop: {text}");
+        assert!(!text.contains("  ") && !text.contains('\n'), "white space: {text}");
+    }
+
     #[pg_test]
     fn messages_are_in_the_style_of_postgresql() {
-        let errors = [
-            Error::Null("user_id"),
-            Error::NameLength("user_id"),
-            Error::Clock,
-            Error::TooManyDevices,
-            Error::DeviceDisabled,
-            Error::NoSuchDevice,
-            Error::Standby("totp_verify"),
-            Error::ReadOnly("totp_verify"),
-            Error::Parallel("totp_verify"),
-            Error::Isolation("totp_rotate_key"),
-            Error::NoMasterKey,
-            Error::KeyFile { line: 3, rule: "rule" },
-            Error::KeyEnvironment { rule: "rule" },
-            Error::NoDataKey(1),
-            Error::DoesNotOpen,
-            Error::RowsAltered,
-            Error::TableAltered("attempts"),
-            Error::NothingToRotate,
-            Error::OwnCopy,
-            Error::OwnCopy,
-            Error::NotForgettable,
-            Error::UserExists,
-            Error::SecretOfOtherDevice,
-            Error::SuperuserOnly,
-            Error::Restricted("totp_verify"),
-            Error::OwnerOnly("totp_prune_audit"),
-            Error::RotationOnly("reseal"),
-            Error::CallerUnknown("totp_export"),
-            Error::StartupOption,
-        ];
-        for error in errors {
+        for error in samples_of_every_error() {
             let report = ErrorReport::from(error);
-            let first = report.message().chars().next().unwrap();
-            assert!(first.is_lowercase(), "{}", report.message());
-            assert!(!report.message().ends_with('.'), "{}", report.message());
-            assert!(report.hint().is_none_or(|h| h.ends_with('.')), "{:?}", report.hint());
+            let message = report.message();
+            assert!(message.starts_with(|first: char| first.is_lowercase()), "a capital: {message}");
+            assert!(!message.ends_with('.'), "a full stop: {message}");
+            assert!(!message.contains("SPI_"), "a C function: {message}");
+            [report.detail(), report.hint()].into_iter().flatten().for_each(assert_sentences);
         }
+        every_key_file_rule().into_iter().for_each(assert_sentences);
+        assert_sentences(otp::recovery::InvalidRecoverySet.detail());
     }
 
     #[pg_test]

@@ -1,8 +1,8 @@
-//! What differs between the major versions of PostgreSQL. Nowhere else is there a condition on one.
+//! Differences between the major versions of PostgreSQL. No other module has a condition on the version.
 
 use pgrx::pg_sys;
 
-/// All settings of the server and of its extensions.
+/// Returns all settings of the server and of its extensions.
 ///
 /// # Safety
 /// The slice is valid until a setting is defined.
@@ -20,7 +20,7 @@ pub unsafe fn all_settings<'a>() -> &'a [*mut pg_sys::config_generic] {
     }
 }
 
-/// The index of the table's primary key, or 0.
+/// Returns the index of the table's primary key, or 0.
 ///
 /// # Safety
 /// `relation` is open.
@@ -29,13 +29,13 @@ pub unsafe fn primary_key(relation: pg_sys::Relation) -> pg_sys::Oid {
     unsafe {
         #[cfg(not(feature = "pg18"))]
         return pg_sys::RelationGetPrimaryKeyIndex(relation);
-        // A deferrable key may have two rows for a moment.
+        // A deferrable key may temporarily have two rows.
         #[cfg(feature = "pg18")]
         return pg_sys::RelationGetPrimaryKeyIndex(relation, false);
     }
 }
 
-/// The subtransaction in which the own transaction first gave the table another file, or 0.
+/// Returns the subtransaction in which this transaction first gave the table another file, or 0.
 ///
 /// # Safety
 /// `relation` is open.
@@ -49,7 +49,7 @@ pub unsafe fn new_file_in(relation: pg_sys::Relation) -> pg_sys::SubTransactionI
     }
 }
 
-/// Adds bytes to a page of the WAL record that is being made.
+/// Adds bytes to a page of the WAL record under construction.
 ///
 /// # Safety
 /// The page was registered; the bytes stay until the record is inserted.

@@ -1,4 +1,4 @@
-//! Arguments that several functions take, from SQL's types to the pure crates'.
+//! Converts arguments that several functions take from SQL types to those of the pure crates.
 
 use otp::{Algorithm, Digits, Parameters, Period};
 
@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::names::UserId;
 use crate::settings;
 
-/// Algorithm, digits and period of a secret.
+/// Reads algorithm, digits, and period of a secret.
 pub fn parameters(algorithm: Option<&str>, digits: Option<i32>, period: Option<i32>) -> Result<Parameters, Error> {
     Ok(Parameters {
         algorithm: Algorithm::parse(algorithm.ok_or(Error::Null("algorithm"))?)?,
@@ -15,12 +15,12 @@ pub fn parameters(algorithm: Option<&str>, digits: Option<i32>, period: Option<i
     })
 }
 
-/// Whether a secret to import comes as an otpauth URI.
+/// Returns whether a secret to import is an otpauth URI.
 pub fn is_otpauth_uri(secret: &str) -> bool {
     secret.trim_ascii_start().get(..8).is_some_and(|start| start.eq_ignore_ascii_case("otpauth:"))
 }
 
-/// Issuer and account name with their defaults. An empty issuer means none, whatever `totp.issuer` says.
+/// Returns issuer and account name with their defaults. An empty issuer means none, whatever `totp.issuer` says.
 pub fn labels(
     user: UserId,
     account_name: Option<&str>,

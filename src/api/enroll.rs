@@ -16,8 +16,8 @@ use crate::store::secrets;
 use crate::store::spi::Snapshot;
 use crate::{guard, keyring};
 
-/// Makes a new secret for a device and shows it, this one time. It is pending until its first good code; an active
-/// secret of the device keeps working until then, unless `keep_current` is false.
+/// Creates a secret for a device and returns it, this one time. It is pending until its first good code. An active
+/// secret of the device works until then, unless `keep_current` is false.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)]
@@ -45,7 +45,8 @@ fn totp_enroll(
     Ok(shown(&uri))
 }
 
-/// After a compromise: the device's secrets die now, and it gets a new one with the same names and parameters.
+/// Replaces a compromised secret. The old secrets of the device stop working now, and it gets a new one with the same names
+/// and parameters.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_reset(
@@ -68,12 +69,12 @@ fn totp_reset(
     Ok(shown(&uri))
 }
 
-/// Secret and URI, for the one row in which they are shown.
+/// Returns the one row that shows secret and URI.
 fn shown(uri: &OtpauthUri) -> TableIterator<'static, (name!(secret, Shown), name!(otpauth_uri, Shown))> {
     TableIterator::once((Shown(uri.secret.to_base32()), Shown(uri.build())))
 }
 
-/// A secret as long as the algorithm's hash, as RFC 4226 section 4 recommends.
+/// Generates a secret as long as the hash of the algorithm, as RFC 4226 section 4 recommends.
 fn generate(parameters: Parameters) -> Result<Secret, Error> {
     let mut bytes = Zeroizing::new(vec![0; parameters.algorithm.secret_len()]);
     getrandom::fill(&mut bytes).map_err(|_| Error::Random)?;

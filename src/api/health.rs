@@ -1,4 +1,4 @@
-//! `totp_health`: what is wrong, and what to do about it.
+//! `totp_health`: reports what is wrong, and what to do about it.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -11,7 +11,7 @@ use crate::store::health::{self, Check};
 use crate::store::spi::Snapshot;
 use crate::{guard, keyring, log, settings};
 
-/// One row per check; `status` is ok, warn or fail, and `detail` says what to do.
+/// Returns one row per check: `status` is ok, warn, or fail, and `detail` says what to do.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_health() -> Result<
@@ -30,7 +30,7 @@ fn totp_health() -> Result<
         checks.extend(health::of_rows(now)?);
         name_users_near_a_lock(&mut checks, now)?;
     } else {
-        // What is in the tables is not read: one row for each, in place of one that found nothing wrong.
+        // The contents are not read. Each altered table has one row, instead of one that found nothing wrong.
         checks.retain(|c| c.status == "fail" || altered.iter().all(|a| a.name != c.name));
         let new: Vec<_> = altered.into_iter().filter(|a| checks.iter().all(|c| c.name != a.name)).collect();
         checks.extend(new);
@@ -47,16 +47,15 @@ fn master_key() -> Check {
         Ok(()) => check("master_key", "ok", format!("{} loaded; nothing to do", keyring::count())),
         Err(error) => {
             let report = ErrorReport::from(error);
-            let parts = [Some(report.message()), report.detail(), report.hint()];
-            check("master_key", "fail", parts.into_iter().flatten().collect::<Vec<_>>().join(": "))
+            let sentences: Vec<_> = [report.detail(), report.hint()].into_iter().flatten().collect();
+            check("master_key", "fail", format!("{}: {}", report.message(), sentences.join(" ")))
         }
     }
 }
 
 fn key_source() -> Check {
     if keyring::is_environment() {
-        let detail =
-            "from the environment, which the operating system shows to more eyes than a file: set totp.key_file";
+        let detail = "from the environment, which more people can read than a file: set totp.key_file";
         check("master_key_source", "warn", detail.into())
     } else {
         check("master_key_source", "ok", "from the file that totp.key_file names; nothing to do".into())
@@ -73,7 +72,7 @@ fn test_clock() -> Check {
 fn writers() -> Result<Check, Error> {
     let roles = health::writers_of_all_data()?;
     if roles.is_empty() {
-        return Ok(check("write_all_data", "ok", "nobody is in pg_write_all_data; nothing to do".into()));
+        return Ok(check("write_all_data", "ok", "no role is in pg_write_all_data; nothing to do".into()));
     }
     let detail = format!("{} can change every table, totp.audit_log too: revoke pg_write_all_data", quoted(&roles));
     Ok(check("write_all_data", "warn", detail))
@@ -88,21 +87,27 @@ fn name_users_near_a_lock(checks: &mut [Check], now: Timestamp) -> Result<(), Er
     Ok(())
 }
 
-/// As in the server log, so that no name looks like another one or like a part of the sentence.
+/// Puts a number before its noun.
+fn counted(number: i64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+/// Quotes names as the server log does, so that no name looks like another one or like a part of the sentence.
 fn quoted(names: &[String]) -> String {
     names.iter().map(|name| log::quoted(name)).collect::<Vec<_>>().join(", ")
 }
 
-/// Data keys whose master key is not loaded: what is sealed under them cannot be opened.
+/// Fails for each data key whose master key is not loaded: what is sealed under it cannot be opened.
 fn sealed_under() -> Result<Vec<Check>, Error> {
     let lost: Vec<_> = data_keys::list(&Snapshot::latest())?
         .into_iter()
         .filter(|k| !keyring::is_loaded(&k.master_key))
         .map(|k| {
             let detail = format!(
-                "{} secrets and {} sets of recovery codes are sealed under master key {}, which is not loaded: add it to the \
-                 key file again",
-                k.secrets, k.recovery_sets, k.master_key
+                "{} and {} are sealed under master key {}, which is not loaded: add it to the key file again",
+                counted(k.secrets, "secret", "secrets"),
+                counted(k.recovery_sets, "set of recovery codes", "sets of recovery codes"),
+                k.master_key
             );
             check("lost_master_key", "fail", detail)
         })

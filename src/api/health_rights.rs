@@ -1,4 +1,4 @@
-//! The checks of `totp_health` that are about rights: who could take over what the extension guards.
+//! The checks of `totp_health` about rights: who could take over what the extension guards.
 
 use super::health::check;
 use crate::error::Error;
@@ -6,10 +6,10 @@ use crate::log::quoted;
 use crate::store::health::Check;
 use crate::store::health_rights::{self, Grant, Grantee, SchemaRight};
 
-/// How many names a detail has at most.
+/// Largest number of names in a detail.
 const NAMED: usize = 10;
 
-/// One row per check.
+/// Returns one row per check.
 pub fn checks() -> Result<Vec<Check>, Error> {
     Ok(vec![other_routines()?, function_schema()?, owner_functions()?, maintain()?, initial_privileges()?])
 }
@@ -19,13 +19,13 @@ fn other_routines() -> Result<Check, Error> {
     if routines.is_empty() {
         return Ok(check("other_routines", "ok", "no other routine has a name of pg_totp; nothing to do".into()));
     }
-    // A superuser may have meant it, and needs no such trick.
+    // A superuser may have wanted it, and needs no such trick.
     let status = if routines.iter().all(|r| r.is_of_superuser) { "warn" } else { "fail" };
     let named = listed(routines.iter().map(|r| format!("{} of {}", quoted(&r.signature), quoted(&r.owner))));
     let what = if routines.len() == 1 {
-        "is no member of the extension, and may be called instead of its routine of that name: drop or rename it"
+        "is not a member of the extension, and may be called instead of its routine of that name: drop or rename it"
     } else {
-        "are no members of the extension, and may be called instead of its routines of those names: drop or rename them"
+        "are not members of the extension, and may be called instead of its routines of those names: drop or rename them"
     };
     Ok(check("other_routines", status, format!("{named} {what}")))
 }
@@ -36,14 +36,14 @@ fn function_schema() -> Result<Check, Error> {
         let detail = "only superusers own the schemas of pg_totp and can create in them; nothing to do";
         return Ok(check("function_schema", "ok", detail.into()));
     }
-    // The owner of the database can do it in other ways too, by its search_path for one.
+    // The owner of the database can do it in other ways too, such as a search_path for the database.
     let status = if rights.iter().all(|r| r.is_database_owner) { "warn" } else { "fail" };
     let of_one_kind = |a: &SchemaRight, b: &SchemaRight| (&a.schema, a.is_owner) == (&b.schema, b.is_owner);
     let parts: Vec<_> = rights.chunk_by(of_one_kind).map(schema_right).collect();
     Ok(check("function_schema", status, parts.join("; ")))
 }
 
-/// What is said of the owner of a schema, or of all who may create in it.
+/// Describes the owner of a schema, or all roles that may create in it.
 fn schema_right(rights: &[SchemaRight]) -> String {
     let schema = quoted(&rights[0].schema);
     let holders = listed(rights.iter().map(|r| {
@@ -56,7 +56,7 @@ fn schema_right(rights: &[SchemaRight]) -> String {
     }
     let drop = if rights[0].is_of_functions { "drop it with every enrollment, or " } else { "" };
     format!(
-        "schema {schema} belongs to {holders}, who is no superuser and can {drop}{make}: ALTER SCHEMA OWNER TO a superuser"
+        "schema {schema} belongs to {holders}, who is not a superuser and can {drop}{make}: ALTER SCHEMA OWNER TO a superuser"
     )
 }
 
@@ -69,7 +69,10 @@ fn owner_functions() -> Result<Check, Error> {
             "nobody else may execute the owner's functions; nothing to do".into(),
         ));
     }
-    let detail = format!("EXECUTE is granted on functions for their owner alone, {}: revoke it", granted(&grants));
+    let detail = format!(
+        "EXECUTE is granted on functions that only their owner should execute, {}: revoke it",
+        granted(&grants)
+    );
     Ok(check("owner_functions", "warn", detail))
 }
 
@@ -85,7 +88,11 @@ fn maintain() -> Result<Check, Error> {
         found.push(format!("{} {are} in pg_maintain", listed(members.iter().map(|m| quoted(m)))));
     }
     if found.is_empty() {
-        return Ok(check("maintain", "ok", "nobody else has MAINTAIN on what changes in place; nothing to do".into()));
+        return Ok(check(
+            "maintain",
+            "ok",
+            "nobody else has MAINTAIN on tables that change in place; nothing to do".into(),
+        ));
     }
     let detail = format!(
         "{}, which is enough to lock and rewrite tables that change in place, while sign-ins wait or fail: revoke it",
@@ -107,7 +114,7 @@ fn initial_privileges() -> Result<Check, Error> {
         1 => ("a role that is gone", "OID", "the role"),
         _ => ("roles that are gone", "OIDs", "roles"),
     };
-    // A superuser can put the initial ones right; for the others there is the way by a dump alone.
+    // A superuser can correct the initial privileges. The others need a role of that name before a restore.
     let repair = if gone.initial > 0 {
         "put a role that exists into pg_init_privs, as backup-and-restore.md says, or "
     } else {
@@ -127,12 +134,12 @@ fn granted(grants: &[Grant]) -> String {
     listed(grants.iter().map(|g| format!("{} to {}", quoted(&g.object), grantee(&g.grantee))))
 }
 
-/// A role's name is quoted, PUBLIC is not.
+/// Quotes the name of a role, but not PUBLIC.
 fn grantee(role: &Grantee) -> String {
     role.as_ref().map_or_else(|| "PUBLIC".into(), |name| quoted(name))
 }
 
-/// The first few, and how many more there are.
+/// Lists the first few names, and says how many more there are.
 fn listed(names: impl ExactSizeIterator<Item = String>) -> String {
     let more = names.len().saturating_sub(NAMED);
     let mut text = names.take(NAMED).collect::<Vec<_>>().join(", ");

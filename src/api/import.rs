@@ -1,4 +1,4 @@
-//! `totp_import`: a device keeps the secret that it has elsewhere.
+//! `totp_import`: a device keeps the secret that it already has.
 
 use otp::{OtpauthUri, Secret};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::guard;
 use crate::names::{DeviceName, UserId};
 
-/// Brings a secret from elsewhere along. Returns its otpauth URI.
+/// Imports an existing secret. Returns its otpauth URI.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)]
@@ -59,15 +59,15 @@ fn import(user: UserId, request: &Import) -> Result<Shown, Error> {
     Ok(Shown(uri.build()))
 }
 
-/// The secret with its parameters and names. An otpauth URI brings its own parameters; names that are given win.
+/// Reads the secret with its parameters and names. An otpauth URI has its own parameters. Names given as arguments win.
 fn read_secret(user: UserId, request: &Import) -> Result<OtpauthUri, Error> {
     let secret = request.secret.ok_or(Error::Null("secret"))?;
     let parameters = arguments::parameters(request.algorithm, request.digits, request.period)?;
     if arguments::is_otpauth_uri(secret) {
-        let brought = OtpauthUri::parse(secret)?;
-        let account = request.account_name.unwrap_or(&brought.account);
-        let (issuer, account) = labels(user, Some(account), request.issuer.or(brought.issuer.as_deref()))?;
-        Ok(OtpauthUri { issuer, account, ..brought })
+        let read = OtpauthUri::parse(secret)?;
+        let account = request.account_name.unwrap_or(&read.account);
+        let (issuer, account) = labels(user, Some(account), request.issuer.or(read.issuer.as_deref()))?;
+        Ok(OtpauthUri { issuer, account, ..read })
     } else {
         let (issuer, account) = labels(user, request.account_name, request.issuer)?;
         Ok(OtpauthUri { issuer, account, secret: Secret::from_base32(secret)?, parameters })

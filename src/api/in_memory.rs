@@ -1,20 +1,20 @@
-//! Sets of rows that stay in memory. What PostgreSQL collects itself of a function in FROM goes, beyond `work_mem`, to a
-//! temporary file, in clear.
+//! Sets of rows that stay in memory. If PostgreSQL collects the rows of a function in FROM itself, it writes what exceeds
+//! `work_mem` to a temporary file, unencrypted.
 
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::error::Error;
 
-/// Hands rows of text to PostgreSQL in a tuple store of its materialize mode, without a limit of memory.
+/// Gives rows of text to PostgreSQL in a tuple store of its materialize mode, without a memory limit.
 ///
 /// # Safety
-/// `fcinfo` is that of the running call, of a function that returns a set of rows with so many columns of text.
+/// `fcinfo` is that of the running call, of a function that returns a set of rows with `N` columns of text.
 pub unsafe fn give<'a, const N: usize>(
     fcinfo: pg_sys::FunctionCallInfo,
     rows: impl Iterator<Item = [&'a str; N]>,
 ) -> Result<(), Error> {
-    // SAFETY: resultinfo is a ReturnSetInfo or something else, which its tag tells. The store and its description live in
-    // the memory of the query, as materialize mode asks for; each row has as many columns as the function declares.
+    // SAFETY: the tag says whether resultinfo is a ReturnSetInfo. The store and its description are in the memory of the
+    // query, as materialize mode requires. Each row has as many columns as the function declares.
     unsafe {
         let info = (*fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
         let mode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
@@ -22,7 +22,7 @@ pub unsafe fn give<'a, const N: usize>(
             || (*info.cast::<pg_sys::Node>()).type_ != pg_sys::NodeTag::T_ReturnSetInfo
             || (*info).allowedModes.cast_unsigned() & mode == 0
         {
-            return Err(Error::Internal("materialize mode"));
+            return Err(Error::Internal("return a set of rows"));
         }
         let caller = pg_sys::MemoryContextSwitchTo((*(*info).econtext).ecxt_per_query_memory);
         let mut columns = std::ptr::null_mut();
@@ -33,7 +33,7 @@ pub unsafe fn give<'a, const N: usize>(
         (*info).setDesc = columns;
         pg_sys::MemoryContextSwitchTo(caller);
         if columns.is_null() || (*columns).natts != N as i32 {
-            return Err(Error::Internal("result columns"));
+            return Err(Error::Internal("determine the result columns"));
         }
         for row in rows {
             let mut values = row.map(|text| text.into_datum().unwrap_or(pg_sys::Datum::null()));

@@ -1,5 +1,5 @@
-//! Functions in schema `totp`, beside the tables: the steps of `totp_rotate_key_online`, and what a rotation calls for
-//! each row. Not for applications.
+//! Functions in schema `totp`: the steps of `totp_rotate_key_online`, and the functions that a rotation calls for each row.
+//! Not for applications.
 
 use pgrx::prelude::*;
 
@@ -23,15 +23,15 @@ mod totp {
         batch_size.filter(|n| (1..=100_000).contains(n)).ok_or(Error::BatchSize)
     }
 
-    /// Refuses all but the statement of a rotation, and another key than its own, whatever was granted: a rotation gives
-    /// nobody a value that the table does not get.
+    /// Refuses every caller but the statement of a rotation, and every key but that of the rotation, whatever was granted. So
+    /// nobody gets a sealed value that the table does not get.
     fn check_reseal(function: &'static str, key_id: i32) -> Result<(), Error> {
         guard::writable(function)?;
         if rotation::is_moving_to(key_id) { Ok(()) } else { Err(Error::RotationOnly(function)) }
     }
 
-    /// First step: a new current data key, unless a rotation to it is only half way. Returns how many secrets are to be
-    /// moved. The procedure commits after each step.
+    /// First step: creates a new current data key, unless a rotation is half way. Returns how many secrets must be moved. The
+    /// procedure commits after each step.
     #[pg_extern(security_definer, volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn rotation_begin(batch_size: Option<i32>) -> Result<i64, ErrorReport> {
@@ -49,9 +49,9 @@ mod totp {
         Ok(rotation::remaining(&Snapshot::latest())?)
     }
 
-    /// One batch: moves what up to `batch_size` users after `after_user` have under an old key. Users whom another
-    /// session is just writing are left for the next round, unless the batch has no other: then it waits for one.
-    /// Returns how many secrets were moved, and the last user; NULL at the end of the table.
+    /// Second step: moves what up to `batch_size` users after `after_user` have under an old key. Users that another session
+    /// is writing are left for the next round. If the batch has no other users, it waits for one of them.
+    /// Returns how many secrets were moved, and the last user, or NULL at the end of the table.
     #[pg_extern(security_definer, volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn rotation_step(
@@ -67,8 +67,8 @@ mod totp {
         Ok(TableIterator::once((moved, last_user)))
     }
 
-    /// Last step: waits for whoever still writes under an old key, and destroys the old keys. False where something is
-    /// under one of them yet: then another round of batches comes first.
+    /// Last step: waits for sessions that still write under an old key, and destroys the old keys. False if something is
+    /// still under one of them: then another round of batches comes first.
     #[pg_extern(security_definer, volatile, parallel_unsafe)]
     #[search_path(pg_catalog, pg_temp)]
     fn rotation_end() -> Result<bool, ErrorReport> {

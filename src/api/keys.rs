@@ -1,7 +1,7 @@
-//! `totp_keys`, `totp_rotate_key`, `totp_forget_unreadable`: what a DBA does to keys.
+//! `totp_keys`, `totp_rotate_key`, `totp_forget_unreadable`: how a DBA manages keys.
 //!
-//! A rotation locks the data keys before any row. Whoever writes rows of a user holds the current data key first, so
-//! neither waits for the other in a circle. Sign-ins hold none of these locks.
+//! A rotation locks the data keys before any row. Writers hold the current data key before any row lock, so they cannot
+//! deadlock with a rotation. Sign-ins hold none of these locks.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -16,7 +16,7 @@ use crate::store::spi::Snapshot;
 use crate::store::{attempts, data_keys, recovery_codes, secrets};
 use crate::{guard, keyring};
 
-/// One row per data key, with the fingerprint of the master key that wraps it.
+/// Returns one row per data key, with the fingerprint of the master key that wraps it.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_keys() -> Result<
@@ -41,8 +41,8 @@ fn totp_keys() -> Result<
     })))
 }
 
-/// Makes a new data key under the current master key, moves every secret to it, and destroys the old ones: all in the
-/// caller's transaction. Returns the new key and the number of secrets moved.
+/// Creates a data key under the current master key, moves every secret to it, and destroys the old keys, all in the
+/// transaction of the caller. Returns the new key and the number of secrets moved.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_rotate_key() -> Result<TableIterator<'static, (name!(key_id, i32), name!(secrets, i64))>, ErrorReport> {
@@ -60,7 +60,7 @@ fn totp_rotate_key() -> Result<TableIterator<'static, (name!(key_id, i32), name!
     Ok(TableIterator::once((key.get(), secrets)))
 }
 
-/// Locks every data key, so that no session writes under one. Returns them; they do not change any more.
+/// Locks every data key, so that no session writes under one. Returns the keys, which no longer change.
 fn lock_all_keys() -> Result<Vec<data_keys::ListedKey>, Error> {
     data_keys::lock_set();
     let keys = data_keys::list(&Snapshot::latest())?;
@@ -70,7 +70,7 @@ fn lock_all_keys() -> Result<Vec<data_keys::ListedKey>, Error> {
     Ok(keys)
 }
 
-/// Whom to notify: not the user whose device keeps its active secret, and has only lost the one that was to follow.
+/// Returns who must be notified. Not a user whose device keeps its active secret and has lost only the pending one.
 fn to_enroll_again(lost: Vec<Lost>) -> Result<Vec<(String, Option<String>)>, Error> {
     let mut rows: Vec<_> = lost.into_iter().map(|l| (l.user_id, l.device)).collect();
     rows.dedup();
@@ -86,8 +86,8 @@ fn to_enroll_again(lost: Vec<Lost>) -> Result<Vec<(String, Option<String>)>, Err
     Ok(found)
 }
 
-/// Removes what is sealed under a master key that is lost for good, and says who must enrol again. A row with a NULL
-/// device stands for the recovery codes of a user.
+/// Removes what is sealed under a lost master key, and returns who must enroll again. A row with a NULL device means the
+/// recovery codes of a user.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_forget_unreadable(
@@ -101,8 +101,11 @@ fn totp_forget_unreadable(
     let fingerprint = master_key.ok_or(Error::Null("master_key"))?;
     keyring::reread()?;
     let keys: Vec<i32> = lock_all_keys()?.iter().filter(|k| k.master_key == fingerprint).map(|k| k.id).collect();
-    if keys.is_empty() || keyring::is_loaded(fingerprint) {
-        return Err(Error::NotForgettable.into());
+    if keys.is_empty() {
+        return Err(Error::NoKeyOfMaster.into());
+    }
+    if keyring::is_loaded(fingerprint) {
+        return Err(Error::MasterKeyLoaded.into());
     }
     let lost = rotation::sealed_under(&Snapshot::latest(), &keys)?;
     let now = clock::now()?;

@@ -1,4 +1,4 @@
-//! `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user`: what a support desk does.
+//! `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user`: the functions of a support desk.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::store::spi::Snapshot;
 use crate::store::{recovery_codes, secrets, used_codes};
 use crate::{guard, keyring};
 
-/// Disables a device of a user, or with NULL all. Returns how many devices changed.
+/// Disables a device of a user, or all devices if `device` is NULL. Returns how many devices changed.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_disable(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) -> Result<i32, ErrorReport> {
@@ -25,7 +25,7 @@ fn totp_disable(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) -
     Ok(set_disabled(user_id, device, Some(now), Event::Disabled)?)
 }
 
-/// Enables a device of a user, or with NULL all, in the state it had. Returns how many devices changed.
+/// Enables a device of a user, or all devices if `device` is NULL, in the state it had. Returns how many devices changed.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_enable(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) -> Result<i32, ErrorReport> {
@@ -49,7 +49,7 @@ fn set_disabled(
     audit_each(event, user, &devices)
 }
 
-/// Removes a device of a user, or with NULL everything of the user. Returns how many devices are gone.
+/// Removes a device of a user, or everything of the user if `device` is NULL. Returns how many devices were removed.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) -> Result<i32, ErrorReport> {
@@ -67,15 +67,15 @@ fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) ->
     Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }
 
-/// Devices, each with what was used of its secrets.
+/// Removed devices, each with the used codes of its secrets.
 type RemovedDevices = BTreeMap<String, Removed>;
 
-/// The attempts row goes first: an enrolment that runs now holds it or waits for us, so it leaves nothing behind. It is
-/// audited even where there was no device any more: failures, locks and recovery codes go too.
+/// Removes everything of a user. The attempts row comes first: a concurrent enrollment holds it or waits for us, so it leaves
+/// nothing behind. The removal is audited even if there was no device: failures, locks, and recovery codes are removed too.
 fn remove_user(user: UserId) -> Result<RemovedDevices, Error> {
     while !attempts::delete(user.as_str())? {
-        // An enrollment may have committed since the delete looked: then there is a row to delete now. One that was
-        // deleted by hand is made again, so that what it left behind goes too.
+        // An enrollment may have committed since the delete looked: then there is a row to delete now. If the row was
+        // deleted by hand, it is inserted again, so that the rest of the user is removed too.
         let nothing_left = secrets::of_user(&Snapshot::latest(), user.as_str())?.is_empty()
             && recovery_codes::sealed(user.as_str())?.is_none();
         if nothing_left {
@@ -99,7 +99,7 @@ fn remove_user(user: UserId) -> Result<RemovedDevices, Error> {
     Ok(devices)
 }
 
-/// The attempts row and the recovery codes stay: removing a device clears no failures.
+/// Removes a device. The attempts row and the recovery codes stay: removing a device clears no failures.
 fn remove_device(user: UserId, device: DeviceName) -> Result<RemovedDevices, Error> {
     let mut devices = RemovedDevices::new();
     if !attempts::lock(user.as_str())? {
@@ -123,7 +123,7 @@ fn audit_each(event: Event, user: UserId, devices: &[String]) -> Result<i32, Err
     Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }
 
-/// Clears failures and locks of a user, never the used step. False where there was nothing to clear.
+/// Clears failures and locks of a user, but never the used step. False if there was nothing to clear.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_unlock(user_id: Option<&str>) -> Result<bool, ErrorReport> {
@@ -147,7 +147,7 @@ fn totp_unlock(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     }
 }
 
-/// Gives everything of a user to another user id. Secrets are sealed anew, since they are bound to their user.
+/// Moves everything of a user to another user id. Secrets are sealed again, since they are bound to their user.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<i32, ErrorReport> {
@@ -158,14 +158,14 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
         return Err(Error::UserExists.into());
     }
     let key = keyring::hold_current()?;
-    // Rows that change in place are deleted first and read after: what was read before may be overtaken.
+    // Rows that change in place are deleted first and read afterward: a sign-in may change them after an earlier read.
     let counted = attempts::take(old.as_str())?.ok_or(Error::NoSuchDevice)?;
     if !attempts::insert(new.as_str(), counted)? {
         return Err(Error::UserExists.into());
     }
     let now = clock::now()?;
-    // What was used under the old id goes along and is remembered there too; so an import gives no code back. What comes to
-    // the new id may have been there before.
+    // The used codes of the old id count for the new id, and are kept for the old id, so that no import makes a code good
+    // again. The secrets may have been at the new id before.
     let inherited = Removed::of_user(old.as_str(), now)?;
     let (mut lost, before) = (inherited, Removed::of_user(new.as_str(), now)?);
     let snapshot = Snapshot::latest();

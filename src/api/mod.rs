@@ -1,4 +1,4 @@
-//! The SQL functions, one file per family. They check arguments, call what does the work, and shape the answer.
+//! The SQL functions, one file per family. They check arguments, call the code that does the work, and shape the answer.
 
 mod arguments;
 mod enroll;

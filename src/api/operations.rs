@@ -15,7 +15,7 @@ use crate::store::secrets::{self, Exported};
 use crate::store::spi::Snapshot;
 use crate::{guard, keyring};
 
-/// Audit rows since a while, by event: how many, of how many users, and the last one.
+/// Counts audit rows of the given interval, by event: how many, of how many users, and the time of the last one.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_stats(
@@ -33,7 +33,7 @@ fn totp_stats(
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.event, r.count, r.users, r.last_at.to_sql()))))
 }
 
-/// Deletes audit rows older than that. Returns how many. For the owner only.
+/// Deletes audit rows older than the given interval. Returns how many. For the owner only.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_prune_audit(older_than: Option<Interval>, fcinfo: pg_sys::FunctionCallInfo) -> Result<i64, ErrorReport> {
@@ -41,7 +41,7 @@ fn totp_prune_audit(older_than: Option<Interval>, fcinfo: pg_sys::FunctionCallIn
     // SAFETY: that of this call.
     unsafe { guard::owner(fcinfo, "totp_prune_audit") }?;
     let older_than = bounded(older_than.ok_or(Error::Null("older_than"))?)?;
-    // A month has 28 days or 31: of fields of both signs it depends on the day whether they reach into the future.
+    // A month has 28 to 31 days: if the signs of the fields differ, the current day decides whether the sum is positive.
     let fields = [older_than.months().into(), older_than.days().into(), older_than.micros()];
     if fields.iter().any(|field| *field < 0) || fields == [0; 3] {
         return Err(Error::Age.into());
@@ -51,7 +51,8 @@ fn totp_prune_audit(older_than: Option<Interval>, fcinfo: pg_sys::FunctionCallIn
     Ok(pruned)
 }
 
-/// No field beyond 1000 years, so that now less the interval is a time. Fields that cancel out would still overflow.
+/// Refuses a field of more than 1000 years, so that now minus the interval is a valid time. Fields that cancel out would
+/// still overflow.
 fn bounded(age: Interval) -> Result<Interval, Error> {
     const DAY: u64 = 86_400_000_000;
     let is_small = age.months().unsigned_abs() <= 12_000
@@ -60,7 +61,7 @@ fn bounded(age: Interval) -> Result<Interval, Error> {
     if is_small { Ok(age) } else { Err(Error::Age) }
 }
 
-/// The otpauth URI of every secret that is active or can become so. For superusers only; audited.
+/// Returns the otpauth URI of every secret that is active or can become active. For superusers only; audited.
 #[pg_extern(sql = r#"
 CREATE FUNCTION totp_export() RETURNS TABLE (user_id text, device text, state text, otpauth_uri text)
 STRICT VOLATILE PARALLEL UNSAFE
@@ -92,7 +93,7 @@ fn exported(snapshot: &Snapshot, row: Exported) -> Result<(String, String, Strin
     Ok((row.user_id, row.secret.device, row.state, Shown(uri.build())))
 }
 
-/// The code that an authenticator with this secret shows at that time. RFC 6238 section 4.
+/// Returns the code that an authenticator with this secret shows at that time (RFC 6238 section 4).
 #[pg_extern(immutable, parallel_safe)]
 fn totp_code_at(
     secret: Option<&str>,

@@ -17,7 +17,7 @@ use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
 use crate::{guard, keyring, settings};
 
-/// Makes a new set of recovery codes and shows it, this one time. The old set dies.
+/// Creates a set of recovery codes and returns it, this one time. The old set stops working.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_recovery_codes(
@@ -44,7 +44,7 @@ fn totp_recovery_codes(
     Ok(SetOfIterator::new(codes.into_iter().map(|code| Shown(code.render()))))
 }
 
-/// True once for each recovery code of a user. Wrong ones lock a counter of their own.
+/// Returns true once for each recovery code of a user. Wrong ones have a separate counter and lock.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bool, ErrorReport> {
@@ -63,13 +63,13 @@ fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bo
         let reads = keyring::reads();
         let hashes = keyring::open_recovery_codes(&found.snapshot, user_id, found.set_id, found.count, &found.sealed)?;
         if keyring::reads() != reads && !keys_were_read {
-            // It may have waited: look again, at the time that it is now.
+            // It may have waited: look again, at the current time.
             keys_were_read = true;
             continue;
         }
         let set = RecoverySet::from_bytes(&hashes).map_err(|_| Error::DoesNotOpen)?;
         let Some(row) = attempts_row(&found)? else { continue };
-        // From here on a code of no set touches the attempts row and nothing else, as in verify.rs.
+        // From here on a wrong code touches the attempts row and nothing else, as in verify.rs.
         let outcome = match set.find(code) {
             None => charge(row, &policy, now)?,
             Some(place) => judge(row, Target::open(&found.used()?)?, place, &policy, now)?,
@@ -77,7 +77,7 @@ fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bo
         let Outcome::Decided((verdict, counter), lsn) = outcome else { continue };
         let newly_locked = counter.is_locked(now.0);
         if let Some(lsn) = lsn {
-            // A use and a lock last before they are told.
+            // A use and a lock are durable before they are reported.
             if verdict == Verdict::Accepted || newly_locked { lsn.make_durable() } else { lsn.flush_soon() }
         }
         match verdict {
@@ -90,9 +90,9 @@ fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bo
     }
 }
 
-/// The user's attempts row, to be changed. `None` if another transaction was deleting it: look again.
+/// Opens the user's attempts row. `None` if another transaction was deleting it: look again.
 ///
-/// Errors: 55000 if the row is a copy that the own transaction made, so that its ROLLBACK gives the guess back.
+/// Errors: 55000 if the row is a copy that this transaction made, since its ROLLBACK would undo the charge.
 fn attempts_row(found: &LookUp) -> Result<Option<Target<Attempts>>, Error> {
     if found.attempts.is_own() && !found.is_own {
         return Err(Error::OwnCopy);
@@ -114,7 +114,7 @@ fn charge(row: Target<Attempts>, policy: &Policy, now: Timestamp) -> Result<Judg
     })
 }
 
-/// Judges a code of the set: used before, it is charged like a wrong one, since no window ends it.
+/// Judges a code of the set. One that was used before is charged like a wrong one, since no window ends it.
 fn judge(
     row: Target<Attempts>,
     used: Target<UsedCode>,

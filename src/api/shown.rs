@@ -1,4 +1,4 @@
-//! Text that is shown once: wiped from our memory as soon as PostgreSQL has its copy.
+//! Text that is shown once. Our copy is wiped as soon as PostgreSQL has its own.
 
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::datum::Datum;

@@ -1,4 +1,4 @@
-//! `totp_enabled`, `totp_status`: what is known of a user. They work on a standby too.
+//! `totp_enabled`, `totp_status`: what is known about a user. They work on a standby too.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -8,7 +8,7 @@ use crate::guard;
 use crate::store::secrets;
 use crate::store::spi::Snapshot;
 
-/// Whether to ask this user for a code: a device was once confirmed, and is neither disabled nor removed.
+/// Returns whether to ask this user for a code: a device was once confirmed, and is neither disabled nor removed.
 #[pg_extern(security_definer, stable, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_enabled(user_id: Option<&str>) -> Result<bool, ErrorReport> {
@@ -17,7 +17,7 @@ fn totp_enabled(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     Ok(secrets::is_enforced(&Snapshot::latest(), user_id)?)
 }
 
-/// One row per secret of the user.
+/// Returns one row per secret of the user.
 #[pg_extern(security_definer, stable, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_status(

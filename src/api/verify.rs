@@ -1,11 +1,11 @@
 //! `totp_verify`, `totp_check`, `totp_confirm`: judge a code. The hot path of the extension.
 //!
 //! Every call answers from the latest committed state, at every isolation level. A guess is charged and a code is
-//! burnt in place before the answer is told: see docs/design/in-place.md.
+//! burnt in place before the answer is returned: see docs/design/in-place.md.
 //!
-//! Whether a code is right is known once it is compared. From there on a wrong code touches the user's attempts row and
-//! nothing else: what else could wait or fail would tell it from a right one without a charge. So all that does not
-//! depend on the code comes before, and what only a right code needs comes after.
+//! Once a code is compared, it is known whether it is right. From there on a wrong code touches the user's attempts row and
+//! nothing else: anything else that waits or fails would reveal a wrong code without a charge. So everything that does not
+//! depend on the code comes before the comparison, and what only a right code needs comes after it.
 
 use otp::{Code, Counter, Guess, Policy, Secret, TimeStep, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -22,7 +22,8 @@ use crate::store::sign_in::{Candidate, LookUp};
 use crate::store::used_codes::UsedCode;
 use crate::{floor, guard, keyring, settings};
 
-/// True once for each good code of a user, on any device or on the named one. False for everything else, also NULL.
+/// Returns true once for each good code of a user, on any device or on the named one, and false for everything else, also
+/// NULL.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_verify(
@@ -34,7 +35,7 @@ fn totp_verify(
     Ok(judge_code(user_id, code, Scope::of(device))?.reason == Reason::Accepted)
 }
 
-/// `totp_verify` with its reason.
+/// Checks a code as `totp_verify` does, and returns the reason too.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_check(
@@ -65,7 +66,7 @@ fn totp_check(
     )))
 }
 
-/// Makes a device's pending secret active with its first good code. False where the code is wrong or none is pending.
+/// Activates the pending secret of a device with its first good code. False if the code is wrong or no secret is pending.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_confirm(
@@ -149,7 +150,7 @@ impl Answer {
     }
 }
 
-/// A guess at a user, and under which rules it is judged.
+/// A guess at the code of a user, and the rules under which it is judged.
 struct Attempt<'a> {
     user_id: &'a str,
     policy: Policy,
@@ -195,7 +196,7 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
             return Ok(Answer::new(Reason::Malformed, counter, &policy, now));
         };
 
-        // What may wait: after it everything is looked at again, at the time that it is then.
+        // This may wait. Then everything is looked at again, at the current time.
         let reads = keyring::reads();
         let opened = open(&look_up, user_id, &candidates)?;
         if keyring::reads() != reads && !keys_were_read {
@@ -215,7 +216,7 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
         let answer = match found {
             None => attempt.charge(row)?,
             Some(found) if found.candidate.secret.slot == Slot::Pending && !user_locked => {
-                // All that can wait or fail comes before the judgement.
+                // Everything that can wait or fail comes before the judgment.
                 drop(row);
                 keyring::hold_current()?;
                 user_locked = attempts::lock(user_id)?;
@@ -229,7 +230,7 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
     }
 }
 
-/// The secrets that a code may match, or why there are none.
+/// Returns the secrets that a code may match, or why there are none.
 fn usable<'a>(secrets: &'a [Candidate], scope: Scope, now: Timestamp) -> Result<Vec<&'a Candidate>, Reason> {
     let mut secrets: Vec<_> = secrets.iter().filter(|c| scope.covers(&c.secret)).collect();
     if secrets.is_empty() {
@@ -243,9 +244,9 @@ fn usable<'a>(secrets: &'a [Candidate], scope: Scope, now: Timestamp) -> Result<
     if secrets.is_empty() { Err(Reason::NotEnrolled) } else { Ok(secrets) }
 }
 
-/// The policy for guesses that are compared with every code in the windows of all secrets of a user.
+/// Returns the policy for guesses that are compared with every code in the windows of all secrets of a user.
 ///
-/// It is the same for a call that names a device: its guesses are counted together with those at all devices.
+/// It is the same for a call that names a device, since one counter counts the guesses at all devices.
 fn within_odds(policy: Policy, secrets: &[Candidate], now: Timestamp) -> Policy {
     let steps = 2 * usize::from(settings::window().get()) + 1;
     let digits = || secrets.iter().filter(|s| s.is_usable(now)).map(|s| s.secret.parameters.digits);
@@ -265,11 +266,11 @@ fn open<'a>(
     candidates.iter().map(open).collect()
 }
 
-/// The user's attempts row, to be changed. `None` if another transaction was deleting it: look again. A wait for that is
-/// here, where right and wrong codes are alike.
+/// Opens the user's attempts row. `None` if another transaction was deleting it: look again. This may wait, at a point where
+/// right and wrong codes do not differ.
 ///
-/// Errors: 55000 if the row is a copy that the own transaction made, so that its ROLLBACK gives the guess back. Only a user
-/// who is new has a new row, and then every secret is new too.
+/// Errors: 55000 if the row is a copy that this transaction made, since its ROLLBACK would undo the charge. If the user is
+/// new, the row and every secret are new, and that is no copy.
 fn attempts_row(address: &RowAddress, secrets: &[Candidate]) -> Result<Option<Target<Attempts>>, Error> {
     if address.is_own() && secrets.iter().any(|s| !s.is_own) {
         return Err(Error::OwnCopy);
@@ -283,7 +284,7 @@ fn match_code<'a>(opened: &[(&'a Candidate, Secret)], code: &Code, now: Timestam
     for (candidate, secret) in opened {
         let parameters = candidate.secret.parameters;
         let step = otp::matching_step(secret, parameters, code, now.unix_seconds(), settings::window());
-        // A code that fits two devices by chance counts for the one where it is not used up.
+        // A code that fits two devices by chance counts for the one where it is not used.
         let is_better = |step| best.is_none_or(|b| !b.candidate.is_fresh(b.step) && candidate.is_fresh(step));
         if let Some(step) = step.filter(|step| is_better(*step)) {
             best = Some(Match { candidate, step });
@@ -293,7 +294,7 @@ fn match_code<'a>(opened: &[(&'a Candidate, Secret)], code: &Code, now: Timestam
 }
 
 impl Attempt<'_> {
-    /// Charges a wrong code. `None` if the row has gone: look again.
+    /// Charges a wrong code. `None` if the row is gone: look again.
     fn charge(&self, row: Target<Attempts>) -> Result<Option<Answer>, Error> {
         let outcome = inplace::change_one(row, |row: &mut Attempts| {
             let (verdict, counter) = otp::judge_guess(row.codes, &self.policy, self.now.0, Guess::NoMatch);
@@ -315,7 +316,7 @@ impl Attempt<'_> {
         Ok(Some(Answer::new(reason, counter, &self.policy, self.now)))
     }
 
-    /// Judges a code that belongs to a secret: it may be used before, or locked out. `None` if a row has gone: look again.
+    /// Judges a code that belongs to a secret: it may be used, or the user locked. `None` if a row is gone: look again.
     fn judge(&self, row: Target<Attempts>, found: Match) -> Result<Option<Answer>, Error> {
         let secret = &found.candidate.secret;
         let used = Target::<UsedCode>::open(&found.candidate.used()?)?;
@@ -349,7 +350,7 @@ impl Attempt<'_> {
         }))
     }
 
-    /// Makes an accepted code last, and its secret the active one if it is pending.
+    /// Makes an accepted code durable, and activates its secret if it is pending.
     fn accepted(&self, secret: &SealedSecret, lsn: Option<Lsn>) -> Result<(), Error> {
         lsn.inspect(|l| l.make_durable());
         let (user_id, device) = (Some(self.user_id), Some(&*secret.device));

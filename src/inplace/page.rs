@@ -1,6 +1,6 @@
-//! One row on one page: where its columns lie, and whether they may be changed now.
+//! One row on one page: where its columns are, and whether they may be changed now.
 //!
-//! Owns every look at a page. Nothing here decides anything about codes.
+//! Owns every access to a page. Nothing here decides anything about codes.
 
 use pgrx::pg_sys;
 
@@ -11,14 +11,14 @@ use crate::versions;
 
 const WORDS_LEN: usize = size_of::<Words>();
 
-/// A table opened and a page pinned, for one row.
+/// An open table and a pinned page, for one row.
 pub struct Target {
     pub relation: pg_sys::Relation,
     pub buffer: pg_sys::Buffer,
     /// Whether a change of the table goes into the WAL.
     pub is_logged: bool,
     row: RowAddress,
-    /// An xmax whose delete was rolled back, so that only row locks are left of it.
+    /// An xmax whose delete was rolled back, so that only its row locks count.
     rolled_back: pg_sys::TransactionId,
 }
 
@@ -44,9 +44,9 @@ impl Target {
         }
     }
 
-    /// Whether the own transaction gave the table a new file (CLUSTER, ALTER TABLE, TRUNCATE), or put another table in its
-    /// place: its ROLLBACK brings the old rows back, with every code and guess as it was. What it made by CREATE EXTENSION
-    /// goes altogether.
+    /// Returns whether this transaction gave the table a new file (CLUSTER, ALTER TABLE, TRUNCATE), or put another table in its
+    /// place: its ROLLBACK restores the old rows, with every code and guess as before. A table of its CREATE EXTENSION does
+    /// not count: a ROLLBACK removes it with everything else.
     pub fn is_rewritten(&self) -> bool {
         // SAFETY: the table is open.
         unsafe {
@@ -58,12 +58,12 @@ impl Target {
         }
     }
 
-    /// Where the row was found.
+    /// Returns where the row was found.
     pub fn address(&self) -> RowAddress {
         self.row
     }
 
-    /// The columns as they are now, whether the row is still visible or not.
+    /// Reads the columns as they are now, even if the row is no longer visible.
     pub fn read_locked(&self) -> Option<Words> {
         // SAFETY: the buffer is pinned, and locked while it is read.
         unsafe {
@@ -77,12 +77,12 @@ impl Target {
         }
     }
 
-    /// Whether a row in that state can be tried again: it is ours, or its delete was rolled back, which is remembered.
+    /// Returns whether a row in that state can be tried again: it is ours, or its delete was rolled back, which this notes.
     pub fn is_good_after(&mut self, state: &State) -> bool {
         match state {
             State::Ours(_) => true,
             State::BeingDeleted(header) => {
-                // SAFETY: look-ups in the transaction logs, in the order that PostgreSQL's visibility rules ask for.
+                // SAFETY: look-ups in the transaction logs, in the order that PostgreSQL's visibility rules require.
                 unsafe {
                     let deleter = deleter(header);
                     if pg_sys::TransactionIdIsInProgress(deleter) || pg_sys::TransactionIdDidCommit(deleter) {
@@ -96,7 +96,7 @@ impl Target {
         }
     }
 
-    /// Where the row's columns lie.
+    /// Finds the row's columns.
     ///
     /// # Safety
     /// The buffer is locked.
@@ -130,7 +130,7 @@ impl Target {
         }
     }
 
-    /// Whether the row may be changed now.
+    /// Returns whether the row may be changed now.
     ///
     /// # Safety
     /// The buffer is locked exclusively.
@@ -158,7 +158,7 @@ impl Target {
                     State::Ours(place)
                 }
                 pg_sys::TM_Result::TM_BeingModified => State::BeingDeleted(std::ptr::read(header)),
-                // Deleted by the statement that is just calling us.
+                // Deleted by the statement that calls us.
                 pg_sys::TM_Result::TM_SelfModified => State::Altered,
                 _ => State::Moved,
             }
@@ -180,7 +180,7 @@ impl Drop for Target {
     }
 }
 
-/// What stands where the look-up found a row.
+/// What is now where the look-up found a row.
 enum Found {
     /// The row, by its inserting transaction.
     At(Place),
@@ -201,34 +201,34 @@ pub struct Place {
 impl Place {
     pub const NOWHERE: Self = Self { start: 0, len: 0, hoff: 0 };
 
-    /// Where the columns begin on the page.
+    /// Returns where the columns begin on the page.
     pub fn start_of_data(&self) -> usize {
         self.start + self.hoff
     }
 
-    /// The same, as a pointer.
+    /// Returns the same as a pointer.
     ///
     /// # Safety
     /// `page` is the page on which the place was found.
     pub unsafe fn data(&self, page: pg_sys::Page) -> *const u8 {
-        // SAFETY: `start + hoff + WORDS_LEN` lies within the page, as checked in `Target::place`.
+        // SAFETY: `start + hoff + WORDS_LEN` is within the page, as checked in `Target::place`.
         unsafe { page.cast::<u8>().add(self.start_of_data()) }
     }
 }
 
-/// What a row is, seen under the page lock.
+/// The state of a row, seen under the page lock.
 pub enum State {
     /// It is the row of the look-up, and no transaction has deleted it. Row locks of others do not matter.
     Ours(Place),
-    /// An open transaction is deleting it. Its header, copied, tells which.
+    /// An open transaction is deleting it. A copy of its header says which.
     BeingDeleted(pg_sys::HeapTupleHeaderData),
-    /// It is gone, or something else stands in its place.
+    /// It is gone, or something else is in its place.
     Moved,
     /// It does not have the columns that change.
     Altered,
 }
 
-/// The transaction that deletes a row, from a copy of its header.
+/// Returns the transaction that deletes a row, from a copy of its header.
 ///
 /// # Safety
 /// No page is locked: a multixact is looked up.
@@ -245,7 +245,7 @@ unsafe fn deleter(header: &pg_sys::HeapTupleHeaderData) -> pg_sys::TransactionId
 
 /// Waits, with no page locked or pinned, until the transaction that deletes a row has ended.
 pub fn wait_for_deleter(header: &pg_sys::HeapTupleHeaderData, row: &RowAddress) {
-    // SAFETY: the table is open during the wait, which names it if it is cancelled.
+    // SAFETY: the table is open during the wait, which names it if it is canceled.
     unsafe {
         let mut tid = row.tid;
         let relation = pg_sys::table_open(row.table, pg_sys::NoLock as i32);
@@ -254,7 +254,7 @@ pub fn wait_for_deleter(header: &pg_sys::HeapTupleHeaderData, row: &RowAddress) 
     }
 }
 
-/// Whether a transaction may be deleting the row, from the header that a look-up saw.
+/// Returns whether a transaction may be deleting the row, from the header that a look-up saw.
 pub fn may_be_going(header: &pg_sys::HeapTupleHeaderData) -> bool {
     u32::from(header.t_infomask) & pg_sys::HEAP_XMAX_INVALID == 0 && !is_only_locked(header.t_infomask)
 }
@@ -266,7 +266,7 @@ fn is_only_locked(infomask: u16) -> bool {
         || mask & (pg_sys::HEAP_XMAX_IS_MULTI | pg_sys::HEAP_LOCK_MASK) == pg_sys::HEAP_XMAX_EXCL_LOCK
 }
 
-/// A permanent heap table, whose first five columns are the expected ones, 8 bytes wide and NOT NULL.
+/// Returns whether it is a permanent heap table whose first five columns are the expected ones, 8 bytes wide and NOT NULL.
 ///
 /// # Safety
 /// `relation` is open.
@@ -288,8 +288,8 @@ unsafe fn can_change_in_place<T: InPlace>(relation: pg_sys::Relation) -> bool {
     }
 }
 
-/// Whether changes of the table are logged: RelationNeedsWAL of PostgreSQL's rel.h, for a permanent table. Under
-/// `wal_level = minimal` those of a table that the own transaction made are not.
+/// Returns whether changes of the table are logged: RelationNeedsWAL of PostgreSQL's rel.h, for a permanent table. With
+/// `wal_level = minimal` changes of a table that this transaction created are not logged.
 ///
 /// # Safety
 /// `relation` is open.
@@ -301,7 +301,7 @@ unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
     }
 }
 
-/// Whether the own transaction made the table.
+/// Returns whether this transaction created the table.
 ///
 /// # Safety
 /// `relation` is open.
@@ -310,9 +310,9 @@ unsafe fn is_made(relation: pg_sys::Relation) -> bool {
     unsafe { (*relation).rd_createSubid != NO_SUBTRANSACTION }
 }
 
-/// Whether the own transaction made the secrets in that schema too, and so the extension.
+/// Returns whether this transaction created table `secrets` in that schema too, and so the extension.
 fn are_secrets_made(schema: pg_sys::Oid) -> bool {
-    // SAFETY: returns NULL for what does not exist; what is open is closed once.
+    // SAFETY: returns NULL if the table does not exist; an open table is closed once.
     unsafe {
         let table = pg_sys::get_relname_relid(c"secrets".as_ptr(), schema);
         let secrets = pg_sys::try_table_open(table, pg_sys::AccessShareLock as i32);

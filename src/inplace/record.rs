@@ -1,9 +1,9 @@
-//! The WAL record of a change: the one that `GenericXLogFinish` would write, without its comparison of whole pages.
+//! The WAL record of a change: the same that `GenericXLogFinish` would write, but without its comparison of whole pages.
 //!
-//! PostgreSQL's generic WAL functions copy the page, let the caller change the copy, and find what changed by comparing
-//! both byte by byte. That takes longer than all else in a sign-in, and it happens under the page lock. Here it is known
-//! what changed. The record holds, for each page, pieces of offset, length and bytes (`generic_redo` in PostgreSQL's
-//! generic_xlog.c, the same from 9.6 to 18): crash recovery and standbys replay it without this library.
+//! PostgreSQL's generic WAL functions copy the page, let the caller change the copy, and compare both byte by byte to find
+//! what changed. That takes longer than everything else in a sign-in, and it happens under the page lock. Here the change is
+//! known. For each page the record has pieces of offset, length, and bytes (`generic_redo` in PostgreSQL's generic_xlog.c,
+//! the same from 9.6 to 18): crash recovery and standbys replay it without this library.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -18,7 +18,7 @@ const HEAD: usize = 4;
 /// New values of the columns of one row.
 pub struct Change {
     pub buffer: pg_sys::Buffer,
-    /// Whether the page's table is logged. One that is not is new, and goes to disk when its transaction commits.
+    /// Whether the page's table is logged. Otherwise it is new, and is written to disk when its transaction commits.
     pub is_logged: bool,
     /// Where the columns begin on the page.
     pub start: usize,
@@ -27,7 +27,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// The bytes from the first to the last word that changes, behind their offset and their length.
+    /// Returns the bytes from the first to the last word that changes, after their offset and length.
     fn piece(&self) -> ([u8; HEAD + size_of::<Words>()], usize) {
         let differs = |i: &usize| self.before[*i] != self.after[*i];
         let first = (0..self.after.len()).find(differs).unwrap_or(0);
@@ -46,7 +46,7 @@ impl Change {
         (piece, HEAD + len)
     }
 
-    /// Stores each word whole: a reader that has the page only pinned sees it old or new.
+    /// Stores each word atomically: a reader that has only pinned the page sees the old or the new word.
     ///
     /// # Safety
     /// As [`write_and_log`].
@@ -60,10 +60,10 @@ impl Change {
     }
 }
 
-/// Writes what changes into the pages and logs it in one record. Between the two nothing can fail but the server.
+/// Writes the changes into the pages and logs them in one record. Nothing between the two can fail, except the server.
 ///
 /// # Safety
-/// The buffers are different ones, pinned and locked exclusively. `start` is a multiple of 8; the 40 bytes from it lie
+/// The buffers are different ones, pinned and locked exclusively. `start` is a multiple of 8; the 40 bytes from it are
 /// within a tuple of that page.
 pub unsafe fn write_and_log<const N: usize>(changes: &[Change; N]) -> Option<Lsn> {
     if changes.iter().all(|change| change.before == change.after) {
@@ -73,7 +73,7 @@ pub unsafe fn write_and_log<const N: usize>(changes: &[Change; N]) -> Option<Lsn
     let changed = || (0..N).filter(|i| changes[*i].before != changes[*i].after);
     let logged = || changed().filter(|i| changes[*i].is_logged);
     // SAFETY: as promised by the caller. The order is that of PostgreSQL's src/backend/access/transam/README: critical
-    // section, change, mark dirty, log, set the page's LSN. The pieces outlive the making of the record.
+    // section, change, mark dirty, log, set the page's LSN. The pieces outlive the construction of the record.
     unsafe {
         let is_logged = logged().next().is_some();
         if is_logged {

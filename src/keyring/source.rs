@@ -1,4 +1,4 @@
-//! Where master keys come from: the file that `totp.key_file` names, else the environment of the server.
+//! The source of master keys: the file that `totp.key_file` names, or else the environment of the server.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{File, Metadata};
@@ -19,12 +19,12 @@ const MAX_BYTES: u64 = 64 * 1024;
 
 /// Reads the master keys.
 ///
-/// Errors: F0000 where there are none, or where the file or a line of it breaks a rule.
+/// Errors: F0000 if there are none, or if the file or a line of it breaks a rule.
 pub fn read() -> Result<MasterKeys, Error> {
     match settings::key_file() {
         Some(path) => {
             let text = read_file(Path::new(OsStr::from_bytes(path.to_bytes())))?;
-            MasterKeys::from_file_text(&text).map_err(|e| invalid(e.line, e.rule.as_str()))
+            MasterKeys::from_file_text(&text).map_err(|e| Error::KeyFile { line: e.line, rule: e.rule.as_str() })
         }
         None => {
             let text = Zeroizing::new(std::env::var(ENVIRONMENT).map_err(|_| Error::NoMasterKey)?);
@@ -33,53 +33,85 @@ pub fn read() -> Result<MasterKeys, Error> {
     }
 }
 
-/// Whether the keys come from the environment, which the operating system shows to more eyes than a file.
+/// Returns whether the keys come from the environment, which more people and programs can read than a file.
 pub fn is_environment() -> bool {
     settings::key_file().is_none()
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<String>, Error> {
-    if !path.metadata().map_err(|_| invalid(0, "the file cannot be read"))?.is_file() {
-        return Err(invalid(0, "it is not a regular file"));
+    if !path.metadata().map_err(|_| FileRule::Readable)?.is_file() {
+        return Err(FileRule::Regular.into());
     }
-    // O_NONBLOCK: should a FIFO have taken its place meanwhile, the open does not wait for a writer.
-    let file = File::options()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|_| invalid(0, "the file cannot be read"))?;
-    let opened = file.metadata().map_err(|_| invalid(0, "the file cannot be read"))?;
-    check_permissions(&opened)?;
-    if lies_in_data_directory(path) {
-        return Err(invalid(0, "it lies inside the data directory, and so in every backup beside what it protects"));
+    // O_NONBLOCK: if a FIFO took the place of the file meanwhile, the open does not wait for a writer.
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|_| FileRule::Readable)?;
+    check_permissions(&file.metadata().map_err(|_| FileRule::Readable)?)?;
+    if is_in_data_directory(path) {
+        return Err(FileRule::Outside.into());
     }
     let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize + 1));
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|_| invalid(0, "it is not plain text"))?;
+    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|_| FileRule::Text)?;
     if text.len() as u64 > MAX_BYTES {
-        return Err(invalid(0, "it is longer than 64 kB"));
+        return Err(FileRule::Short.into());
     }
     Ok(text)
 }
 
-/// PostgreSQL's own rule for `ssl_key_file`, asked of the opened file: ours and for nobody else, or root's and at
-/// most readable by our group.
-fn check_permissions(file: &Metadata) -> Result<(), Error> {
+/// Checks the opened file by PostgreSQL's rule for `ssl_key_file`: it is ours and nobody else has access, or it is root's and
+/// at most our group reads it.
+fn check_permissions(file: &Metadata) -> Result<(), FileRule> {
     // SAFETY: geteuid cannot fail.
     let us = unsafe { libc::geteuid() };
     if !file.is_file() {
-        Err(invalid(0, "it is not a regular file"))
+        Err(FileRule::Regular)
     } else if file.uid() != us && file.uid() != 0 {
-        Err(invalid(0, "it must be owned by the operating system user of the server, or by root"))
+        Err(FileRule::Owner)
     } else if file.uid() == us && file.mode() & 0o077 != 0 {
-        Err(invalid(0, "group or others have access: it must have mode 0600 or less"))
+        Err(FileRule::Mode)
     } else if file.mode() & 0o037 != 0 {
-        Err(invalid(0, "others have access: a file of root must have mode 0640 or less"))
+        Err(FileRule::ModeOfRoot)
     } else {
         Ok(())
     }
 }
 
-fn lies_in_data_directory(path: &Path) -> bool {
+/// A rule that the key file breaks as a file. Those of its text are [`seal::Rule`].
+#[derive(Clone, Copy)]
+pub enum FileRule {
+    Readable,
+    Regular,
+    Owner,
+    Mode,
+    ModeOfRoot,
+    Outside,
+    Text,
+    Short,
+}
+
+impl FileRule {
+    /// Returns the rule as a sentence.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Readable => "The server cannot read the file.",
+            Self::Regular => "It must be a regular file.",
+            Self::Owner => "It must be owned by the operating system user of the server, or by root.",
+            Self::Mode => "Group or others have access. The file must have mode 0600 or less.",
+            Self::ModeOfRoot => "Others have access. A file of root must have mode 0640 or less.",
+            Self::Outside => {
+                "It must be outside the data directory. Inside, every backup has it beside what it protects."
+            }
+            Self::Text => "It must be plain text.",
+            Self::Short => "It must be at most 64 kB long.",
+        }
+    }
+}
+
+impl From<FileRule> for Error {
+    fn from(rule: FileRule) -> Self {
+        Self::KeyFile { line: 0, rule: rule.as_str() }
+    }
+}
+
+fn is_in_data_directory(path: &Path) -> bool {
     // SAFETY: DataDir is set once at the start of the server.
     let directory = unsafe { CStr::from_ptr(pg_sys::DataDir) };
     let directory = Path::new(OsStr::from_bytes(directory.to_bytes()));
@@ -87,8 +119,4 @@ fn lies_in_data_directory(path: &Path) -> bool {
         (Ok(path), Ok(directory)) => path.starts_with(directory),
         _ => true,
     }
-}
-
-fn invalid(line: usize, rule: &'static str) -> Error {
-    Error::KeyFile { line, rule }
 }

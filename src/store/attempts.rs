@@ -1,7 +1,7 @@
 //! `totp.attempts`: failures and locks of each user, changed in place.
 //!
-//! The row is also the lock of its user: whoever writes rows of a user holds it, so that writers of one user come one
-//! after the other. Sign-ins do not lock it: a row lock does not keep a row from being changed in place.
+//! The row is also the lock of its user: all writers of rows of a user hold it, so they run one after the other. Sign-ins do
+//! not lock it: a row lock does not prevent a change in place.
 
 use otp::Counter;
 use pgrx::pg_sys;
@@ -70,8 +70,8 @@ SELECT locked_until, recovery_locked_until, last_failed_at, failures, recovery_f
 statement!(writes TAKE(TEXTOID), c"DELETE FROM totp.attempts WHERE user_id = $1 RETURNING tableoid, ctid, xmin");
 statement!(writes LOCK(TEXTOID), c"SELECT FROM totp.attempts WHERE user_id = $1 FOR NO KEY UPDATE");
 
-/// Makes sure that the user has a row, and locks it until the end of the transaction. What is read under a new
-/// snapshot after this stays as it is.
+/// Makes sure that the user has a row, and locks it until the end of the transaction. Rows that are read under a new
+/// snapshot after this do not change.
 pub fn lock_or_insert(user_id: &str) -> Result<(), Error> {
     while !lock(user_id)? {
         insert(user_id, Attempts::CLEAR)?;
@@ -80,26 +80,26 @@ pub fn lock_or_insert(user_id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Locks the user's row until the end of the transaction. False where there is none.
+/// Locks the user's row until the end of the transaction. False if there is none.
 pub fn lock(user_id: &str) -> Result<bool, Error> {
     Ok(LOCK.with(|s| s.count(&[text(user_id)]))? > 0)
 }
 
-/// Removes the row. Comes before anything else of the user is removed, so that no secret is without its row.
-/// False where there was none.
+/// Removes the row. Call it before anything else of the user is removed, so that no secret is without its row.
+/// False if there was none.
 pub fn delete(user_id: &str) -> Result<bool, Error> {
     let deleted = TAKE.with(|s| s.count(&[text(user_id)]))? == 1;
     inplace::note_delete();
     Ok(deleted)
 }
 
-/// Opens the table to change rows in place. Errors: XX001 if it is not as it was made.
+/// Opens the table to change rows in place. Errors: XX001 if it is altered.
 pub fn open() -> Result<Open, Error> {
     TABLE.open(pg_sys::RowExclusiveLock)
 }
 
-/// Where the user's row is, and what it holds. Errors: XX001 if there are two, as without its key there may be: a
-/// lock in one of them would not be seen.
+/// Returns where the user's row is, and its contents. Errors: XX001 if there are two, which is possible without the primary
+/// key: a lock in one of them would not be seen.
 pub fn read(table: &Open, user_id: &str, snapshot: &Snapshot) -> Result<Option<(RowAddress, Attempts)>, Error> {
     let mut rows =
         table.rows_of(user_id, snapshot, |address, row| Ok((address, Attempts::from_words(row.words()?))))?;
@@ -107,21 +107,21 @@ pub fn read(table: &Open, user_id: &str, snapshot: &Snapshot) -> Result<Option<(
     if rows.is_empty() { Ok(found) } else { Err(Error::RowsAltered) }
 }
 
-/// Where the user's row is, and the snapshot that keeps it there.
+/// Returns where the user's row is, and the snapshot that keeps it there.
 pub fn find(user_id: &str) -> Result<Option<(RowAddress, Snapshot)>, Error> {
     let table = open()?;
     let snapshot = Snapshot::latest();
     Ok(read(&table, user_id, &snapshot)?.map(|(address, _)| (address, snapshot)))
 }
 
-/// Removes the row and returns what it held when it went.
+/// Removes the row and returns its last contents.
 pub fn take(user_id: &str) -> Result<Option<Attempts>, Error> {
     let snapshot = Snapshot::latest();
     let taken = TAKE.with(|s| s.first(&snapshot, &[text(user_id)], |row| row.address(1)))?;
     taken.map(|address| inplace::take_for_copy(&address)).transpose()
 }
 
-/// Adds a row. False where the user has one already.
+/// Adds a row. False if the user already has one.
 pub fn insert(user_id: &str, attempts: Attempts) -> Result<bool, Error> {
     let [locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures] = attempts.to_words();
     let args = [

@@ -34,13 +34,13 @@ SELECT pg_catalog.max((detail->>$3)::bigint)
   FROM totp.audit_log
  WHERE user_id = $1 AND at > $2 AND detail ? $3");
 
-/// The highest number that the rows of a user since a time have in a detail.
+/// Returns the highest number in a detail of the rows of a user since a time.
 pub fn latest_number(user_id: &str, since: Timestamp, detail: &str) -> Result<Option<i64>, Error> {
     let args = [text(user_id), int8(since.0), text(detail)];
     Ok(LATEST_NUMBER.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok(row.get(1))))?.flatten())
 }
 
-/// What happened since a while before `now`, by event.
+/// Counts the events in the interval before `now`.
 pub fn stats(now: Timestamp, since: Interval) -> Result<Vec<EventCount>, Error> {
     STATS.with(|s| {
         s.rows(&Snapshot::latest(), &[int8(now.0), since.into_datum()], |row| {
@@ -49,18 +49,18 @@ pub fn stats(now: Timestamp, since: Interval) -> Result<Vec<EventCount>, Error> 
     })
 }
 
-/// Deletes what is older than that. Returns the number of rows.
+/// Deletes older rows. Returns the number of rows.
 pub fn prune(now: Timestamp, older_than: Interval) -> Result<i64, Error> {
     Ok(PRUNE.with(|s| s.count(&[int8(now.0), older_than.into_datum()]))?.cast_signed())
 }
 
-/// Name, value, name, value; NULL where there is none.
+/// Converts to name, value, name, value; NULL if there is none.
 fn text_array(detail: &Detail) -> Arg {
     let flat: Vec<&str> = detail.iter().flat_map(|(key, value)| [*key, value]).collect();
     if flat.is_empty() { None } else { flat.into_datum() }
 }
 
-/// Appends a row. The session supplies who and from where; `actor` None is the session user.
+/// Appends a row. The user and the client come from the session. If `actor` is `None`, it is the session user.
 pub fn insert(
     event: &str,
     at: Timestamp,

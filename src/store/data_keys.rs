@@ -1,7 +1,7 @@
 //! `totp.data_keys`, and the locks that keep a data key alive while something is sealed under it.
 //!
 //! The locks are PostgreSQL's object locks, tagged (table, key id), and not row locks: at REPEATABLE READ a row lock
-//! raises 40001 where a rotation changed the row meanwhile, and no enrolment may fail on a rotation.
+//! raises 40001 if a rotation changed the row meanwhile, and no enrollment may fail because of a rotation.
 
 use pgrx::{IntoDatum, pg_sys};
 
@@ -34,7 +34,7 @@ statement!(writes INSERT(INT4OID, BYTEAOID, TEXTOID, TIMESTAMPTZOID), c"
 INSERT INTO totp.data_keys (key_id, state, wrapped, master_key, created_at) VALUES ($1, 'current', $2, $3, $4)");
 statement!(reads ALL(), c"SELECT key_id, wrapped, master_key FROM totp.data_keys");
 statement!(writes RETIRE(), c"UPDATE totp.data_keys SET state = 'retiring' WHERE state = 'current'");
-// Not NOT EXISTS: that may become a join that hashes every secret.
+// NOT EXISTS is not used here: it may become a join that hashes every secret.
 statement!(writes DELETE_RETIRING(), c"
 DELETE FROM totp.data_keys k
  WHERE state = 'retiring'
@@ -52,17 +52,17 @@ fn stored(row: &Row) -> Result<StoredKey, Error> {
     Ok(StoredKey { id: row.must(1)?, wrapped: row.must(2)?, master_key: row.must(3)? })
 }
 
-/// The key under which new secrets are sealed, if there is one yet.
+/// Returns the key that seals new secrets, if there is one.
 pub fn current(snapshot: &Snapshot) -> Result<Option<StoredKey>, Error> {
     CURRENT.with(|s| s.first(snapshot, &[], stored))
 }
 
-/// One key.
+/// Returns one key.
 pub fn find(snapshot: &Snapshot, id: i32) -> Result<Option<StoredKey>, Error> {
     FIND.with(|s| s.first(snapshot, &[int4(id)], stored))
 }
 
-/// A key id that was never used before.
+/// Returns a key id that was never used before.
 pub fn next_id(snapshot: &Snapshot) -> Result<i32, Error> {
     NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
 }
@@ -77,7 +77,7 @@ pub fn retire_current() -> Result<(), Error> {
     RETIRE.with(|s| s.count(&[])).map(drop)
 }
 
-/// Destroys the retiring keys that nothing is sealed under.
+/// Destroys the retiring keys that seal nothing.
 pub fn delete_retiring() -> Result<(), Error> {
     DELETE_RETIRING.with(|s| s.count(&[])).map(drop)
 }
@@ -87,12 +87,12 @@ pub fn delete(ids: &[i32]) -> Result<(), Error> {
     DELETE.with(|s| s.count(&[ids.to_vec().into_datum()])).map(drop)
 }
 
-/// All keys as they are stored.
+/// Returns all keys as they are stored.
 pub fn all(snapshot: &Snapshot) -> Result<Vec<StoredKey>, Error> {
     ALL.with(|s| s.rows(snapshot, &[], stored))
 }
 
-/// All keys, oldest first.
+/// Lists all keys, oldest first.
 pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
     LIST.with(|s| {
         s.rows(snapshot, &[], |row| {
@@ -108,7 +108,7 @@ pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
     })
 }
 
-/// The object that stands for the set of data keys: whoever adds or destroys one holds it.
+/// The object that represents the set of data keys. Sessions that add or destroy a key hold it.
 const SET: i32 = 0;
 
 /// Keeps a key from being destroyed until the end of the transaction.
@@ -116,18 +116,18 @@ pub fn lock_shared(id: i32) {
     lock(id, pg_sys::ShareLock);
 }
 
-/// Lets go of a key that turned out not to be current any more.
+/// Releases a key that is no longer current.
 pub fn unlock_shared(id: i32) {
     // SAFETY: taken by `lock_shared` of this transaction.
     unsafe { pg_sys::UnlockDatabaseObject(table_oid(c"data_keys"), object(id), 0, pg_sys::ShareLock as i32) }
 }
 
-/// Lets one session at a time add or destroy keys. Comes before the lock of any key.
+/// Lets one session at a time add or destroy keys. Call it before the lock of any key.
 pub fn lock_set() {
     lock(SET, pg_sys::ExclusiveLock);
 }
 
-/// Waits for every session that writes under a key, and keeps others from doing so until the end of the transaction.
+/// Waits for every session that writes under a key, and blocks new ones until the end of the transaction.
 pub fn lock_exclusive(id: i32) {
     lock(id, pg_sys::ExclusiveLock);
 }

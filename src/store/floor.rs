@@ -39,12 +39,12 @@ thread_local! {
     static TABLE: Kept<pg_sys::Oid> = const { Kept::nothing() };
 }
 
-/// The row, where it is, and the snapshot that keeps it there.
+/// Returns the row, where it is, and the snapshot that keeps it there.
 ///
-/// Errors: 55000 where there is none.
+/// Errors: XX001 if there is none.
 pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
-    // So that nothing rewrites or moves the row until the end of the transaction. An OID that does not exist locks nothing;
-    // the statement that follows raises then.
+    // Nothing may rewrite or move the row until the end of the transaction. If the table does not exist, this locks
+    // nothing, and the next statement raises.
     // SAFETY: takes a lock.
     unsafe { pg_sys::LockRelationOid(table(), pg_sys::RowExclusiveLock as i32) }
     let snapshot = Snapshot::latest();
@@ -58,7 +58,7 @@ pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
     Ok((address, floor, snapshot))
 }
 
-/// The table itself: another one after DROP and CREATE EXTENSION.
+/// Returns the OID of the table, which differs after DROP and CREATE EXTENSION.
 pub fn table() -> pg_sys::Oid {
     let Ok(table) = TABLE.with(|table| table.get_or(|| Ok::<_, Infallible>(table_oid(c"floor"))));
     table

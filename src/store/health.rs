@@ -1,6 +1,6 @@
-//! What `totp_health()` reads: one statement a subject, each with rows of check name, status and detail.
+//! What `totp_health()` reads: one statement per subject, with rows of check name, status, and detail.
 //!
-//! Some read every row of a table: fit for minutes, not for seconds.
+//! Some statements read every row of a table: call it every few minutes, not every second.
 
 use super::shape;
 use super::spi::{Arg, Snapshot, Statement, int8, statement, text};
@@ -17,12 +17,12 @@ pub struct Check {
 statement!(reads VERSION(TEXTOID), c"
 SELECT 'version', CASE WHEN extversion = $1 THEN 'ok' ELSE 'warn' END,
        CASE WHEN extversion = $1 THEN extversion || '; nothing to do'
-            ELSE 'the SQL is of version ' || extversion || ', this session''s library of ' || $1
-                 || ': ALTER EXTENSION pg_totp UPDATE, and let sessions that are older than the files end' END
+            ELSE 'the SQL has version ' || extversion || ', the library of this session has version ' || $1
+                 || ': run ALTER EXTENSION pg_totp UPDATE, and end sessions that are older than the files' END
   FROM pg_catalog.pg_extension
  WHERE extname = 'pg_totp'");
 
-// Another access method, a change of columns, an index on them or a trigger would break what inplace.rs relies on.
+// inplace.rs relies on the access method and the columns, and on no index on them and no trigger.
 statement!(reads TABLES(), c"
 WITH expected(name, words) AS (VALUES
   ('attempts', ARRAY['locked_until', 'recovery_locked_until', 'last_failed_at', 'failures', 'recovery_failures']),
@@ -41,7 +41,7 @@ faults AS (
   SELECT f.name, 'it is not a logged table of access method heap'
     FROM found f WHERE f.relkind = 'r' AND (f.relpersistence <> 'p' OR f.amname IS DISTINCT FROM 'heap')
   UNION ALL
-  SELECT f.name, 'its first five columns are not as they were'
+  SELECT f.name, 'its first five columns have changed'
     FROM found f
    WHERE f.oid IS NOT NULL
      AND f.words IS DISTINCT FROM (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
@@ -61,7 +61,7 @@ faults AS (
   SELECT f.name, 'trigger ' || pg_catalog.quote_ident(t.tgname) || ' would not see its changes: drop it'
     FROM found f JOIN pg_catalog.pg_trigger t ON t.tgrelid = f.oid AND NOT t.tgisinternal
   UNION ALL
-  SELECT f.name, 'publication ' || pg_catalog.quote_ident(p.pubname) || ' would not see its changes: leave it out'
+  SELECT f.name, 'publication ' || pg_catalog.quote_ident(p.pubname) || ' would not see its changes: remove the table from it'
     FROM found f
     JOIN pg_catalog.pg_class c ON c.oid = f.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -76,7 +76,8 @@ SELECT 'table_' || e.name, CASE WHEN count(x.fault) = 0 THEN 'ok' ELSE 'fail' EN
 statement!(reads ROWS(), c"
 SELECT 'rows', CASE WHEN n = 0 THEN 'ok' ELSE 'fail' END,
        CASE WHEN n = 0 THEN 'every secret has its rows; nothing to do'
-            ELSE n || ' secrets or recovery sets lack a row in totp.attempts or totp.used_codes: restore it, or enrol the users again' END
+            ELSE n || CASE n WHEN 1 THEN ' secret or recovery set lacks' ELSE ' secrets or recovery sets lack' END
+                 || ' a row in totp.attempts or totp.used_codes: restore the rows, or enroll the users again' END
   FROM (SELECT count(*) AS n
           FROM (SELECT user_id, secret_id FROM totp.secrets
                  UNION ALL SELECT user_id, set_id FROM totp.recovery_codes) AS s
@@ -85,7 +86,8 @@ SELECT 'rows', CASE WHEN n = 0 THEN 'ok' ELSE 'fail' END,
 UNION ALL
 SELECT 'data_keys', CASE WHEN n = 0 THEN 'ok' ELSE 'fail' END,
        CASE WHEN n = 0 THEN 'every secret has its data key; nothing to do'
-            ELSE n || ' secrets or recovery sets are sealed under a data key that does not exist: restore totp.data_keys' END
+            ELSE n || CASE n WHEN 1 THEN ' secret or recovery set is' ELSE ' secrets or recovery sets are' END
+                 || ' sealed under a data key that does not exist: restore totp.data_keys' END
   FROM (SELECT count(*) AS n
           FROM (SELECT key_id FROM totp.secrets UNION ALL SELECT key_id FROM totp.recovery_codes) AS s
          WHERE NOT EXISTS (SELECT FROM totp.data_keys k WHERE k.key_id = s.key_id)) AS x");
@@ -100,14 +102,14 @@ SELECT 'key_rotation',
 
 statement!(reads SERVER(), c"
 SELECT 'wal_consistency_checking', CASE WHEN on_ THEN 'fail' ELSE 'ok' END,
-       CASE WHEN on_ THEN 'it would end crash recovery and stop standbys: leave generic and all out of it' ELSE 'off for generic WAL; nothing to do' END
+       CASE WHEN on_ THEN 'it would abort crash recovery and stop standbys: remove generic and all from it' ELSE 'off for generic WAL; nothing to do' END
   FROM (SELECT pg_catalog.current_setting('wal_consistency_checking') ~ '(generic|all)'
             OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS setting
                         WHERE setting ~ '^wal_consistency_checking=.*(generic|all)') AS on_) AS x
 UNION ALL
 SELECT 'log_parameters', CASE WHEN logged THEN 'warn' ELSE 'ok' END,
-       CASE WHEN logged THEN 'codes that are sent as parameters get into the server log: set log_parameter_max_length and log_parameter_max_length_on_error to 0'
-            ELSE 'no parameter gets into the server log; nothing to do' END
+       CASE WHEN logged THEN 'the server log may show codes that are sent as parameters: set log_parameter_max_length and log_parameter_max_length_on_error to 0'
+            ELSE 'the server log shows no parameters; nothing to do' END
   FROM (SELECT pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0'
             OR (pg_catalog.current_setting('log_parameter_max_length') <> '0'
                 AND (pg_catalog.current_setting('log_statement') = 'all'
@@ -121,7 +123,7 @@ SELECT 'log_parameters', CASE WHEN logged THEN 'warn' ELSE 'ok' END,
 
 statement!(reads RIGHTS(), c"
 SELECT 'rights', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
-       CASE WHEN count(*) = 0 THEN 'PUBLIC has none; nothing to do'
+       CASE WHEN count(*) = 0 THEN 'PUBLIC has no rights; nothing to do'
             ELSE 'PUBLIC has rights on ' || pg_catalog.string_agg(DISTINCT name, ', ') || ': revoke them' END
   FROM (SELECT p.oid::pg_catalog.regprocedure::text AS name, a.grantee
           FROM pg_catalog.pg_proc p
@@ -144,13 +146,13 @@ SELECT 'rights', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
          WHERE n.nspname = 'totp') AS granted
  WHERE grantee = 0");
 
-// Who can write to every table, without being a superuser.
+// Roles that can write to every table, except superusers.
 statement!(reads WRITERS(), c"
 SELECT rolname::text FROM pg_catalog.pg_roles
  WHERE NOT rolsuper AND rolname <> 'pg_write_all_data' AND pg_catalog.pg_has_role(oid, 'pg_write_all_data', 'MEMBER')
  ORDER BY rolname");
 
-// Those that locked_users counts, the last first.
+// The users that locked_users counts, latest first.
 statement!(reads NEAR_A_LOCK(TIMESTAMPTZOID), c"
 SELECT user_id FROM totp.attempts
  WHERE greatest(locked_until, recovery_locked_until) > $1
@@ -160,14 +162,19 @@ SELECT user_id FROM totp.attempts
 statement!(reads FLOOR(TIMESTAMPTZOID), c"
 SELECT 'clock', CASE WHEN floor_at > $1 OR used > 0 THEN 'fail' WHEN locked > 0 THEN 'warn' ELSE 'ok' END,
        CASE WHEN floor_at > $1 THEN 'the clock was ahead when this cluster first judged a code, or is behind now: codes of older secrets are refused until ' || floor_at
-            WHEN used > 0 THEN 'the clock was ahead, or is behind now: set it right; ' || used || ' secrets or recovery sets in totp.used_codes were used later than now, the last at '
-                 || last_used || ', and such secrets are refused until then: totp_reset() for users who cannot wait'
-            WHEN locked > 0 THEN 'the clock was ahead, or is behind now: set it right; ' || locked || ' locks in totp.attempts end later than any lock can, and are ignored: totp_unlock() clears them'
-            ELSE 'not behind what was seen before; nothing to do' END
+            WHEN used > 0 THEN 'the clock was ahead, or is behind now: correct it; '
+                 || used || CASE used WHEN 1 THEN ' secret or recovery set in totp.used_codes was' ELSE ' secrets or recovery sets in totp.used_codes were' END
+                 || ' used later than now, the last at ' || last_used
+                 || ', and such secrets are refused until then: call totp_reset() for users who cannot wait'
+            WHEN locked > 0 THEN 'the clock was ahead, or is behind now: correct it; '
+                 || locked || CASE locked WHEN 1 THEN ' lock in totp.attempts ends later than any lock can, and is'
+                                          ELSE ' locks in totp.attempts end later than any lock can, and are' END
+                 || ' ignored: call totp_unlock() for these users'
+            ELSE 'the clock is not behind any time seen before; nothing to do' END
   FROM totp.floor
  CROSS JOIN (SELECT count(*) AS used, max(used_at) AS last_used
                FROM totp.used_codes
-              -- Sign-ins go on while this reads: time passes, and a minute is not worth a word.
+              -- Sign-ins continue while this reads, so a use may be a little later than $1.
               WHERE used_at > $1 + (pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) + interval '1 minute') AS u
  CROSS JOIN (SELECT count(*) AS locked
                FROM totp.attempts, pg_catalog.unnest(ARRAY[locked_until, recovery_locked_until]) AS lock(ends)
@@ -178,53 +185,58 @@ SELECT 'clock', CASE WHEN floor_at > $1 OR used > 0 THEN 'fail' WHEN locked > 0 
 UNION ALL
 SELECT 'recovery_after_restore', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
        CASE WHEN count(*) = 0 THEN 'no recovery codes are older than the last failover or restore; nothing to do'
-            ELSE count(*) || ' sets of recovery codes are older than the last failover or restore, and a code used just before it may be good again: make new ones with totp_recovery_codes()' END
+            ELSE count(*) || CASE count(*) WHEN 1 THEN ' set of recovery codes is' ELSE ' sets of recovery codes are' END || ' older than the last failover or restore, and a code used just before it may be good again: create new ones with totp_recovery_codes()' END
   FROM totp.recovery_codes r, totp.floor f WHERE r.created_at < f.floor_at");
 
-// What a security team wants to see.
+// Signs of an attack, and users who need help.
 statement!(reads SIGNALS(TIMESTAMPTZOID), c"
 SELECT 'locked_users', CASE WHEN forever > 0 THEN 'warn' ELSE 'ok' END,
-       locked || ' users are locked, ' || forever || ' of them until totp_unlock(), and ' || near || ' are one wrong code away: '
-       || CASE WHEN forever > 0 THEN 'unlock whom you know' ELSE 'nothing to do' END
+       locked || CASE locked WHEN 1 THEN ' user is' ELSE ' users are' END || ' locked, ' || forever || ' of them until totp_unlock(), and '
+       || near || CASE near WHEN 1 THEN ' is' ELSE ' are' END || ' one wrong code away: '
+       || CASE WHEN forever > 0 THEN 'unlock the users that you know' ELSE 'nothing to do' END
   FROM (SELECT count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) > $1) AS locked,
                count(*) FILTER (WHERE 'infinity' IN (locked_until, recovery_locked_until)) AS forever,
                count(*) FILTER (WHERE greatest(locked_until, recovery_locked_until) <= $1) AS near
           FROM totp.attempts
-         -- A lock may be of the time before totp.max_attempts was raised.
+         -- A lock may be older than a raise of totp.max_attempts.
          WHERE greatest(locked_until, recovery_locked_until) > $1
             OR greatest(failures, recovery_failures)
                >= greatest(pg_catalog.current_setting('totp.max_attempts')::integer - 1, 1)) AS x
 UNION ALL
 SELECT 'failures_over_many_users', CASE WHEN spraying THEN 'warn' ELSE 'ok' END,
-       failing || ' users had a wrong code in the last hour, and ' || used || ' secrets were used: '
-       || CASE WHEN spraying THEN 'many users who fail look like password spraying; look at client_addr in totp.audit_log'
+       failing || CASE failing WHEN 1 THEN ' user' ELSE ' users' END || ' had a wrong code in the last hour, and '
+       || used || CASE used WHEN 1 THEN ' secret was' ELSE ' secrets were' END || ' used: '
+       || CASE WHEN spraying THEN 'this looks like password spraying; look at client_addr in totp.audit_log'
                ELSE 'nothing to do' END
-  -- Few of those who sign in mistype. How often each user was tried says nothing: whoever tries chooses that.
+  -- Few users mistype. The number of tries per user does not matter: an attacker chooses it.
   FROM (SELECT failing, used, failing >= 20 AND failing * 10 > used AS spraying
           FROM (SELECT count(*) AS failing FROM totp.attempts WHERE last_failed_at > $1 - interval '1 hour') AS f
          CROSS JOIN (SELECT count(*) AS used FROM totp.used_codes WHERE used_at > $1 - interval '1 hour') AS u) AS x
 UNION ALL
 SELECT 'replays', CASE WHEN n >= 10 THEN 'warn' ELSE 'ok' END,
-       n || ' used codes were tried again in the last hour, in transactions that committed: '
-       || CASE WHEN n >= 10 THEN 'a client sends codes twice, or someone reads them on the way; look at totp.audit_log' ELSE 'nothing to do' END
+       n || CASE n WHEN 1 THEN ' used code was' ELSE ' used codes were' END || ' tried again in the last hour, in transactions that committed: '
+       || CASE WHEN n >= 10 THEN 'a client sends codes twice, or someone intercepts them; look at totp.audit_log' ELSE 'nothing to do' END
   FROM (SELECT count(*) AS n FROM totp.audit_log WHERE event = 'replayed' AND at > $1 - interval '1 hour') AS x
 UNION ALL
 SELECT 'unconfirmed_devices', 'ok',
-       n || ' devices were enrolled and never confirmed, and their secret has expired: ' || CASE WHEN n > 0 THEN 'enrol again or totp_remove() them' ELSE 'nothing to do' END
+       n || CASE n WHEN 1 THEN ' device was enrolled and never confirmed, and its secret has' ELSE ' devices were enrolled and never confirmed, and their secrets have' END
+       || ' expired: ' || CASE WHEN n > 0 THEN 'enroll again, or call totp_remove()' ELSE 'nothing to do' END
   FROM (SELECT count(*) AS n FROM totp.secrets WHERE slot = 'pending' AND enforced_since IS NULL AND expires_at <= $1) AS x
 UNION ALL
 SELECT 'recovery_codes_low', 'ok',
-       n || ' users have two or fewer recovery codes left: ' || CASE WHEN n > 0 THEN 'ask them to make new ones' ELSE 'nothing to do' END
+       n || CASE n WHEN 1 THEN ' user has' ELSE ' users have' END || ' two or fewer recovery codes left: '
+       || CASE WHEN n > 0 THEN 'ask for a new set' ELSE 'nothing to do' END
   FROM (SELECT count(*) AS n
           FROM totp.recovery_codes r JOIN totp.used_codes u ON u.user_id = r.user_id AND u.secret_id = r.set_id
          WHERE r.count - pg_catalog.bit_count(u.recovery_mask::bit(64)) <= 2) AS x
 UNION ALL
 SELECT 'recovery_codes_alone', 'ok',
-       n || ' users have recovery codes and no device: ' || CASE WHEN n > 0 THEN 'totp_remove() whoever shall not come back' ELSE 'nothing to do' END
+       n || CASE n WHEN 1 THEN ' user has' ELSE ' users have' END || ' recovery codes and no device: '
+       || CASE WHEN n > 0 THEN 'call totp_remove() for users who should no longer sign in' ELSE 'nothing to do' END
   FROM (SELECT count(*) AS n FROM totp.recovery_codes r
          WHERE NOT EXISTS (SELECT FROM totp.secrets s WHERE s.user_id = r.user_id)) AS x");
 
-/// The checks that read PostgreSQL's catalog and settings.
+/// Makes the checks that read PostgreSQL's catalog and settings.
 pub fn of_catalog() -> Result<Vec<Check>, Error> {
     let snapshot = Snapshot::latest();
     let mut checks = VERSION.with(|s| read(s, &snapshot, &[text(env!("CARGO_PKG_VERSION"))]))?;
@@ -234,7 +246,7 @@ pub fn of_catalog() -> Result<Vec<Check>, Error> {
     Ok(checks)
 }
 
-/// The checks that read the tables. Errors: XX001 if one is [altered](altered_tables).
+/// Makes the checks that read the tables. Errors: XX001 if one is [altered](altered_tables).
 pub fn of_rows(now: Timestamp) -> Result<Vec<Check>, Error> {
     let snapshot = Snapshot::latest();
     let mut checks = ROWS.with(|s| read(s, &snapshot, &[]))?;
@@ -244,22 +256,22 @@ pub fn of_rows(now: Timestamp) -> Result<Vec<Check>, Error> {
     Ok(checks)
 }
 
-/// A check that fails for each table that cannot be read.
+/// Makes a failed check for each table that cannot be read.
 pub fn altered_tables() -> Vec<Check> {
     let check = |table| Check {
         name: format!("table_{table}"),
         status: "fail".into(),
-        detail: format!("table totp.{table}: it is missing, or its columns are not as they were: restore it"),
+        detail: format!("table totp.{table}: it is missing, or its columns have changed: restore it"),
     };
     shape::altered().into_iter().map(check).collect()
 }
 
-/// The last ten users who are in a lock or one wrong code away.
+/// Returns the last ten users who are locked or one wrong code away.
 pub fn users_near_a_lock(now: Timestamp) -> Result<Vec<String>, Error> {
     NEAR_A_LOCK.with(|s| names(s, &[int8(now.0)]))
 }
 
-/// The roles that can write to every table, superusers apart.
+/// Returns the roles that can write to every table, except superusers.
 pub fn writers_of_all_data() -> Result<Vec<String>, Error> {
     WRITERS.with(|s| names(s, &[]))
 }

@@ -1,19 +1,19 @@
-//! Who could take over what the extension's own rights protect: facts for `totp_health()`.
+//! Facts for `totp_health()` about who could take over what the rights of the extension protect.
 //!
-//! All of it is in PostgreSQL's catalogs, whose size does not depend on the number of users. A superuser may do
-//! everything anyway, and who may SET ROLE to one is as good as one: neither is looked for.
+//! All statements read PostgreSQL's catalogs, whose size does not depend on the number of users. Superusers, and roles that
+//! may SET ROLE to one, are not looked for: they may do everything anyway.
 
 use super::spi::{Row, Snapshot, Statement, statement};
 use crate::error::Error;
 
-/// A routine that is no member of the extension and has a name of one.
+/// A routine that is not a member of the extension and has the name of one.
 pub struct OtherRoutine {
     pub signature: String,
     pub owner: String,
     pub is_of_superuser: bool,
 }
 
-/// Someone who is no superuser and can make objects in a schema of the extension.
+/// Someone who is not a superuser and can create objects in a schema of the extension.
 pub struct SchemaRight {
     pub schema: String,
     pub is_of_functions: bool,
@@ -25,21 +25,21 @@ pub struct SchemaRight {
 /// A role, or `None` for PUBLIC.
 pub type Grantee = Option<String>;
 
-/// A privilege on an object that is granted to someone else than its owner.
+/// A privilege on an object that someone other than its owner has.
 pub struct Grant {
     pub object: String,
     pub grantee: Grantee,
 }
 
-/// What names roles that are gone, and their OIDs.
+/// How many objects name roles that are gone, and the OIDs of these roles.
 pub struct GoneRoles {
     pub initial: i64,
     pub current: i64,
     pub oids: Vec<String>,
 }
 
-// By the index on proname. PostgreSQL looks for no function in pg_temp. Helpers in schema totp are called with it. A
-// routine that wants more arguments than ours has is found by no call of ours: those of examples/scale-out are such.
+// Uses the index on proname. PostgreSQL does not look for functions in pg_temp. Helpers in schema totp are called with the
+// schema. A routine that needs more arguments than ours has is never called instead, as those of examples/scale-out.
 statement!(reads OTHER_ROUTINES(), c"
 WITH ours AS (
   SELECT p.oid, p.proname, p.pronamespace, p.pronargs, e.extnamespace
@@ -80,7 +80,7 @@ SELECT h.schema::text, h.is_of_functions, h.is_owner, coalesce(r.oid = d.datdba,
  WHERE r.rolsuper IS NOT TRUE
  ORDER BY 1, 3 DESC, 5 NULLS FIRST");
 
-// What totp_grant() never gives.
+// The functions that totp_grant() never grants.
 statement!(reads OWNER_FUNCTIONS(), c"
 SELECT DISTINCT p.oid::pg_catalog.regprocedure::text, CASE WHEN a.grantee <> 0 THEN pg_catalog.pg_get_userbyid(a.grantee)::text END
   FROM pg_catalog.pg_extension e
@@ -146,14 +146,14 @@ SELECT count(DISTINCT (classid, objid)) FILTER (WHERE is_initial),
        ARRAY(SELECT DISTINCT role FROM gone ORDER BY role)::text[]
   FROM gone");
 
-/// Routines that a call of ours may find instead of ours; those that no superuser owns come first.
+/// Returns the routines that may be called instead of ours. Those that no superuser owns come first.
 pub fn other_routines() -> Result<Vec<OtherRoutine>, Error> {
     rows(&OTHER_ROUTINES, |row| {
         Ok(OtherRoutine { signature: row.must(1)?, owner: row.must(2)?, is_of_superuser: row.must(3)? })
     })
 }
 
-/// Who owns, or may create in, the functions' schema and schema `totp`, superusers apart.
+/// Returns who owns, or may create in, the schema of the functions and schema `totp`, except superusers.
 pub fn schema_rights() -> Result<Vec<SchemaRight>, Error> {
     rows(&SCHEMA_RIGHTS, |row| {
         Ok(SchemaRight {
@@ -166,22 +166,22 @@ pub fn schema_rights() -> Result<Vec<SchemaRight>, Error> {
     })
 }
 
-/// EXECUTE on functions that are for their owner alone.
+/// Returns the grants of EXECUTE on functions that only their owner should execute.
 pub fn owner_functions() -> Result<Vec<Grant>, Error> {
     rows(&OWNER_FUNCTIONS, grant)
 }
 
-/// MAINTAIN on the tables that change in place.
+/// Returns the grants of MAINTAIN on the tables that change in place.
 pub fn maintained() -> Result<Vec<Grant>, Error> {
     rows(&MAINTAINED, grant)
 }
 
-/// The members of pg_maintain, who have MAINTAIN on every table, superusers apart.
+/// Returns the members of pg_maintain, who have MAINTAIN on every table, except superusers.
 pub fn maintainers() -> Result<Vec<String>, Error> {
     rows(&MAINTAINERS, |row| row.must(1))
 }
 
-/// How many objects of the extension have privileges of roles that are gone.
+/// Counts the objects of the extension with privileges of roles that are gone.
 pub fn gone_roles() -> Result<GoneRoles, Error> {
     let found =
         rows(&GONE_ROLES, |row| Ok(GoneRoles { initial: row.must(1)?, current: row.must(2)?, oids: row.must(3)? }))?;

@@ -1,16 +1,15 @@
-//! What was read from PostgreSQL's catalogue, kept until PostgreSQL says that it may have changed. Its own plan cache
-//! does the same.
+//! Values from PostgreSQL's catalog, kept until PostgreSQL says that it may have changed. Its plan cache does the same.
 
 use std::cell::Cell;
 
 use pgrx::pg_sys;
 
 thread_local! {
-    /// Counts the messages about changes of tables and schemas, of other sessions and of the own one.
+    /// Counts the messages about changes of tables and schemas, by this session and by others.
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Asks PostgreSQL for the messages. Once in a backend.
+/// Asks PostgreSQL for the messages. Call it once in a backend.
 pub fn watch() {
     // SAFETY: both functions have the types that are asked for, and only count.
     unsafe {
@@ -32,7 +31,7 @@ fn count() {
     CHANGES.set(CHANGES.get().wrapping_add(1));
 }
 
-/// A value that was derived from the catalogue. It is gone once a message has come: a lock on a table takes them in.
+/// A value that was derived from the catalog. It is dropped when a message arrives: taking a lock on a table reads them.
 pub struct Kept<T>(Cell<Option<(u64, T)>>);
 
 impl<T: Copy> Kept<T> {
@@ -41,17 +40,17 @@ impl<T: Copy> Kept<T> {
         Self(Cell::new(None))
     }
 
-    /// The value, where nothing has changed since it was derived.
+    /// Returns the value, if nothing has changed since it was derived.
     pub fn get(&self) -> Option<T> {
         self.0.get().and_then(|(changes, value)| (changes == CHANGES.get()).then_some(value))
     }
 
-    /// The value, derived anew where something has changed.
+    /// Returns the value. Derives it again if something has changed.
     pub fn get_or<E>(&self, derive: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         if let Some(value) = self.get() {
             return Ok(value);
         }
-        let before = CHANGES.get(); // a message that comes while it is derived counts
+        let before = CHANGES.get(); // a message that arrives meanwhile counts
         let value = derive()?;
         self.0.set(Some((before, value)));
         Ok(value)

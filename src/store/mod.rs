@@ -1,8 +1,8 @@
-//! Every SQL statement of the extension, and the types of its rows. Nothing else speaks SPI.
+//! Every SQL statement of the extension, and the types of its rows. Nothing else uses SPI.
 //!
-//! One file a table, but for `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health` with `health_rights`.
-//! They speak through `spi`, and where a plan costs too much through `scan`; both hand out a `row`. `shape` knows what the
-//! tables look like.
+//! One file per table, and besides `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health` with
+//! `health_rights`. They use `spi`, or `scan` if a plan costs too much; both return a `row`. `shape` knows the columns of the
+//! tables.
 
 pub mod attempts;
 pub mod audit;
@@ -26,7 +26,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-/// The OID of a table in schema `totp`, or 0.
+/// Returns the OID of a table in schema `totp`, or 0.
 fn table_oid(name: &CStr) -> pg_sys::Oid {
     // SAFETY: look-ups in the system caches.
     unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(c"totp".as_ptr(), true)) }

@@ -16,19 +16,19 @@ pub struct LookUp {
     pub set_id: i64,
     pub count: u8,
     pub sealed: Vec<u8>,
-    /// The own transaction made the set.
+    /// This transaction created the set.
     pub is_own: bool,
-    /// A device of the user is disabled, and no other one signs in: one that was never confirmed does not count.
+    /// A device of the user is disabled, and no other one can sign in. One that was never confirmed does not count.
     pub disabled: bool,
     /// Keeps the rows where they were found, and the data key that opens them.
     pub snapshot: Snapshot,
 }
 
 impl LookUp {
-    /// Where its used codes are kept.
+    /// Returns where its used codes are stored.
     ///
-    /// Errors, which matter to a code of this set alone: XX001 if the row is missing; 55000 if the own transaction made a
-    /// copy of it.
+    /// Errors, which matter only to a code of this set: XX001 if the row is missing; 55000 if this transaction made a copy of
+    /// it.
     pub fn used(&self) -> Result<RowAddress, Error> {
         match self.used {
             None => Err(Error::RowsAltered),
@@ -53,9 +53,9 @@ statement!(reads SEALED(TEXTOID), c"SELECT set_id, count, sealed FROM totp.recov
 statement!(writes RENAME(TEXTOID, TEXTOID, INT4OID, BYTEAOID), c"
 UPDATE totp.recovery_codes SET user_id = $2, key_id = $3, sealed = $4 WHERE user_id = $1");
 
-/// Looks up a user's set. `None` where there is none.
+/// Looks up a user's set. `None` if there is none.
 ///
-/// Errors: XX001 if the set is without its row in `totp.attempts`.
+/// Errors: XX001 if the user has no row in `totp.attempts`.
 pub fn look_up(user_id: &str) -> Result<Option<LookUp>, Error> {
     let (attempts, used_codes) = (attempts::open()?, used_codes::open()?);
     let snapshot = Snapshot::latest();
@@ -75,7 +75,7 @@ fn read_count(row: &Row, column: i32) -> Result<u8, Error> {
     u8::try_from(row.must::<i16>(column)?).map_err(|_| Error::RowsAltered)
 }
 
-/// Replaces the user's set. The old one dies with its row of used codes.
+/// Replaces the user's set. The old one and its row of used codes are deleted.
 pub fn replace(user_id: &str, set_id: i64, count: u8, key_id: i32, sealed: &[u8], at: Timestamp) -> Result<(), Error> {
     delete(user_id)?;
     used_codes::insert(user_id, &UsedCode::none(set_id))?;
@@ -93,14 +93,14 @@ pub fn delete(user_id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Set id, count and sealed hashes of a user.
+/// Returns set id, count, and sealed hashes of a user.
 pub fn sealed(user_id: &str) -> Result<Option<(i64, u8, Vec<u8>)>, Error> {
     SEALED.with(|s| {
         s.first(&Snapshot::latest(), &[text(user_id)], |row| Ok((row.must(1)?, read_count(row, 2)?, row.must(3)?)))
     })
 }
 
-/// Moves the set to another user id, sealed anew for it.
+/// Moves the set, sealed again, to another user id.
 pub fn rename(user_id: &str, new_user_id: &str, key_id: i32, sealed: &[u8]) -> Result<(), Error> {
     RENAME.with(|s| s.change_one(&[text(user_id), text(new_user_id), int4(key_id), bytes(sealed)]))
 }

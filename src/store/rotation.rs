@@ -1,4 +1,4 @@
-//! What a key rotation reads and writes, set by set.
+//! The statements of a key rotation.
 
 use std::cell::Cell;
 
@@ -10,12 +10,12 @@ use super::spi::{Snapshot, int4, statement, text};
 use crate::error::Error;
 
 thread_local! {
-    /// The data key to which this backend is moving values right now.
+    /// The data key to which this backend is moving values now.
     static MOVING_TO: Cell<Option<i32>> = const { Cell::new(None) };
 }
 
-/// While it lives, `totp.reseal` and `totp.reseal_recovery_codes` may be called, for this data key. An error that unwinds
-/// ends it too.
+/// While this value lives, `totp.reseal` and `totp.reseal_recovery_codes` may be called for its data key. An error that
+/// unwinds drops it too.
 struct Moving(Option<i32>);
 
 impl Moving {
@@ -30,7 +30,7 @@ impl Drop for Moving {
     }
 }
 
-/// Whether a statement of a rotation to that data key is running.
+/// Returns whether a statement of a rotation to that data key is running.
 pub fn is_moving_to(key_id: i32) -> bool {
     MOVING_TO.get() == Some(key_id)
 }
@@ -38,12 +38,12 @@ pub fn is_moving_to(key_id: i32) -> bool {
 /// The users of one batch, locked.
 pub struct Batch {
     pub users: Vec<String>,
-    /// Where the next batch goes on; `None` at the end of the table.
+    /// Where the next batch continues; `None` at the end of the table.
     pub last_user: Option<String>,
 }
 
-// totp.reseal and totp.reseal_recovery_codes are functions of this library: they open a value and seal it under
-// another key, with no plaintext in SQL.
+// totp.reseal and totp.reseal_recovery_codes are functions of this library (api/internal.rs). They open a value and seal
+// it under another key, with no plaintext in SQL.
 statement!(writes MOVE_SECRETS(INT4OID), c"
 UPDATE totp.secrets
    SET sealed = totp.reseal(user_id, device, secret_id, algorithm, digits, period, sealed, $1), key_id = $1
@@ -79,20 +79,20 @@ UNION ALL
 SELECT user_id, NULL, set_id, NULL, NULL FROM totp.recovery_codes WHERE key_id = ANY ($1)
 ORDER BY 1, 2");
 
-/// Whether anything is sealed under one of these keys.
+/// Returns whether anything is sealed under one of these keys.
 pub fn is_anything_under(snapshot: &Snapshot, keys: &[i32]) -> Result<bool, Error> {
     let keys = [keys.to_vec().into_datum()];
     ANYTHING_UNDER.with(|s| s.first(snapshot, &keys, |row| row.must(1)))?.ok_or(Error::RowsAltered)
 }
 
-/// Moves everything to a key. Returns the number of secrets, sets of recovery codes not counted.
+/// Moves everything to a key. Returns the number of secrets, without sets of recovery codes.
 pub fn move_all(key_id: i32) -> Result<i64, Error> {
     let _moving = Moving::to(key_id);
     MOVE_RECOVERY_CODES.with(|s| s.count(&[int4(key_id)]))?;
     Ok(MOVE_SECRETS.with(|s| s.count(&[int4(key_id)]))?.cast_signed())
 }
 
-/// Moves what belongs to users who are locked. Returns the number of secrets.
+/// Moves everything of users whose rows are locked. Returns the number of secrets.
 pub fn move_users(key_id: i32, users: &[String]) -> Result<i64, Error> {
     let args = || [int4(key_id), users.to_vec().into_datum()];
     let _moving = Moving::to(key_id);
@@ -100,13 +100,13 @@ pub fn move_users(key_id: i32, users: &[String]) -> Result<i64, Error> {
     Ok(MOVE_SECRETS_OF.with(|s| s.count(&args()))?.cast_signed())
 }
 
-/// The number of secrets that are still under an old key.
+/// Returns the number of secrets that are still under an old key.
 pub fn remaining(snapshot: &Snapshot) -> Result<i64, Error> {
     REMAINING.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
 }
 
-/// Locks the next users with something under an old key, leaving out those whom another session holds; or waits for the
-/// first of them where all are held.
+/// Locks the next users with something under an old key, and skips users that another session holds. If all are held, waits
+/// for the first of them.
 pub fn lock_batch(key_id: i32, after_user: &str, size: i32) -> Result<Batch, Error> {
     let next = next_users(key_id, after_user, size)?;
     let last_user = next.last().cloned();
@@ -115,7 +115,7 @@ pub fn lock_batch(key_id: i32, after_user: &str, size: i32) -> Result<Batch, Err
         LOCK_USERS.with(|s| s.rows(&Snapshot::latest(), &[next.into_datum()], |row| row.must(1)))?;
     match first {
         Some(first) if users.is_empty() => {
-            // All are held, or have no row to hold: wait for one, while nothing else is held.
+            // All are held, or have no row: wait for one, while this session holds no other.
             attempts::lock(&first)?;
             Ok(Batch { users: vec![first.clone()], last_user: Some(first) })
         }
@@ -123,13 +123,13 @@ pub fn lock_batch(key_id: i32, after_user: &str, size: i32) -> Result<Batch, Err
     }
 }
 
-/// Up to that many users after one who have something under another key, in order.
+/// Returns up to `size` users after `after_user` who have something under another key, in order.
 fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, Error> {
     let snapshot = Snapshot::latest();
     let args = || [text(after_user), int4(key_id), int4(size)];
     let mut users: Vec<String> = NEXT_WITH_SECRETS.with(|s| s.rows(&snapshot, &args(), |row| row.must(1)))?;
     let others: Vec<String> = NEXT_WITH_RECOVERY_CODES.with(|s| s.rows(&snapshot, &args(), |row| row.must(1)))?;
-    // A list that was cut knows nothing of the users behind its last one.
+    // A list of full length does not include users after its last one.
     let is_cut = |list: &Vec<String>| list.len() == size as usize;
     let end = [&users, &others].into_iter().filter(|l| is_cut(l)).filter_map(|l| l.last()).min().cloned();
     users.extend(others);
@@ -139,7 +139,7 @@ fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, E
     Ok(users)
 }
 
-/// A secret that cannot be opened; without a device and codes, a set of recovery codes.
+/// A secret that cannot be opened. Without a device and codes it is a set of recovery codes.
 pub struct Lost {
     pub user_id: String,
     pub device: Option<String>,
@@ -147,7 +147,7 @@ pub struct Lost {
     pub codes: Option<Codes>,
 }
 
-/// What is sealed under these keys, in the order of users and devices.
+/// Returns what is sealed under these keys, ordered by user and device.
 pub fn sealed_under(snapshot: &Snapshot, keys: &[i32]) -> Result<Vec<Lost>, Error> {
     SEALED_UNDER.with(|s| {
         s.rows(snapshot, &[keys.to_vec().into_datum()], |row| {

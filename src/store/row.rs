@@ -1,4 +1,4 @@
-//! A row as PostgreSQL hands it out, read column by column.
+//! A row from PostgreSQL, read column by column.
 
 use pgrx::{FromDatum, pg_sys};
 
@@ -14,7 +14,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Takes a tuple apart.
+    /// Splits a tuple into its columns.
     ///
     /// # Safety
     /// `columns` describes the tuple. What the values point at must stay until the last one is read.
@@ -29,44 +29,44 @@ impl Row {
         self
     }
 
-    /// The column's value, or `None` for NULL. `T` must be the column's type: SPI does not check it.
+    /// Returns the column's value, or `None` for NULL. `T` must be the column's type: SPI does not check it.
     pub fn get<T: FromDatum>(&self, column: i32) -> Option<T> {
         // SAFETY: a datum of the column's type, copied out of PostgreSQL's memory by `T`, an owned type at every call.
         self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
-    /// The value of a column that is never NULL.
+    /// Returns the value of a column that is never NULL.
     pub fn must<T: FromDatum>(&self, column: i32) -> Result<T, Error> {
         self.get(column).ok_or(Error::RowsAltered)
     }
 
-    /// A `text` that is never NULL.
+    /// Returns a `text` that is never NULL.
     pub fn text(&self, column: i32) -> Result<&str, Error> {
         // SAFETY: a datum of type text, which stays until the last value of the row is read, as `load` asks.
         self.datum(column).and_then(|datum| unsafe { <&str>::from_datum(datum, false) }).ok_or(Error::RowsAltered)
     }
 
-    /// A `bigint` or `timestamptz` that is never NULL, as its 8 bytes.
+    /// Returns a `bigint` or `timestamptz` that is never NULL, as its 8 bytes.
     pub fn word(&self, column: i32) -> Result<i64, Error> {
         self.time_or_null(column).ok_or(Error::RowsAltered)
     }
 
-    /// The columns that change in place, of a row that begins with them.
+    /// Returns the columns that change in place, of a row that begins with them.
     pub fn words(&self) -> Result<Words, Error> {
         Ok([self.word(1)?, self.word(2)?, self.word(3)?, self.word(4)?, self.word(5)?])
     }
 
-    /// A `timestamptz` that is never NULL.
+    /// Returns a `timestamptz` that is never NULL.
     pub fn time(&self, column: i32) -> Result<Timestamp, Error> {
         self.word(column).map(Timestamp)
     }
 
-    /// A `timestamptz` in microseconds, or `None` for NULL.
+    /// Returns a `timestamptz` in microseconds, or `None` for NULL.
     pub fn time_or_null(&self, column: i32) -> Option<i64> {
         self.datum(column).map(|d| d.value() as i64)
     }
 
-    /// The columns `tableoid`, `ctid` and `xmin`, from `column` on. NULL means that the row is missing.
+    /// Returns the columns `tableoid`, `ctid`, and `xmin`, from `column` on. NULL means that the row is missing.
     pub fn address(&self, column: i32) -> Result<RowAddress, Error> {
         match (self.datum(column), self.datum(column + 1), self.datum(column + 2)) {
             (Some(table), Some(tid), Some(xmin)) => Ok(RowAddress {
@@ -74,7 +74,7 @@ impl Row {
                 // SAFETY: a datum of type tid points at an ItemPointerData in PostgreSQL's memory.
                 tid: unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() },
                 xmin: pg_sys::TransactionId::from(xmin.value() as u32),
-                may_be_going: true, // a statement does not tell
+                may_be_going: true, // a statement does not say
             }),
             _ => Err(Error::RowsAltered),
         }

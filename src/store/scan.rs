@@ -1,5 +1,5 @@
-//! A user's rows of one table, by primary key, without SPI: running a plan costs more than all the rest of a sign-in.
-//! PostgreSQL reads its own catalogues so.
+//! Reads a user's rows of one table by primary key, without SPI: running a plan costs more than the rest of a sign-in.
+//! PostgreSQL reads its own catalogs in this way.
 
 use std::thread::LocalKey;
 
@@ -18,12 +18,12 @@ use crate::versions;
 /// A table whose primary key holds `user_id`.
 pub struct UserTable {
     pub table: &'static Table,
-    /// Selects these columns, then `tableoid, ctid, xmin`, of a user: for a table that is partitioned or has children.
+    /// Selects these columns of a user, then `tableoid, ctid, xmin`. For a table that is partitioned or has children.
     pub select: &'static LocalKey<Statement>,
     pub checked: &'static LocalKey<Kept<Checked>>,
 }
 
-/// A table that has the name and the columns.
+/// A table with the expected name and columns.
 #[derive(Clone, Copy)]
 pub struct Checked {
     table: pg_sys::Oid,
@@ -31,7 +31,7 @@ pub struct Checked {
     key: Option<(pg_sys::Oid, pg_sys::AttrNumber)>,
 }
 
-/// Such a table, open. Its lock stays until the end of the transaction.
+/// An open table. Its lock stays until the end of the transaction.
 pub struct Open {
     table: &'static UserTable,
     relation: pg_sys::Relation,
@@ -40,7 +40,7 @@ pub struct Open {
 
 /// Why a table cannot be used.
 enum Unfit {
-    /// It had the name before another one.
+    /// It had the name before, and another table has it now.
     NotTheName,
     Altered,
 }
@@ -48,20 +48,20 @@ enum Unfit {
 impl UserTable {
     /// Opens and locks it.
     ///
-    /// Errors: XX001 if it is missing, or its columns are not as they were.
+    /// Errors: XX001 if it is missing, or its columns have changed.
     pub fn open(&'static self, lock: u32) -> Result<Open, Error> {
         self.checked.with(|checked| {
             loop {
                 let table = checked.get().map_or_else(|| table_oid(self.table.name), |checked| checked.table);
-                // SAFETY: returns NULL for what does not exist (any more). Who waits for the lock takes in the messages
-                // of what has changed meanwhile: what is kept after that is true of the table as it is now.
+                // SAFETY: returns NULL if the table does not exist. Taking the lock reads the messages about changes, so
+                // a value that is kept afterward is true of the current table.
                 let relation = unsafe { pg_sys::try_table_open(table, lock as i32) };
                 if !relation.is_null() {
                     // SAFETY: just opened.
                     match checked.get_or(|| unsafe { self.check(relation) }) {
                         Ok(Checked { key, .. }) => return Ok(Open { table: self, relation, key }),
                         Err(unfit) => {
-                            // SAFETY: opened above. What is not used is not kept locked.
+                            // SAFETY: opened above. An unused table is not kept locked.
                             unsafe { pg_sys::table_close(relation, lock as i32) };
                             if matches!(unfit, Unfit::Altered) {
                                 return Err(self.table.altered());
@@ -97,7 +97,7 @@ impl UserTable {
         }
     }
 
-    /// The number of `user_id`, compared byte by byte, if all columns are as expected.
+    /// Returns the number of column `user_id`, if all columns are as expected and it is compared byte by byte.
     ///
     /// # Safety
     /// `columns` belongs to an open relation.
@@ -110,7 +110,7 @@ impl UserTable {
     }
 }
 
-/// The primary key, where the column is in it.
+/// Returns the primary key, if it includes the column.
 ///
 /// # Safety
 /// `relation` is open.
@@ -126,7 +126,7 @@ unsafe fn key_with(relation: pg_sys::Relation, column: pg_sys::AttrNumber) -> Op
 }
 
 impl Open {
-    /// Reads the user's rows that the snapshot sees. What is read of columns that change in place may be newer.
+    /// Reads the user's rows that the snapshot sees. Columns that change in place may be newer.
     pub fn rows_of<T>(
         &self,
         user_id: &str,

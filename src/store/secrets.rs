@@ -41,7 +41,7 @@ impl Slot {
     }
 }
 
-/// A secret as it is stored, with all that it is bound to but its user.
+/// A stored secret, with everything that it is bound to except its user.
 pub struct SealedSecret {
     pub device: String,
     pub slot: Slot,
@@ -51,12 +51,12 @@ pub struct SealedSecret {
 }
 
 impl SealedSecret {
-    /// Active ones first.
+    /// Returns the sort key: active secrets first.
     pub fn order(&self) -> (bool, &str) {
         (self.slot == Slot::Pending, &self.device)
     }
 
-    /// Reads the columns device, slot, secret_id, version, key_id, sealed, algorithm, digits, period, from `column` on.
+    /// Reads the columns device, slot, secret_id, version, key_id, sealed, algorithm, digits, and period, from `column` on.
     pub fn read(row: &Row, column: i32) -> Result<Self, Error> {
         Ok(Self {
             device: row.must(column)?,
@@ -68,7 +68,7 @@ impl SealedSecret {
     }
 }
 
-/// Reads the columns algorithm, digits, period, from `column` on.
+/// Reads the columns algorithm, digits, and period, from `column` on.
 fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
     parameters(row.text(column)?, row.must(column + 1)?, row.must(column + 2)?)
 }
@@ -79,7 +79,7 @@ pub fn read_codes(row: &Row, column: i32) -> Result<Codes, Error> {
     Ok(Codes { created_at: row.time(column)?, period })
 }
 
-/// The parameters of a secret, from what the table stores.
+/// Converts the stored parameters of a secret.
 pub fn parameters(algorithm: &str, digits: i16, period: i16) -> Result<Parameters, Error> {
     Ok(Parameters {
         algorithm: Algorithm::parse(algorithm).map_err(|_| Error::RowsAltered)?,
@@ -104,7 +104,7 @@ pub struct Codes {
     pub period: Period,
 }
 
-/// What of a user's secrets the lifecycle functions decide on.
+/// The columns of a secret that lifecycle functions need.
 pub struct Existing {
     pub device: String,
     pub slot: Slot,
@@ -117,7 +117,7 @@ pub struct Existing {
 }
 
 impl Existing {
-    /// Never confirmed, and its secret has expired.
+    /// Returns whether the device was never confirmed and its secret has expired.
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
         self.enforced_since.is_none() && self.expires_at.is_some_and(|t| t <= now.0)
     }
@@ -139,7 +139,7 @@ pub struct NewSecret<'a> {
     pub confirmed_at: Option<Timestamp>,
     pub enforced_since: Option<i64>,
     pub expires_at: Option<Timestamp>,
-    /// What was used of this very secret before it came here.
+    /// The used codes of the same secret, if it was here before.
     pub used: Option<UsedCode>,
 }
 
@@ -231,12 +231,12 @@ pub const CREATED_AT: i32 = 13;
 pub const EXPIRES_AT: i32 = 16;
 pub const DISABLED_AT: i32 = 17;
 
-/// Opens the table for reading. Errors: XX001 if it is not as it was made.
+/// Opens the table for reading. Errors: XX001 if it is altered.
 pub fn open() -> Result<Open, Error> {
     TABLE.open(pg_sys::AccessShareLock)
 }
 
-/// The secrets of a user, by device, active before pending.
+/// Returns the secrets of a user, by device, active before pending.
 pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Error> {
     OF_USER.with(|s| {
         s.rows(snapshot, &[text(user_id)], |row| {
@@ -254,7 +254,7 @@ pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Erro
     })
 }
 
-/// A secret id that was never used before.
+/// Returns a secret id that was never used before.
 pub fn next_id(snapshot: &Snapshot) -> Result<i64, Error> {
     NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
 }
@@ -285,28 +285,29 @@ pub fn insert(new: &NewSecret) -> Result<(), Error> {
     })
 }
 
-/// Removes a secret and the row of its used codes. Returns what that row held when it went.
+/// Removes a secret and the row of its used codes. Returns the last contents of that row.
 pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
     let used = used_codes::delete(user_id, secret_id)?;
     DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))?;
     Ok(used)
 }
 
-/// The same, to insert that row again.
+/// Does the same, to insert that row again.
 pub fn take(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
     let used = used_codes::take(user_id, secret_id)?;
     DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))?;
     Ok(used)
 }
 
-/// Removes every secret of a user and the rows of their used codes. Returns what those rows held when they went.
+/// Removes every secret of a user and the rows of their used codes. Returns the last contents of those rows.
 pub fn delete_all(user_id: &str) -> Result<Vec<UsedCode>, Error> {
     let used = used_codes::delete_all(user_id)?;
     DELETE_ALL.with(|s| s.count(&[text(user_id)]))?;
     Ok(used)
 }
 
-/// Makes a pending secret the device's active one. An older active one dies: what was used of it, and which codes it had.
+/// Makes a pending secret the active one of the device. Deletes an older active one, and returns its used codes and which
+/// codes it had.
 pub fn activate(
     user_id: &str,
     device: &str,
@@ -322,12 +323,12 @@ pub fn activate(
     Ok(old)
 }
 
-/// The secrets of a user, to be opened; active ones first.
+/// Returns the sealed secrets of a user, active ones first.
 pub fn sealed_of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<SealedSecret>, Error> {
     SEALED.with(|s| s.rows(snapshot, &[text(user_id)], |row| SealedSecret::read(row, 1)))
 }
 
-/// The secrets of all users, but for pending ones that have expired.
+/// Returns the secrets of all users, except pending ones that have expired.
 pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Error> {
     EXPORT.with(|s| {
         s.rows(snapshot, &[int8(now.0)], |row| {
@@ -342,7 +343,7 @@ pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Erro
     })
 }
 
-/// Issuer, account name and parameters of a device.
+/// Returns issuer, account name, and parameters of a device.
 pub fn labels(
     snapshot: &Snapshot,
     user_id: &str,
@@ -355,7 +356,7 @@ pub fn labels(
     })
 }
 
-/// Disables devices, or enables them again where `at` is `None`. Returns the devices that changed.
+/// Disables devices, or enables them again if `at` is `None`. Returns the devices that changed.
 pub fn set_disabled(user_id: &str, device: Option<&str>, at: Option<Timestamp>) -> Result<Vec<String>, Error> {
     let args = [text(user_id), device.and_then(text), at.and_then(|t| int8(t.0))];
     let mut devices: Vec<String> = SET_DISABLED.with(|s| s.rows(&Snapshot::latest(), &args, |row| row.must(1)))?;
@@ -364,17 +365,17 @@ pub fn set_disabled(user_id: &str, device: Option<&str>, at: Option<Timestamp>) 
     Ok(devices)
 }
 
-/// Gives a secret, sealed anew, to another user id.
+/// Moves a secret, sealed again, to another user id.
 pub fn rename(user_id: &str, secret_id: i64, new_user_id: &str, key_id: i32, sealed: &[u8]) -> Result<(), Error> {
     RENAME.with(|s| s.change_one(&[text(user_id), int8(secret_id), text(new_user_id), int4(key_id), bytes(sealed)]))
 }
 
-/// Whether a device of the user was ever confirmed and is neither disabled nor removed.
+/// Returns whether a device of the user was ever confirmed and is neither disabled nor removed.
 pub fn is_enforced(snapshot: &Snapshot, user_id: &str) -> Result<bool, Error> {
     Ok(ENFORCED.with(|s| s.first(snapshot, &[text(user_id)], |_| Ok(())))?.is_some())
 }
 
-/// The rows of `totp_status()`.
+/// Returns the rows of `totp_status()`.
 pub fn list(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Listed>, Error> {
     LIST.with(|s| s.rows(snapshot, &[text(user_id)], listed))
 }

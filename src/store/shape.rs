@@ -1,7 +1,7 @@
-//! What the tables of schema `totp` look like: the names and types of their columns, once for all who read them.
+//! The names and types of the columns of each table in schema `totp`, for all readers.
 //!
-//! A value is read by its type: one of another type would be taken for an address. So each table is compared with what
-//! is expected before anything of it is read, and again once PostgreSQL tells of a change.
+//! A value is read by its expected type. A value of another type could be taken for an address. So each table is checked
+//! before anything is read from it, and again after PostgreSQL reports a change.
 
 use std::ffi::CStr;
 use std::thread::LocalKey;
@@ -18,7 +18,7 @@ use crate::error::Error;
 /// A table of schema `totp`.
 pub struct Table {
     pub name: &'static CStr,
-    /// Names and types of its columns, from the first on. More may follow.
+    /// Names and types of its first columns. More may follow.
     columns: &'static [(&'static str, pg_sys::Oid)],
     checked: &'static LocalKey<Kept<()>>,
 }
@@ -136,20 +136,20 @@ table!(
 
 static ALL: [&Table; 7] = [&DATA_KEYS, &SECRETS, &USED_CODES, &ATTEMPTS, &RECOVERY_CODES, &FLOOR, &AUDIT_LOG];
 
-/// The tables that are missing or not as they were made.
+/// Returns the tables that are missing or altered.
 pub fn altered() -> Vec<&'static str> {
     ALL.iter().filter(|table| table.check().is_err()).map(|table| table.name.to_str().unwrap_or_default()).collect()
 }
 
 impl Table {
-    /// Compares the table with what is expected, unless nothing has changed since.
+    /// Checks the table, unless nothing has changed since the last check.
     ///
-    /// Errors: XX001 if it is missing, or its columns are not as they were.
+    /// Errors: XX001 if it is missing, or its columns have changed.
     pub fn check(&'static self) -> Result<(), Error> {
         self.checked.with(|checked| checked.get_or(|| self.look()))
     }
 
-    /// The lock stays until the end of the transaction, so what was seen stays true.
+    /// Compares the table with the expected columns. The lock stays until the end of the transaction, so the result stays true.
     fn look(&self) -> Result<(), Error> {
         // SAFETY: returns NULL for what does not exist; an open relation has its columns, and is closed once.
         unsafe {
@@ -163,7 +163,7 @@ impl Table {
         }
     }
 
-    /// Whether the columns are the expected ones.
+    /// Returns whether the columns are the expected ones.
     ///
     /// # Safety
     /// `columns` belongs to an open relation.
@@ -175,18 +175,18 @@ impl Table {
         })
     }
 
-    /// How many columns are known.
+    /// Returns how many columns are expected.
     pub fn width(&self) -> usize {
         self.columns.len()
     }
 
-    /// The error for one that is not as it was made.
+    /// Returns the error for an altered table.
     pub fn altered(&self) -> Error {
         Error::TableAltered(self.name.to_str().unwrap_or_default())
     }
 }
 
-/// Whether it is a table, or a partitioned one: only there a row has a place, of that type.
+/// Returns whether it is a table or a partitioned table. Only their rows have a `ctid`.
 ///
 /// # Safety
 /// `relation` is open.
@@ -196,7 +196,7 @@ unsafe fn is_table(relation: pg_sys::Relation) -> bool {
     matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE)
 }
 
-/// The tables that a statement names.
+/// Returns the tables that a statement names.
 pub fn named_in(sql: &CStr) -> Vec<&'static Table> {
     let sql = sql.to_string_lossy();
     let names = |table: &&&Table| {

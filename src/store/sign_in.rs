@@ -1,4 +1,4 @@
-//! The look-up of the hot path: everything that a sign-in decides on, seen by one snapshot.
+//! The look-up of the hot path: everything that a sign-in needs for its decision, seen by one snapshot.
 
 use otp::TimeStep;
 
@@ -26,22 +26,22 @@ pub struct Candidate {
     pub created_at: Timestamp,
     pub expires_at: Option<i64>,
     pub disabled: bool,
-    /// The own transaction made or changed the row.
+    /// This transaction inserted or updated the row.
     pub is_own: bool,
-    /// Where its last used step is kept, and what that was at the look-up: the page decides, not this. `None` if that
-    /// row is missing, which matters to a code of this secret alone.
+    /// Where its last used step is stored, and the step at the look-up. The page decides later, not this value. `None` if
+    /// that row is missing, which matters only to a code of this secret.
     used: Option<(RowAddress, TimeStep)>,
 }
 
 impl Candidate {
-    /// Neither disabled nor expired.
+    /// Returns whether it is neither disabled nor expired.
     pub fn is_usable(&self, now: Timestamp) -> bool {
         !self.disabled && self.expires_at.is_none_or(|t| t > now.0)
     }
 
-    /// Where its last used step is kept.
+    /// Returns where its last used step is stored.
     ///
-    /// Errors: XX001 if the row is missing; 55000 if the own transaction made a copy of it.
+    /// Errors: XX001 if the row is missing; 55000 if this transaction made a copy of it.
     pub fn used(&self) -> Result<RowAddress, Error> {
         match self.used {
             None => Err(Error::RowsAltered),
@@ -50,29 +50,29 @@ impl Candidate {
         }
     }
 
-    /// Whether a step is later than the last used one was at the look-up.
+    /// Returns whether a step is later than the last used one at the look-up.
     pub fn is_fresh(&self, step: TimeStep) -> bool {
         self.used.is_some_and(|(_, seen)| step > seen)
     }
 }
 
 impl LookUp {
-    /// Opens and locks the tables. What waits for a lock has waited before the snapshot is taken.
+    /// Opens and locks the tables. Every wait for a lock ends before the snapshot is taken.
     ///
-    /// Errors: XX001 if a table is not as it was made.
+    /// Errors: XX001 if a table is altered.
     pub fn begin() -> Result<Self, Error> {
         let (attempts, used_codes, secrets) = (attempts::open()?, used_codes::open()?, secrets::open()?);
         Ok(Self { attempts, used_codes, secrets, snapshot: Snapshot::latest() })
     }
 
-    /// Where the user's attempts are counted, and what they are now: the page decides, not this.
+    /// Returns where the user's attempts are counted, and their current values. The page decides later, not these values.
     ///
     /// Errors: XX001 if there are two rows.
     pub fn attempts(&self, user_id: &str) -> Result<Option<(RowAddress, Attempts)>, Error> {
         attempts::read(&self.attempts, user_id, &self.snapshot)
     }
 
-    /// The user's secrets, active ones first.
+    /// Returns the user's secrets, active ones first.
     pub fn secrets(&self, user_id: &str) -> Result<Vec<Candidate>, Error> {
         let used = self.used_codes.rows_of(user_id, &self.snapshot, used_codes::read)?;
         let mut secrets = self.secrets.rows_of(user_id, &self.snapshot, |address, row| {

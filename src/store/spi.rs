@@ -1,7 +1,7 @@
-//! The one road to SQL: kept plans, run under a snapshot that the caller names.
+//! The only way to SQL: kept plans, run under a snapshot that the caller gives.
 //!
-//! Owns every use of SPI. Plain SPI reads and writes under the transaction's snapshot, which at REPEATABLE READ
-//! is old: an UPDATE of a row committed since changes nothing, silently. So every statement here runs under
+//! Owns every use of SPI. Plain SPI reads and writes under the snapshot of the transaction, which is old at REPEATABLE
+//! READ: an UPDATE of a row that was committed later silently changes nothing. So every statement here runs under
 //! [`Snapshot::latest`], as PostgreSQL's own foreign-key triggers do.
 
 use std::cell::{Cell, OnceCell};
@@ -18,7 +18,7 @@ use crate::error::Error;
 pub struct Snapshot(pub(super) pg_sys::Snapshot);
 
 impl Snapshot {
-    /// All that is committed now, and what the own transaction did.
+    /// Sees everything that is committed now, and what this transaction did.
     pub fn latest() -> Self {
         // SAFETY: a transaction is open in every function call; RegisterSnapshot copies the static snapshot.
         // Parallel mode, where GetLatestSnapshot raises, was refused by `guard`.
@@ -36,7 +36,7 @@ impl Drop for Snapshot {
     }
 }
 
-/// A statement with a plan that each backend keeps. The plan is leaked on purpose: it lives as long as the backend.
+/// A statement with a plan that each backend keeps. The plan is never freed: it lives as long as the backend.
 pub struct Statement {
     sql: &'static CStr,
     types: &'static [pg_sys::Oid],
@@ -48,12 +48,12 @@ pub struct Statement {
     is_of_one_user: bool,
 }
 
-/// While it lives, PostgreSQL plans a sequential scan only where there is no index.
+/// While this value lives, PostgreSQL plans a sequential scan only if there is no index.
 struct NoSequentialScans(i32);
 
 impl NoSequentialScans {
     fn begin() -> Self {
-        // SAFETY: what a function with a SET clause does; the abort of a transaction takes it back.
+        // SAFETY: what a function with a SET clause does; the abort of a transaction undoes it.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
             pg_sys::set_config_option(
@@ -95,31 +95,31 @@ macro_rules! statement {
 }
 pub(crate) use statement;
 
-/// One argument of a statement; `None` is NULL.
+/// An argument of a statement. `None` is NULL.
 pub type Arg = Option<pg_sys::Datum>;
 
-/// A `text` argument.
+/// Makes a `text` argument.
 pub fn text(value: &str) -> Arg {
     value.into_datum()
 }
 
-/// A `bytea` argument.
+/// Makes a `bytea` argument.
 pub fn bytes(value: &[u8]) -> Arg {
     value.into_datum()
 }
 
-/// A `bigint` or `timestamptz` argument.
+/// Makes a `bigint` or `timestamptz` argument.
 pub fn int8(value: i64) -> Arg {
     value.into_datum()
 }
 
-/// An `integer` argument.
+/// Makes an `integer` argument.
 pub fn int4(value: i32) -> Arg {
     value.into_datum()
 }
 
 impl Statement {
-    /// A statement that is planned at its first use in a backend.
+    /// Makes a statement that is planned at its first use in a backend.
     pub const fn new(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool) -> Self {
         Self {
             sql,
@@ -155,12 +155,12 @@ impl Statement {
         self.run(snapshot, args, |count| (count > 0).then(|| read(load(&mut Row::default(), 0))).transpose())
     }
 
-    /// Runs it under the latest snapshot and says how many rows it changed or found.
+    /// Runs it under the latest snapshot and returns how many rows it changed or found.
     pub fn count(&self, args: &[Arg]) -> Result<u64, Error> {
         self.run(&Snapshot::latest(), args, Ok)
     }
 
-    /// Runs a statement that must change exactly one row: anything else means that a promise is broken.
+    /// Runs a statement that must change exactly one row. Any other number means that rows were altered.
     pub fn change_one(&self, args: &[Arg]) -> Result<(), Error> {
         match self.count(args)? {
             1 => Ok(()),
@@ -178,11 +178,11 @@ impl Statement {
         self.check_tables()?;
         let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.unwrap_or(pg_sys::Datum::null())).collect();
         let nulls: Vec<std::ffi::c_char> = args.iter().map(|a| if a.is_none() { b'n' } else { b' ' } as _).collect();
-        // SAFETY: connect and finish are paired on every way out but a PostgreSQL error, after which the abort of
-        // the transaction cleans up. The arrays are as long as the plan's argument list, and outlive the call.
+        // SAFETY: connect and finish are paired on every path but a PostgreSQL error, after which the abort of the
+        // transaction cleans up. The arrays are as long as the plan's argument list, and outlive the call.
         unsafe {
             if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
-                return Err(Error::Internal("SPI_connect"));
+                return Err(Error::Internal("begin a query"));
             }
             let plan = self.prepared()?;
             let planning = self.needs_index_plan(plan).then(NoSequentialScans::begin);
@@ -199,8 +199,8 @@ impl Statement {
             self.is_planned.set(true);
             drop(planning);
             let result = match code {
-                ..0 => Err(Error::Internal("SPI_execute_snapshot")),
-                // A table may have changed while the statement waited for its lock, which it has now.
+                ..0 => Err(Error::Internal("run a query")),
+                // A table may have changed while the statement waited for its lock.
                 _ => self.check_tables().and_then(|()| finish(pg_sys::SPI_processed)),
             };
             pg_sys::SPI_finish();
@@ -208,7 +208,7 @@ impl Statement {
         }
     }
 
-    /// Errors: XX001 if a table is missing, or its columns are not as they were.
+    /// Checks the tables of the statement. Errors: XX001 if one is missing, or its columns have changed.
     fn check_tables(&self) -> Result<(), Error> {
         self.tables.get_or_init(|| shape::named_in(self.sql)).iter().try_for_each(|table| table.check())
     }
@@ -221,7 +221,7 @@ impl Statement {
             unsafe {
                 let plan = pg_sys::SPI_prepare_cursor(self.sql.as_ptr(), count, types, options);
                 if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
-                    return Err(Error::Internal("SPI_prepare"));
+                    return Err(Error::Internal("prepare a query"));
                 }
                 self.plan.set(plan);
             }
@@ -229,9 +229,9 @@ impl Statement {
         Ok(self.plan.get())
     }
 
-    /// Whether it will be planned by its next execution and must get a plan that is good for a table of any size. For an
-    /// empty one a sequential scan is as good as an index, and PostgreSQL would keep it while one statement brings a
-    /// million users.
+    /// Returns whether the next execution plans the statement and needs a plan that is good for a table of any size. For an
+    /// empty table a sequential scan is as good as an index, and PostgreSQL would keep it while one statement adds a million
+    /// users.
     ///
     /// # Safety
     /// `plan` is that of this statement.
@@ -241,7 +241,7 @@ impl Statement {
     }
 }
 
-/// Worked out when the library is compiled.
+/// Returns whether a text contains a part. Evaluated at compile time.
 const fn contains(text: &[u8], part: &[u8]) -> bool {
     let mut start = 0;
     while start + part.len() <= text.len() {
@@ -257,7 +257,7 @@ const fn contains(text: &[u8], part: &[u8]) -> bool {
     false
 }
 
-/// A row of the running statement's result. Called only inside `Statement::run`, between execution and SPI_finish.
+/// Loads a row of the running statement's result. Call it only inside `Statement::run`, between execution and SPI_finish.
 fn load(row: &mut Row, index: u64) -> &Row {
     // SAFETY: index < SPI_processed, so SPI_tuptable is there and has that row.
     unsafe {

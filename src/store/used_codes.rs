@@ -19,7 +19,7 @@ pub struct UsedCode {
     pub used_at: i64,
     pub uses: i64,
     pub recovery_mask: i64,
-    /// Does not change: stands among the words so that a row can be told to be the right one under the page lock.
+    /// Does not change. It is among the words so that the row can be recognized under the page lock.
     pub secret_id: i64,
 }
 
@@ -37,7 +37,7 @@ impl InPlace for UsedCode {
 }
 
 impl UsedCode {
-    /// Nothing was used yet.
+    /// Returns the row of a secret whose codes were never used.
     pub fn none(secret_id: i64) -> Self {
         Self { step: TimeStep::NONE, used_at: Timestamp::NEVER.0, uses: 0, recovery_mask: 0, secret_id }
     }
@@ -61,7 +61,7 @@ DELETE FROM totp.used_codes WHERE user_id = $1 AND secret_id = $2 RETURNING tabl
 statement!(writes DELETE_ALL(TEXTOID), c"
 DELETE FROM totp.used_codes WHERE user_id = $1 RETURNING tableoid, ctid, xmin");
 
-/// Opens the table to change rows in place. Errors: XX001 if it is not as it was made.
+/// Opens the table to change rows in place. Errors: XX001 if it is altered.
 pub fn open() -> Result<Open, Error> {
     TABLE.open(pg_sys::RowExclusiveLock)
 }
@@ -71,8 +71,8 @@ pub fn read(address: RowAddress, row: &Row) -> Result<(RowAddress, UsedCode), Er
     Ok((address, UsedCode::from_words(row.words()?)))
 }
 
-/// The row of a secret or a recovery set among those of its user. `None` if there is none or, as without the table's
-/// key there may be, another one.
+/// Returns the row of a secret or a recovery set among those of its user. `None` if there is none, or more than one, which
+/// is possible without the primary key.
 pub fn only_of(secret_id: i64, rows: &[(RowAddress, UsedCode)]) -> Option<(RowAddress, UsedCode)> {
     let mut found = rows.iter().filter(|(_, used)| used.secret_id == secret_id);
     match (found.next(), found.next()) {
@@ -95,14 +95,14 @@ pub fn insert(user_id: &str, used: &UsedCode) -> Result<(), Error> {
     })
 }
 
-/// Removes the row of one secret and returns what it held when it went.
+/// Removes the row of one secret and returns its last contents.
 pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
     let address = delete_row(user_id, secret_id)?;
     inplace::note_delete();
     inplace::read_deleted(&address)
 }
 
-/// The same, to insert it again.
+/// Does the same, to insert it again.
 pub fn take(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
     inplace::take_for_copy(&delete_row(user_id, secret_id)?)
 }
@@ -112,7 +112,7 @@ fn delete_row(user_id: &str, secret_id: i64) -> Result<RowAddress, Error> {
     DELETE.with(|s| s.first(&Snapshot::latest(), &args, |row| row.address(1)))?.ok_or(Error::RowsAltered)
 }
 
-/// Removes every row of a user and returns what they held when they went.
+/// Removes every row of a user and returns their last contents.
 pub fn delete_all(user_id: &str) -> Result<Vec<UsedCode>, Error> {
     let rows = DELETE_ALL.with(|s| s.rows(&Snapshot::latest(), &[text(user_id)], |row| row.address(1)))?;
     inplace::note_delete();

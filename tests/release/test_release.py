@@ -56,7 +56,7 @@ def test_every_place_names_the_same_version():
 
 
 def test_a_released_version_is_frozen_once_the_next_has_begun():
-    """The script of this version is made by each build: it is frozen when it is no longer this version."""
+    """Each build makes the script of this version again. It is frozen when it is no longer this version."""
     assert RELEASED and VERSION not in RELEASED
 
 

@@ -1,19 +1,19 @@
-//! Base32 of RFC 4648 section 6 over wiped buffers: strict out, forgiving in.
+//! Base32 of RFC 4648 section 6 over wiped buffers: strict output, lenient input.
 //!
 //! Owns the alphabet and the separators people type. Must never decide how many symbols a caller accepts.
 
 use data_encoding::BASE32_NOPAD;
 use zeroize::Zeroizing;
 
-/// Upper-case text without padding.
+/// Encodes as upper-case text without padding.
 pub(crate) fn encode(bytes: &[u8]) -> Zeroizing<String> {
-    // The whole length at once: growing would leave copies behind.
+    // Allocates the whole length at once: growing would leave copies behind.
     let mut text = Zeroizing::new(String::with_capacity(BASE32_NOPAD.encode_len(bytes.len())));
     BASE32_NOPAD.encode_append(bytes, &mut text);
     text
 }
 
-/// The five-bit symbols of a text. Case does not matter; white space and dashes are left out. `None` for any other character.
+/// Reads the five-bit symbols of a text. Ignores case, white space, and dashes. `None` for any other character.
 pub(crate) fn symbols(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut symbols = Zeroizing::new(Vec::with_capacity(text.len()));
     for byte in text.bytes().filter(|byte| !is_separator(*byte)) {
@@ -27,14 +27,14 @@ pub(crate) fn symbols(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(symbols)
 }
 
-/// The whole bytes in a run of symbols. Bits after the last whole byte are dropped.
+/// Joins symbols to whole bytes. Drops bits after the last whole byte.
 ///
 /// Written here because the decoder of `data_encoding` refuses such bits unless its table is built at run time.
 pub(crate) fn join(symbols: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(symbols.len() * 5 / 8));
     let (mut buffer, mut bits) = (0u16, 0u32);
     for symbol in symbols {
-        // At most 7 + 5 bits wait; the ones already taken leave at the top.
+        // At most 7 + 5 bits are pending. The bits already taken are shifted out at the top.
         buffer = buffer << 5 | u16::from(*symbol);
         bits += 5;
         if bits >= 8 {
@@ -50,7 +50,7 @@ const fn is_separator(byte: u8) -> bool {
     byte == b'-' || is_white_space(byte)
 }
 
-/// ASCII white space as C's `isspace` has it: Rust's own leaves out the vertical tab.
+/// ASCII white space as C's `isspace` has it. Rust's function leaves out the vertical tab.
 pub(crate) const fn is_white_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }

@@ -1,6 +1,6 @@
 //! One-time codes.
 //!
-//! Owns the digits: reading a candidate, computing a code, comparing both. Must never allocate, but to render.
+//! Owns the digits: reads a candidate, computes a code, compares both. Must never allocate, except to render.
 
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
@@ -16,7 +16,7 @@ const MAX_TEXT: usize = 256;
 
 /// A code: 6 to 8 ASCII digits, leading zeros included. Wiped when dropped.
 pub struct Code {
-    /// ASCII digits from the left; zero bytes, which are no digits, after the last.
+    /// ASCII digits from the left, then zero bytes, which are not digits.
     digits: Zeroizing<[u8; 8]>,
     len: u8,
 }
@@ -64,12 +64,12 @@ impl Code {
         usize::from(self.len)
     }
 
-    /// Whether the code has that many digits.
+    /// Returns whether the code has that many digits.
     pub fn has(&self, digits: Digits) -> bool {
         self.len == digits.get()
     }
 
-    /// The digits as text.
+    /// Returns the digits as text.
     pub fn render(&self) -> Zeroizing<String> {
         let mut text = Zeroizing::new(String::with_capacity(self.digits.len()));
         text.extend(self.digits.iter().take(self.len()).map(|digit| char::from(*digit)));
@@ -78,13 +78,13 @@ impl Code {
 }
 
 impl ConstantTimeEq for Code {
-    /// Compares all eight places whatever they hold. Codes of other lengths differ: a zero byte is no digit.
+    /// Compares all eight places, whatever they contain. Codes of other lengths differ: a zero byte is not a digit.
     fn ct_eq(&self, other: &Code) -> Choice {
         self.digits.ct_eq(other.digits.as_ref())
     }
 }
 
-/// The code of one step (RFC 4226 section 5.3, RFC 6238 section 4.2). Defined for every step, negative ones included.
+/// Computes the code of one step (RFC 4226 section 5.3, RFC 6238 section 4.2). Defined for every step, also negative ones.
 pub fn code_at_step(secret: &Secret, algorithm: Algorithm, digits: Digits, step: TimeStep) -> Code {
     match algorithm {
         Algorithm::Sha1 => Keyed::<Sha1>::new(secret).code(digits, step),

@@ -1,7 +1,7 @@
-//! The judgement of one attempt.
+//! The judgment of one attempt.
 //!
-//! Owns the decision that is made under the page lock. Must never do more than compare and assign: no allocation, no panic,
-//! no HMAC, so that the page is locked for nanoseconds and an error cannot leave it half written.
+//! Owns the decision under the page lock. Must never do more than compare and assign: no allocation, no panic, no HMAC, so
+//! that the page is locked for nanoseconds and an error cannot leave it half written.
 //! It cannot panic: it compares integers and calls [`Counter::charge`], which saturates.
 
 use crate::lockout::{Counter, Policy};
@@ -10,40 +10,40 @@ use crate::step::TimeStep;
 /// The outcome of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Refused unseen: the counter is locked. Not charged.
+    /// Refused without a look at the code: the counter is locked. Not charged.
     Locked,
     /// No step of the window has this code. Charged.
     Wrong {
         /// Whether this failure set a lock.
         newly_locked: bool,
     },
-    /// The code of a step that is burnt, or not above the floor: not charged. Or a spent recovery code: charged.
+    /// The code of a step that is burnt, or not above the floor: not charged. Or a used recovery code: charged.
     Replayed,
     /// The code of a step above both. The step is burnt now.
     Accepted,
 }
 
-/// The outcome and what is to be stored.
+/// The outcome and the values to store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Judgement {
     /// The outcome.
     pub verdict: Verdict,
     /// Failures and lock after it.
     pub counter: Counter,
-    /// The highest step that was ever accepted, after it.
+    /// The highest accepted step after it.
     pub burnt: TimeStep,
 }
 
 /// What a guess is, before failures and locks are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guess {
-    /// No code or recovery code is this one.
+    /// No code or recovery code matches.
     NoMatch,
     /// A code that was used before, or may have been. The window ends it soon.
     Used,
     /// A recovery code that was used before. No window ends it.
     Spent,
-    /// One that may be used now.
+    /// A code that may be used now.
     Fresh,
 }
 
@@ -70,7 +70,7 @@ pub fn judge_guess(counter: Counter, policy: &Policy, now: i64, guess: Guess) ->
 /// Judges one code at `now` (microseconds, as in [`Policy`]).
 ///
 /// `burnt` is the last accepted step, or [`TimeStep::NONE`]. `matched` is the highest step of the window that has this code.
-/// `floor`, where there is one, is a step up to which codes may have been accepted elsewhere.
+/// `floor`, if there is one, is the step up to which codes may have been accepted elsewhere.
 ///
 /// A code counts once: a step at or below `burnt` is refused (RFC 6238 section 5.2).
 pub fn judge(

@@ -1,6 +1,6 @@
-//! HMAC with its key schedule done.
+//! HMAC with a finished key schedule.
 //!
-//! Owns the one place where a secret meets a hash. Must never fail: RFC 2104 accepts keys of every length.
+//! Owns the only place where a secret is hashed. Must never fail: RFC 2104 accepts keys of every length.
 
 use hmac::digest::common::Key;
 use hmac::{EagerHash, Hmac, KeyInit, Mac};
@@ -13,7 +13,7 @@ use crate::{Code, Digits, Secret, TimeStep};
 pub(crate) struct Keyed<D: EagerHash>(Hmac<D>);
 
 impl<D: EagerHash> Keyed<D> {
-    /// Keyed with a whole block, since `new_from_slice` returns an error that no key causes.
+    /// Uses a whole block as the key, since `new_from_slice` returns an error that no key causes.
     pub(crate) fn new(secret: &Secret) -> Keyed<D> {
         let mut block = Key::<Hmac<D>>::default();
         fill_block::<D>(secret, &mut block);
@@ -22,7 +22,7 @@ impl<D: EagerHash> Keyed<D> {
         keyed
     }
 
-    /// The code of one step (RFC 4226 section 5.3, RFC 6238 section 4.2).
+    /// Computes the code of one step (RFC 4226 section 5.3, RFC 6238 section 4.2).
     ///
     /// The counter is the step as eight bytes, big endian; a negative step is its two's complement.
     pub(crate) fn code(&self, digits: Digits, step: TimeStep) -> Code {
@@ -31,7 +31,7 @@ impl<D: EagerHash> Keyed<D> {
     }
 }
 
-/// Pads a secret to one block, hashing it first where it is longer (RFC 2104 section 2).
+/// Pads a secret to one block, and hashes it first if it is longer (RFC 2104 section 2).
 fn fill_block<D: EagerHash>(secret: &Secret, block: &mut [u8]) {
     let mut hashed = hmac::digest::Output::<D>::default();
     let key = if secret.as_bytes().len() > block.len() {
@@ -44,7 +44,7 @@ fn fill_block<D: EagerHash>(secret: &Secret, block: &mut [u8]) {
     hashed.as_mut_slice().zeroize();
 }
 
-/// Whether two secrets have the same codes: padding and hashing make one block of many.
+/// Returns whether two secrets have the same codes. Padding and hashing can make the same block of different secrets.
 pub(crate) fn same_block<D: EagerHash>(one: &Secret, other: &Secret) -> bool {
     let mut blocks = [Key::<Hmac<D>>::default(), Key::<Hmac<D>>::default()];
     fill_block::<D>(one, &mut blocks[0]);

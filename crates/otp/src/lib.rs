@@ -1,8 +1,8 @@
 //! One-time codes: everything about them that is arithmetic.
 //!
-//! Owns secrets and their base32 form, codes, time steps, the window, the lockout policy, the judgement of one attempt,
-//! recovery codes, the otpauth URI and its QR code.
-//! Must never read a clock, generate randomness, do I/O or know of PostgreSQL: time, random bytes and keys are arguments.
+//! Owns secrets and their base32 form, codes, time steps, the window, the lockout policy, the judgment of one attempt,
+//! recovery codes, the otpauth URI, and its QR code.
+//! Must never read a clock, generate randomness, do I/O, or depend on PostgreSQL: time, random bytes and keys are arguments.
 //!
 //! Sources: RFC 2104 (HMAC), RFC 4226 (HOTP), RFC 6238 (TOTP), RFC 4648 (base32), RFC 3986 (URI), and the Key URI format
 //! of Google Authenticator (<https://github.com/google/google-authenticator/wiki/Key-Uri-Format>).

@@ -12,11 +12,11 @@ pub const NEVER: i64 = i64::MIN;
 /// After every time: locked until somebody unlocks.
 pub const FOREVER: i64 = i64::MAX;
 
-/// What a clock may be wrong by without being seen to be, in microseconds: an hour.
+/// Largest clock error that is tolerated without correction, in microseconds: an hour.
 pub const CLOCK_DOUBT: i64 = 3_600_000_000;
 
-/// What a wrong guess costs. Values outside their range are read as the nearest one that makes sense: a count below 1 as 1,
-/// a time below 0 as 0.
+/// What a wrong guess costs. A value outside its range counts as the nearest valid one: a count below 1 as 1, a time below 0
+/// as 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// The failure that sets the first lock.
@@ -29,19 +29,19 @@ pub struct Policy {
     pub hard_limit: i32,
 }
 
-/// A guesser succeeds at most once in so many users before the hard limit is reached.
+/// Before the hard limit is reached, guessing succeeds for at most one in so many users.
 const ODDS: u64 = 1000;
 
 impl Policy {
-    /// The policy with a hard limit that keeps the odds of guessing at one in a thousand, if each guess is compared with
-    /// `codes` codes of `digits` digits.
+    /// Returns the policy with a hard limit that keeps the odds of guessing at one in a thousand, if each guess is compared
+    /// with `codes` codes of `digits` digits.
     pub fn within_odds(self, codes: usize, digits: Digits) -> Policy {
         let space = 10u64.saturating_pow(digits.get().into());
         let guesses = space / ODDS / u64::try_from(codes).unwrap_or(u64::MAX).max(1);
         Policy { hard_limit: self.hard_limit.min(i32::try_from(guesses.max(1)).unwrap_or(i32::MAX)), ..self }
     }
 
-    /// Length of the lock that failure number `failures` sets, in microseconds, or `None` where it sets none.
+    /// Returns the length of the lock that failure number `failures` sets, in microseconds, or `None` if it sets none.
     ///
     /// `min(lockout * 2^n, max(lockout, lockout_max))` for the n-th failure after the first that locks.
     fn lock_length(&self, failures: i32) -> Option<i64> {
@@ -51,7 +51,7 @@ impl Policy {
     }
 }
 
-/// Failures since the last success, and the lock they set.
+/// Failures since the last success, and the lock that they set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counter {
     /// Wrong guesses since the last accepted code or unlock.
@@ -64,10 +64,10 @@ impl Counter {
     /// No failure, no lock.
     pub const CLEAR: Counter = Counter { failures: 0, locked_until: NEVER };
 
-    /// What of the counter counts at `now`. A lock that ends later than any that can have been set by now was set by a
-    /// clock that was ahead: it is none, or a user would wait until that time. Its failures stay.
+    /// Returns the counter at `now`, without an implausible lock. A lock that ends later than any lock set by now can end was
+    /// set by a clock that was ahead. It does not count, or the user would wait until that time. The failures stay.
     ///
-    /// In doubt for [`CLOCK_DOUBT`], so that sessions whose `now` is a little old judge alike.
+    /// Tolerates [`CLOCK_DOUBT`], so that sessions whose `now` is a little old decide the same.
     pub fn believed(self, policy: &Policy, now: i64) -> Counter {
         let longest = policy.lockout.max(policy.lockout_max).max(0).saturating_add(CLOCK_DOUBT);
         if self.locked_until != FOREVER && self.locked_until.saturating_sub(now) > longest {
@@ -77,12 +77,12 @@ impl Counter {
         }
     }
 
-    /// Whether guesses are refused at `now`. A lock has run out at the very microsecond that it names.
+    /// Returns whether guesses are refused at `now`. A lock ends at exactly the microsecond that it names.
     pub fn is_locked(self, now: i64) -> bool {
         self.locked_until == FOREVER || self.locked_until > now
     }
 
-    /// The counter after one more wrong guess at `now`. Never shortens a lock.
+    /// Returns the counter after one more wrong guess at `now`. Never shortens a lock.
     pub fn charge(self, policy: &Policy, now: i64) -> Counter {
         let failures = self.failures.max(0).saturating_add(1);
         let lock = if failures >= policy.hard_limit {
@@ -93,7 +93,7 @@ impl Counter {
         Counter { failures, locked_until: self.locked_until.max(lock) }
     }
 
-    /// Wrong guesses until the next lock: 0 while locked, 1 after a lock has run out.
+    /// Returns the wrong guesses until the next lock: 0 while locked, 1 after a lock has ended.
     pub fn attempts_left(self, policy: &Policy, now: i64) -> i32 {
         if self.is_locked(now) {
             return 0;
@@ -102,7 +102,7 @@ impl Counter {
         limit.saturating_sub(self.failures.max(0)).max(1)
     }
 
-    /// When guesses are accepted again, in microseconds; [`FOREVER`] where only an unlock helps. `None` unless locked.
+    /// Returns when guesses are accepted again, in microseconds; [`FOREVER`] if only an unlock helps. `None` unless locked.
     pub fn retry_at(self, now: i64) -> Option<i64> {
         self.is_locked(now).then_some(self.locked_until)
     }

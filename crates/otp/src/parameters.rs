@@ -1,4 +1,4 @@
-//! What a secret is used with: algorithm, digits, period.
+//! The parameters of a secret: algorithm, digits, period.
 //!
 //! Owns the accepted ranges and their errors. Must never hold a value outside its range.
 
@@ -52,7 +52,7 @@ impl Period {
     }
 }
 
-/// What a secret is used with. Stored per secret, so that a changed default breaks nobody.
+/// The parameters of a secret. Stored per secret, so that a changed default breaks nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameters {
     /// The hash under the HMAC.
@@ -64,7 +64,7 @@ pub struct Parameters {
 }
 
 impl Default for Parameters {
-    /// SHA1, 6 digits, 30 seconds: what an otpauth URI means where it says nothing (Key URI format).
+    /// SHA1, 6 digits, 30 seconds: the defaults of an otpauth URI (Key URI format).
     fn default() -> Parameters {
         Parameters { algorithm: Algorithm::Sha1, digits: Digits::SIX, period: Period::THIRTY }
     }
@@ -88,13 +88,13 @@ pub enum ParameterError {
 }
 
 impl ParameterError {
-    /// The accepted range.
+    /// Returns the accepted range, as a sentence.
     pub const fn detail(&self) -> &'static str {
         match self {
-            ParameterError::Algorithm => "algorithm must be SHA1, SHA256 or SHA512",
-            ParameterError::Digits => "digits must be 6, 7 or 8",
-            ParameterError::Period => "period must be 15 to 120 seconds",
-            ParameterError::Window => "window must be 0, 1 or 2 steps",
+            ParameterError::Algorithm => "The algorithm must be SHA1, SHA256, or SHA512.",
+            ParameterError::Digits => "Digits must be 6, 7, or 8.",
+            ParameterError::Period => "The period must be 15 to 120 seconds.",
+            ParameterError::Window => "The window must be 0, 1, or 2 steps.",
         }
     }
 }

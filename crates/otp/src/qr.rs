@@ -2,8 +2,8 @@
 //!
 //! Owns the drawing. Must never keep what it draws.
 //!
-//! The error correction is at least medium, and low only where the text is too long for that; it is raised where the size of
-//! the code stays the same. The quiet zone has 4 modules (ISO/IEC 18004 section 6.3.8).
+//! The error correction is at least medium, and low only if the text is too long for that. It is raised if the size of the
+//! code stays the same. The quiet zone has 4 modules (ISO/IEC 18004 section 6.3.8).
 
 use std::iter::repeat_n;
 
@@ -12,10 +12,10 @@ use qrcodegen::{QrCode, QrCodeEcc};
 /// Modules left light around the code.
 const QUIET: i32 = 4;
 
-/// Most bytes looked at: a code of version 40 holds 7089 digits, and less of anything else.
+/// Longest text looked at, in bytes: a code of version 40 holds 7089 digits, and less of anything else.
 const MAX_TEXT: usize = 7089;
 
-/// An SVG image, one unit per module, of no fixed size.
+/// Draws an SVG image, one unit per module, without a fixed size.
 ///
 /// # Errors
 /// [`QrError::TooLong`].
@@ -33,7 +33,7 @@ pub fn svg(text: &str) -> Result<String, QrError> {
     ))
 }
 
-/// A PNG image of one bit per pixel; `scale` is the width of a module in pixels, 1 to 32.
+/// Draws a PNG image of one bit per pixel. `scale` is the width of a module in pixels, 1 to 32.
 ///
 /// # Errors
 /// [`QrError::TooLong`], [`QrError::Scale`]; [`QrError::Png`] cannot be caused by any argument.
@@ -49,7 +49,7 @@ pub fn png(text: &str, scale: i32) -> Result<Vec<u8>, QrError> {
     write_png(width, &rows).map_err(|_| QrError::Png)
 }
 
-/// Unicode half blocks, two modules in each character, for a terminal with light text on a dark ground.
+/// Draws Unicode half blocks, two modules per character, for a terminal with light text on a dark background.
 ///
 /// Blocks are the light modules, as in `qrencode -t UTF8`. Lines end with a line feed.
 ///
@@ -59,7 +59,7 @@ pub fn text(text: &str) -> Result<String, QrError> {
     let symbol = Symbol::encode(text)?;
     let mut lines = String::new();
     for y in (0..symbol.side()).step_by(2) {
-        // The number of rows is odd: what lies below the last is light like the quiet zone.
+        // The number of rows is odd. The row below the last is light like the quiet zone.
         lines.extend((0..symbol.side()).map(|x| match (symbol.is_dark(x, y), symbol.is_dark(x, y + 1)) {
             (false, false) => '█',
             (false, true) => '▀',
@@ -90,13 +90,13 @@ impl Symbol {
         self.0.size() + 2 * QUIET
     }
 
-    /// Whether a module is dark. Outside the code all are light.
+    /// Returns whether a module is dark. Outside the code all modules are light.
     fn is_dark(&self, x: i32, y: i32) -> bool {
         self.0.get_module(x - QUIET, y - QUIET)
     }
 
-    /// A row of modules as a row of pixels, eight in a byte, the leftmost in the highest bit,
-    /// light ones set (PNG specification section 7.2).
+    /// Converts a row of modules to a row of pixels: eight per byte, the leftmost in the highest bit, light ones set (PNG
+    /// specification section 7.2).
     fn pixels(&self, y: i32, scale: i32) -> Vec<u8> {
         let width = self.side() * scale;
         let is_light = |x: i32| x < width && !self.is_dark(x / scale, y);
@@ -107,7 +107,7 @@ impl Symbol {
     }
 }
 
-/// A square image of one bit per pixel.
+/// Writes a square image of one bit per pixel.
 fn write_png(width: i32, rows: &[u8]) -> Result<Vec<u8>, png::EncodingError> {
     let mut image = Vec::new();
     let mut encoder = png::Encoder::new(&mut image, width.unsigned_abs(), width.unsigned_abs());
@@ -122,7 +122,7 @@ fn write_png(width: i32, rows: &[u8]) -> Result<Vec<u8>, png::EncodingError> {
 /// A text that cannot be drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QrError {
-    /// No QR code holds so much.
+    /// The text is too long for a QR code.
     #[error("text is too long for a QR code")]
     TooLong,
     /// Not a scale.
@@ -134,12 +134,12 @@ pub enum QrError {
 }
 
 impl QrError {
-    /// The accepted range.
+    /// Returns the accepted range, as a sentence.
     pub const fn detail(&self) -> &'static str {
         match self {
-            QrError::TooLong => "a QR code holds at most 2953 bytes",
-            QrError::Scale => "scale must be 1 to 32 pixels per module",
-            QrError::Png => "the PNG encoder failed",
+            QrError::TooLong => "A QR code holds at most 2953 bytes.",
+            QrError::Scale => "The scale must be 1 to 32 pixels per module.",
+            QrError::Png => "The PNG encoder failed.",
         }
     }
 }

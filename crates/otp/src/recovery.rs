@@ -1,6 +1,6 @@
 //! Recovery codes: the look-up secrets of NIST SP 800-63B-4 section 3.1.2.
 //!
-//! Owns their text form, their hashes and the mask of the used ones. Must never keep a code: only its hash is stored.
+//! Owns their text form, their hashes, and the mask of the used ones. Must never keep a code: only its hash is stored.
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::Malformed;
 use crate::base32;
 
-/// Symbols of a code: 120 bits, five in each.
+/// Symbols of a code: 120 bits, five per symbol.
 const SYMBOLS: usize = 24;
 
 /// Symbols of a group of the text form.
@@ -25,12 +25,12 @@ const DOMAIN: &[u8] = b"pg_totp recovery code v1\0";
 pub struct RecoveryCode(Zeroizing<[u8; 15]>);
 
 impl RecoveryCode {
-    /// Takes 15 bytes of a cryptographic generator.
+    /// Takes 15 bytes from a cryptographic generator.
     pub fn from_random(bytes: [u8; 15]) -> RecoveryCode {
         RecoveryCode(Zeroizing::new(bytes))
     }
 
-    /// Four groups of six base32 characters: `XXXXXX-XXXXXX-XXXXXX-XXXXXX`.
+    /// Returns four groups of six base32 characters: `XXXXXX-XXXXXX-XXXXXX-XXXXXX`.
     pub fn render(&self) -> Zeroizing<String> {
         let symbols = base32::encode(self.0.as_slice());
         let mut text = Zeroizing::new(String::with_capacity(SYMBOLS + SYMBOLS / GROUP));
@@ -60,7 +60,7 @@ impl RecoveryCode {
         Ok(RecoveryCode(bytes))
     }
 
-    /// SHA-256 of a domain prefix and the code. Needs no salt and no slow hash: the code has 120 random bits.
+    /// Computes SHA-256 of a domain prefix and the code. It needs no salt and no slow hash: the code has 120 random bits.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::new_with_prefix(DOMAIN).chain_update(self.0.as_slice()).finalize().into()
     }
@@ -84,7 +84,7 @@ impl RecoverySet {
         }
     }
 
-    /// The hashes one after the other, 32 bytes each.
+    /// Returns the hashes one after the other, 32 bytes each.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.0.concat()
     }
@@ -107,7 +107,7 @@ impl RecoverySet {
         self.0.len()
     }
 
-    /// The place of a code in the set, from 0. Compares all hashes in constant time.
+    /// Returns the place of a code in the set, from 0. Compares all hashes in constant time.
     pub fn find(&self, code: &RecoveryCode) -> Option<u8> {
         let hash = code.hash();
         let (mut place, mut found) = (0, Choice::from(0));
@@ -138,7 +138,7 @@ impl UsedMask {
         self.0
     }
 
-    /// Whether the code at this place is used. A place that no set has counts as used.
+    /// Returns whether the code at this place is used. A place that no set has counts as used.
     pub const fn is_used(self, place: u8) -> bool {
         match bit(place) {
             Some(bit) => self.0 & bit != 0,
@@ -146,7 +146,7 @@ impl UsedMask {
         }
     }
 
-    /// The mask after the code at this place is used.
+    /// Returns the mask after the code at this place is used.
     pub const fn with_used(self, place: u8) -> UsedMask {
         match bit(place) {
             Some(bit) => UsedMask(self.0 | bit),
@@ -154,7 +154,7 @@ impl UsedMask {
         }
     }
 
-    /// Codes left of a set of `count`.
+    /// Counts the codes left of a set of `count`.
     pub fn left(self, count: u8) -> u8 {
         (0..count).map(|place| u8::from(!self.is_used(place))).sum()
     }
@@ -171,8 +171,8 @@ const fn bit(place: u8) -> Option<i32> {
 pub struct InvalidRecoverySet;
 
 impl InvalidRecoverySet {
-    /// The accepted range.
+    /// Returns the accepted range, as a sentence.
     pub const fn detail(&self) -> &'static str {
-        "a set has 1 to 20 recovery codes"
+        "A set has 1 to 20 recovery codes."
     }
 }

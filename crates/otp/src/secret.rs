@@ -1,6 +1,6 @@
 //! The shared secret.
 //!
-//! Owns the bytes, their base32 form and their length rule. Must never show them: no `Debug`, `Clone` or `Display`.
+//! Owns the bytes, their base32 form, and their length rule. Must never show them: no `Debug`, `Clone` or `Display`.
 
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
@@ -19,12 +19,12 @@ pub struct Secret(Zeroizing<Vec<u8>>);
 impl Secret {
     /// Shortest secret in bytes (RFC 4226 section 4, R6).
     pub const MIN_LEN: usize = 16;
-    /// Shortest secret in bytes where weak ones are allowed: 80 bits, as older services hand out.
+    /// Shortest secret in bytes if weak ones are allowed: 80 bits, as older services use.
     pub const MIN_WEAK_LEN: usize = 10;
     /// Longest secret in bytes: one block of SHA-512.
     pub const MAX_LEN: usize = 128;
 
-    /// Takes the bytes over. Any length; see [`Secret::check_length`].
+    /// Takes ownership of the bytes. Any length; see [`Secret::check_length`].
     pub fn from_bytes(bytes: Zeroizing<Vec<u8>>) -> Secret {
         Secret(bytes)
     }
@@ -41,9 +41,9 @@ impl Secret {
 
     /// Reads base32 as people type it: any case; ASCII white space and dashes anywhere and padding at the end are ignored.
     ///
-    /// Bits after the last whole byte are ignored whatever they are, as Google Authenticator does: services that
-    /// hand out random characters rather than encoded bytes set them. A number of characters that no whole number of
-    /// bytes has (1, 3 or 6 more than a multiple of 8) is refused: a character was lost.
+    /// Bits after the last whole byte are ignored, as Google Authenticator does: services that generate random characters
+    /// instead of encoded bytes set them. A number of characters that no whole number of bytes has (1, 3, or 6 more than a
+    /// multiple of 8) is refused: a character was lost.
     ///
     /// # Errors
     /// [`SecretError::Symbol`] for any other character, [`SecretError::Incomplete`] for such a number of characters,
@@ -60,12 +60,12 @@ impl Secret {
         }
     }
 
-    /// Upper-case base32 without padding, as authenticators take it.
+    /// Returns upper-case base32 without padding, as authenticators accept it.
     pub fn to_base32(&self) -> Zeroizing<String> {
         base32::encode(&self.0)
     }
 
-    /// Whether the length is accepted: 16 to 128 bytes, from 10 on with `allow_weak`.
+    /// Checks the length: 16 to 128 bytes, or at least 10 with `allow_weak`.
     ///
     /// # Errors
     /// [`SecretError::Weak`] for 10 to 15 bytes without `allow_weak`, [`SecretError::TooShort`] below 10,
@@ -79,13 +79,13 @@ impl Secret {
         }
     }
 
-    /// Whether both are the same secret. Takes the same time whatever the bytes are; lengths are no secret.
+    /// Returns whether both are the same secret. Takes the same time for all bytes; lengths are not secret.
     pub fn same_as(&self, other: &Secret) -> bool {
         self.0.ct_eq(&other.0).into()
     }
 
-    /// Whether both have the same codes under an algorithm, as a secret and the same with zeros behind it do
-    /// (RFC 2104 section 2). Takes the same time whatever the bytes are.
+    /// Returns whether both have the same codes under an algorithm, as a secret and the same secret with zeros appended do
+    /// (RFC 2104 section 2). Takes the same time for all bytes.
     pub fn same_codes_as(&self, other: &Secret, algorithm: Algorithm) -> bool {
         match algorithm {
             Algorithm::Sha1 => same_block::<Sha1>(self, other),
@@ -95,7 +95,7 @@ impl Secret {
     }
 }
 
-/// The text without the padding at its end, and the white space around that.
+/// Removes the padding at the end of a text, and the white space around the padding.
 fn unpadded(text: &str) -> &str {
     text.trim_end_matches(|c| c == '=' || u8::try_from(c).is_ok_and(base32::is_white_space))
 }
@@ -112,7 +112,7 @@ pub enum SecretError {
     /// Fewer than 10 bytes.
     #[error("secret is too short")]
     TooShort,
-    /// 10 to 15 bytes, where weak secrets are not allowed.
+    /// 10 to 15 bytes, if weak secrets are not allowed.
     #[error("secret is too weak")]
     Weak,
     /// More than 128 bytes.
@@ -121,17 +121,19 @@ pub enum SecretError {
 }
 
 impl SecretError {
-    /// The accepted range.
+    /// Returns the accepted range, as a sentence.
     pub const fn detail(&self) -> &'static str {
         match self {
             SecretError::Symbol => {
-                "secret must be made of A to Z and 2 to 7; case, white space, dashes and padding do not matter"
+                "A secret consists of A to Z and 2 to 7. Case, white space, dashes, and padding do not matter."
             }
-            SecretError::Incomplete => "the number of base32 characters does not make whole bytes; one may be missing",
+            SecretError::Incomplete => "The base32 characters do not make whole bytes. One may be missing.",
             SecretError::TooShort | SecretError::TooLong => {
-                "secret must be 16 to 128 bytes, or from 10 bytes on where weak secrets are allowed"
+                "A secret must be 16 to 128 bytes long, or at least 10 bytes if weak secrets are allowed."
             }
-            SecretError::Weak => "secret must be 16 to 128 bytes; 10 to 15 bytes need allow_weak => true",
+            SecretError::Weak => {
+                "A secret must be 16 to 128 bytes long. One of 10 to 15 bytes needs allow_weak => true."
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::{ParameterError, Period};
 pub struct TimeStep(i64);
 
 impl TimeStep {
-    /// Below every step of any time: nothing was burnt yet.
+    /// Below every step of any time: no step was burnt yet.
     pub const NONE: TimeStep = TimeStep(i64::MIN);
 
     /// Any number.
@@ -17,7 +17,7 @@ impl TimeStep {
         TimeStep(number)
     }
 
-    /// The step that `unix_seconds` lies in. Times before 1970 round down too.
+    /// Returns the step that contains `unix_seconds`. Times before 1970 round down too.
     pub const fn at(unix_seconds: i64, period: Period) -> TimeStep {
         TimeStep(unix_seconds.div_euclid(period.get() as i64))
     }
@@ -27,7 +27,7 @@ impl TimeStep {
         self.0
     }
 
-    /// The unix second at which the step ends: the first of the next one. Saturates.
+    /// Returns the Unix second at which the step ends: the first of the next one. Saturates.
     pub const fn end(self, period: Period) -> i64 {
         self.0.saturating_add(1).saturating_mul(period.get() as i64)
     }

@@ -1,7 +1,7 @@
 //! The otpauth URI that an authenticator scans: the Key URI format of Google Authenticator.
 //!
-//! Owns its writing, its reading and the rule for its names. Must never hold a secret outside a wiped buffer,
-//! nor repeat any of its input in an error.
+//! Writes and reads it, and owns the rule for its names. Must never hold a secret outside a wiped buffer, nor repeat any of
+//! its input in an error.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use zeroize::Zeroizing;
@@ -25,7 +25,7 @@ pub struct OtpauthUri {
     pub account: String,
     /// The shared secret.
     pub secret: Secret,
-    /// What it is used with.
+    /// Its parameters.
     pub parameters: Parameters,
 }
 
@@ -33,7 +33,7 @@ impl OtpauthUri {
     /// `otpauth://totp/Issuer:account?secret=…&issuer=…&algorithm=SHA1&digits=6&period=30`, percent-encoded as in
     /// RFC 3986 section 2: a space is `%20`. Without an issuer its two places are left out.
     ///
-    /// The names are for [`check_label`] and [`check_account`] to check before.
+    /// Check the names with [`check_label`] and [`check_account`] before.
     pub fn build(&self) -> Zeroizing<String> {
         let secret = self.secret.to_base32();
         let labels = self.account.len() + 2 * self.issuer.as_deref().map_or(0, str::len);
@@ -64,13 +64,13 @@ impl OtpauthUri {
 
     /// Reads an otpauth URI of type `totp`.
     ///
-    /// Scheme, type, parameter names and values of `algorithm` are read in any case, parameters in any order; unknown
-    /// ones are ignored; missing ones mean SHA1, 6 digits, 30 seconds. Spaces after the colon of the label are dropped, an
-    /// empty issuer is none. `+` is a plus sign, as RFC 3986 has it, not a space as in HTML forms.
+    /// Scheme, type, parameter names, and values of `algorithm` are read in any case, parameters in any order. Unknown
+    /// parameters are ignored; the defaults are SHA1, 6 digits, and 30 seconds. Spaces after the colon of the label are dropped.
+    /// An empty issuer means none. `+` is a plus sign, as RFC 3986 has it, not a space as in HTML forms.
     /// The length of the secret is not checked; see [`Secret::check_length`].
     ///
     /// # Errors
-    /// One [`UriError`] per rule. An issuer before the colon must equal the parameter `issuer` where both are given.
+    /// One [`UriError`] per rule. An issuer before the colon must equal the parameter `issuer` if both are given.
     pub fn parse(uri: &str) -> Result<OtpauthUri, UriError> {
         if uri.len() > MAX_URI {
             return Err(UriError::TooLong);
@@ -82,7 +82,7 @@ impl OtpauthUri {
     }
 }
 
-/// Whether a text can be an issuer or an account name: 1 to 256 bytes, no colon, no control character.
+/// Checks that a text can be an issuer or an account name: 1 to 256 bytes, no colon, no control character.
 ///
 /// # Errors
 /// The [`UriError`] of the rule that it breaks.
@@ -100,7 +100,7 @@ pub fn check_label(label: &str) -> Result<(), UriError> {
     }
 }
 
-/// Whether a text can be an account name: a label that does not begin with a space, which readers of the URI drop.
+/// Checks that a text can be an account name: a label that does not begin with a space, which readers of the URI drop.
 ///
 /// # Errors
 /// The [`UriError`] of the rule that it breaks.
@@ -108,11 +108,11 @@ pub fn check_account(account: &str) -> Result<(), UriError> {
     if account.starts_with(' ') { Err(UriError::LeadingSpace) } else { check_label(account) }
 }
 
-/// Label and query of `otpauth://totp/label?query`, still encoded.
+/// Splits `otpauth://totp/label?query` into label and query, still encoded.
 fn split(uri: &str) -> Result<(&str, &str), UriError> {
     let (scheme, rest) = uri.split_once("://").ok_or(UriError::Malformed)?;
     let (kind, rest) = rest.split_once('/').ok_or(UriError::Malformed)?;
-    // A fragment would cut a name short without a word.
+    // A fragment would silently truncate a name.
     if !scheme.eq_ignore_ascii_case("otpauth") || rest.contains('#') {
         return Err(UriError::Malformed);
     }
@@ -120,12 +120,12 @@ fn split(uri: &str) -> Result<(&str, &str), UriError> {
         return Err(UriError::Type);
     }
     let (label, query) = rest.split_once('?').ok_or(UriError::NoSecret)?;
-    // Of unknown parameters too, which nobody decodes.
+    // Checks unknown parameters too, which nobody decodes.
     decode(query)?;
     Ok((label, query))
 }
 
-/// Issuer and account of a label `issuer:account` or `account`. The parameter `issuer` wins over the label's.
+/// Reads issuer and account of a label `issuer:account` or `account`. The parameter `issuer` wins over the label.
 fn read_label(label: &str, issuer: Option<Zeroizing<String>>) -> Result<(Option<String>, String), UriError> {
     let label = decode(label)?;
     let (prefix, account) = match label.split_once(':') {
@@ -145,7 +145,7 @@ fn read_label(label: &str, issuer: Option<Zeroizing<String>>) -> Result<(Option<
     Ok((Some(issuer.to_owned()), account.to_owned()))
 }
 
-/// Algorithm, digits and period.
+/// Reads algorithm, digits, and period.
 fn read_parameters(query: &str) -> Result<Parameters, UriError> {
     let mut parameters = Parameters::default();
     if let Some(name) = read_parameter(query, "algorithm")? {
@@ -160,7 +160,7 @@ fn read_parameters(query: &str) -> Result<Parameters, UriError> {
     Ok(parameters)
 }
 
-/// The decoded value of a parameter that may be there once.
+/// Returns the decoded value of a parameter that may appear once.
 fn read_parameter(query: &str, name: &str) -> Result<Option<Zeroizing<String>>, UriError> {
     let mut values = query
         .split('&')
@@ -173,7 +173,7 @@ fn read_parameter(query: &str, name: &str) -> Result<Option<Zeroizing<String>>, 
     }
 }
 
-/// Percent-decoding (RFC 3986 section 2.1). Strict: every `%` begins two hexadecimal digits, the result is UTF-8.
+/// Decodes percent-encoding (RFC 3986 section 2.1). Strict: two hexadecimal digits follow every `%`, the result is UTF-8.
 fn decode(text: &str) -> Result<Zeroizing<String>, UriError> {
     let is_encoded = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     if !text.split('%').skip(1).all(is_encoded) {
@@ -185,7 +185,7 @@ fn decode(text: &str) -> Result<Zeroizing<String>, UriError> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// A number of decimal digits alone: `parse` would take a sign.
+/// Reads a number that consists only of decimal digits: `parse` would accept a sign.
 fn number(text: &str) -> Option<i32> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
@@ -205,7 +205,7 @@ pub enum UriError {
     /// A `%` without two hexadecimal digits, or bytes that are not UTF-8.
     #[error("invalid percent-encoding in otpauth URI")]
     Encoding,
-    /// A known parameter is there twice.
+    /// A known parameter appears twice.
     #[error("duplicate parameter in otpauth URI")]
     Duplicate,
     /// No parameter `secret`.
@@ -238,20 +238,20 @@ pub enum UriError {
 }
 
 impl UriError {
-    /// The accepted range.
+    /// Returns the accepted range, as a sentence.
     pub const fn detail(&self) -> &'static str {
         match self {
-            UriError::Malformed => "the form is otpauth://totp/issuer:account?secret=...&issuer=...",
-            UriError::TooLong => "an otpauth URI has at most 8192 bytes",
-            UriError::Type => "only otpauth://totp/ is supported; hotp counts codes and has no time steps",
-            UriError::Encoding => "each % must begin two hexadecimal digits, and the decoded text must be UTF-8",
-            UriError::Duplicate => "secret, issuer, algorithm, digits and period may be given once each",
-            UriError::NoSecret => "the parameter secret is required",
-            UriError::IssuerMismatch => "the issuer before the colon must equal the parameter issuer",
+            UriError::Malformed => "Its form is otpauth://totp/issuer:account?secret=SECRET&issuer=issuer.",
+            UriError::TooLong => "An otpauth URI has at most 8192 bytes.",
+            UriError::Type => "Only otpauth://totp/ is supported. The type hotp counts codes and has no time steps.",
+            UriError::Encoding => "Two hexadecimal digits must follow each %, and the decoded text must be UTF-8.",
+            UriError::Duplicate => "Each of secret, issuer, algorithm, digits, and period may be given once.",
+            UriError::NoSecret => "The parameter secret is required.",
+            UriError::IssuerMismatch => "The issuer before the colon must equal the parameter issuer.",
             UriError::EmptyLabel | UriError::LongLabel | UriError::Colon | UriError::Control => {
-                "account name and issuer must be 1 to 256 bytes without a colon or a control character"
+                "An account name or issuer must be 1 to 256 bytes long, without a colon or a control character."
             }
-            UriError::LeadingSpace => "authenticators drop spaces at the start of an account name",
+            UriError::LeadingSpace => "Authenticators drop spaces at the start of an account name.",
             UriError::Secret(error) => error.detail(),
             UriError::Parameter(error) => error.detail(),
         }

@@ -10,7 +10,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use crate::keyed::Keyed;
 use crate::{Algorithm, Code, Digits, Parameters, Secret, TimeStep, Window};
 
-/// The highest step of the window around `unix_seconds` whose code is `code` (RFC 6238 section 5.2).
+/// Returns the highest step of the window around `unix_seconds` whose code is `code` (RFC 6238 section 5.2).
 ///
 /// All `2 * window + 1` codes are computed and compared in constant time. A code of another number of digits matches none.
 /// Nothing is allocated.
@@ -30,7 +30,7 @@ pub fn matching_step(
     }
 }
 
-/// From the lowest step up, so that the highest match is the one that stays.
+/// Searches from the lowest step up, so that the highest match is kept.
 fn highest_match<D: EagerHash>(
     secret: &Secret,
     digits: Digits,

@@ -1,4 +1,4 @@
-//! The judgement of one attempt.
+//! The judgment of one attempt.
 
 use otp::judge::{Guess, judge_guess};
 use otp::lockout::{FOREVER, NEVER};
@@ -33,7 +33,7 @@ fn a_wrong_code_is_charged_and_burns_nothing() {
         assert_eq!(judgement, Judgement { verdict, counter: expected, burnt: step(9) });
         counter = judgement.counter;
     }
-    // A lock that has run out does not hide that the next one is new.
+    // A lock that has ended does not hide that the next one is new.
     let judgement = judge(counter, &POLICY, 1010, step(9), None, None);
     assert_eq!(judgement.verdict, Verdict::Wrong { newly_locked: true });
     assert_eq!(judgement.counter, Counter { failures: 4, locked_until: 1030 });

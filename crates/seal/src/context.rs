@@ -1,6 +1,6 @@
 //! What sealed data is bound to.
 //!
-//! Owns the associated data. Must never let two contexts have the same bytes: every field has its length before it.
+//! Owns the associated data. Two contexts must never have the same bytes: the length of each field is before it.
 
 use crate::datakey::{DataKey, KeyId};
 use crate::gcm::Cipher;
@@ -8,7 +8,7 @@ use crate::gcm::Cipher;
 /// First byte of the associated data, and of sealed data.
 pub(crate) const VERSION: u8 = 1;
 
-/// Where sealed data belongs. It opens nowhere else.
+/// The place of sealed data. It opens nowhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Context<'a> {
     /// The secret of a device.
@@ -38,7 +38,7 @@ pub enum Context<'a> {
 }
 
 impl Context<'_> {
-    /// The cipher for this purpose.
+    /// Returns the cipher for this purpose.
     pub(crate) fn cipher<'k>(&self, key: &'k DataKey) -> &'k Cipher {
         match self {
             Context::Secret { .. } => &key.secret,

@@ -1,6 +1,6 @@
 //! Data keys.
 //!
-//! Owns a data key, its wrapped form and its key schedules. Must never be stored but wrapped.
+//! Owns a data key, its wrapped form, and its key schedules. Must never be stored unwrapped.
 //!
 //! Wrapped: `version(1) | nonce(12) | ciphertext(32) | tag(16)`, 61 bytes, under a master key.
 
@@ -41,7 +41,7 @@ pub struct DataKey {
 }
 
 impl DataKey {
-    /// Takes 32 bytes of a cryptographic generator.
+    /// Takes 32 bytes from a cryptographic generator.
     pub fn from_random(key: Zeroizing<[u8; 32]>) -> DataKey {
         DataKey {
             secret: Cipher::new(&subkey::derive(&key, subkey::SECRET)),
@@ -50,7 +50,7 @@ impl DataKey {
         }
     }
 
-    /// The form that is stored, bound to the number of the key and the master key. The nonce must be random.
+    /// Returns the stored form, bound to the number of the key and to the master key. The nonce must be random.
     ///
     /// # Errors
     /// None that 32 bytes can cause.
@@ -64,7 +64,7 @@ impl DataKey {
     /// Reads what [`DataKey::wrap`] wrote.
     ///
     /// # Errors
-    /// [`OpenError`] where it is altered, of another number or under another master key.
+    /// [`OpenError`] if it is altered, has another number, or is under another master key.
     pub fn unwrap(master: &MasterKey, id: KeyId, wrapped: &[u8]) -> Result<DataKey, OpenError> {
         let (VERSION, body) = wrapped.split_first().map(|(version, body)| (*version, body)).ok_or(OpenError)? else {
             return Err(OpenError);
@@ -79,7 +79,7 @@ impl DataKey {
     }
 }
 
-/// What a wrapped key is bound to: `version(1) | key id(4, big endian) | fingerprint(8)`. All of fixed width.
+/// Returns what a wrapped key is bound to: `version(1) | key id(4, big endian) | fingerprint(8)`. All fields have a fixed width.
 fn associated_data(master: &MasterKey, id: KeyId) -> Vec<u8> {
     [&[VERSION], id.get().to_be_bytes().as_slice(), master.fingerprint().as_bytes()].concat()
 }

@@ -35,7 +35,7 @@ pub fn seal(
 /// Opens what [`seal`] sealed, with the same key, number and context.
 ///
 /// # Errors
-/// [`OpenError`] where anything differs.
+/// [`OpenError`] if anything differs.
 pub fn open(key: &DataKey, id: KeyId, context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
     let (named, body) = split(sealed)?;
     if named != id {
@@ -45,7 +45,7 @@ pub fn open(key: &DataKey, id: KeyId, context: &Context, sealed: &[u8]) -> Resul
     context.cipher(key).open(&associated_data, body)
 }
 
-/// The number of the data key that the header names. Not authenticated before [`open`].
+/// Returns the number of the data key that the header names. It is not authenticated before [`open`].
 ///
 /// # Errors
 /// [`OpenError`] for another version or too few bytes.

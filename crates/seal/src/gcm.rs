@@ -1,7 +1,7 @@
 //! AES-256-GCM (NIST SP 800-38D) with a 12-byte nonce and a 16-byte tag.
 //!
-//! Owns the cipher: `nonce | ciphertext | tag` under a key and associated data. Must never return a plaintext whose tag is wrong,
-//! nor say why it did not.
+//! Owns the cipher: `nonce | ciphertext | tag` under a key and associated data. Must never return a plaintext with a wrong tag,
+//! nor say what is wrong.
 
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::{Aes256Gcm, KeyInit};
@@ -20,7 +20,7 @@ impl Cipher {
         Cipher(Box::new(Aes256Gcm::new(key.into())))
     }
 
-    /// Appends `nonce | ciphertext | tag` to `out`, which holds the plaintext's header, if it has one.
+    /// Appends `nonce | ciphertext | tag` to `out`, which holds the header of the plaintext, if it has one.
     ///
     /// # Errors
     /// [`SealError`] for more than 2^36 - 32 bytes (NIST SP 800-38D section 5.2.1.1).
@@ -31,7 +31,7 @@ impl Cipher {
         plaintext: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), SealError> {
-        // Room for all of it at once: growing would leave plaintext behind.
+        // Allocates everything at once: growing would leave plaintext behind.
         out.reserve_exact(NONCE + plaintext.len() + TAG);
         out.extend_from_slice(&nonce);
         let start = out.len();
@@ -42,10 +42,10 @@ impl Cipher {
         Ok(())
     }
 
-    /// The plaintext of `nonce | ciphertext | tag`.
+    /// Returns the plaintext of `nonce | ciphertext | tag`.
     ///
     /// # Errors
-    /// [`OpenError`] where it is too short or the tag is wrong.
+    /// [`OpenError`] if it is too short or the tag is wrong.
     pub(crate) fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let (nonce, rest) = sealed.split_first_chunk::<NONCE>().ok_or(OpenError)?;
         let (ciphertext, tag) = rest.split_last_chunk::<TAG>().ok_or(OpenError)?;
@@ -62,7 +62,7 @@ impl Cipher {
 #[error("data is too long to seal")]
 pub struct SealError;
 
-/// Sealed data does not open: altered, moved, or under another key. Says nothing about which part.
+/// Sealed data does not open: it is altered, moved, or under another key. The error does not say which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("sealed data does not open")]
 pub struct OpenError;

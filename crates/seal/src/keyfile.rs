@@ -1,6 +1,6 @@
-//! The text of a master key file, and of the environment variable that stands in for it.
+//! The text of a master key file, and of the environment variable that can replace it.
 //!
-//! Owns the format and what is refused. Must never open a file, nor repeat any part of a key in an error.
+//! Owns the format and its rules. Must never open a file, nor repeat any part of a key in an error.
 
 use zeroize::Zeroizing;
 
@@ -13,8 +13,8 @@ pub struct MasterKeys {
 }
 
 impl MasterKeys {
-    /// Reads a key file: one key of 64 hexadecimal characters per line, the first is current. `#` begins a comment that runs to
-    /// the end of the line; white space around a key, blank lines and CR before LF do not matter.
+    /// Reads a key file: one key of 64 hexadecimal characters per line, the current key first. `#` begins a comment that runs to
+    /// the end of the line. White space around a key, blank lines, and CR before LF do not matter.
     ///
     /// # Errors
     /// [`KeyFileError`] with the first line that breaks a [`Rule`].
@@ -22,7 +22,7 @@ impl MasterKeys {
         MasterKeys::collect(lines(text))
     }
 
-    /// Reads the environment variable: the same text, where a comma ends a key too.
+    /// Reads the environment variable: the same text, but a comma ends a key too.
     ///
     /// # Errors
     /// [`KeyFileError`] with the first line that breaks a [`Rule`].
@@ -30,22 +30,22 @@ impl MasterKeys {
         MasterKeys::collect(lines(text).flat_map(|(line, keys)| keys.split(',').map(move |key| (line, key))))
     }
 
-    /// The key that wraps new data keys.
+    /// Returns the key that wraps new data keys.
     pub fn current(&self) -> &MasterKey {
         &self.current
     }
 
-    /// The key of that name.
+    /// Returns the key of that name.
     pub fn find(&self, fingerprint: &Fingerprint) -> Option<&MasterKey> {
         self.iter().find(|key| key.fingerprint() == *fingerprint)
     }
 
-    /// Every key, the current one first.
+    /// Iterates over every key, the current one first.
     pub fn iter(&self) -> impl Iterator<Item = &MasterKey> {
         std::iter::once(&self.current).chain(&self.older)
     }
 
-    /// The keys among numbered texts, blank ones left out.
+    /// Reads the keys among numbered texts, without blank ones.
     fn collect<'a>(texts: impl Iterator<Item = (usize, &'a str)>) -> Result<MasterKeys, KeyFileError> {
         let mut keys: Option<MasterKeys> = None;
         for (line, text) in texts.map(|(line, text)| (line, text.trim_ascii())).filter(|(_, text)| !text.is_empty()) {
@@ -62,12 +62,12 @@ impl MasterKeys {
     }
 }
 
-/// The lines from 1 on, without their comments.
+/// Numbers the lines from 1, and removes their comments.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     (1..).zip(text.lines()).map(|(number, line)| (number, line.split_once('#').map_or(line, |(key, _)| key)))
 }
 
-/// One key.
+/// Reads one key.
 fn read_key(text: &str) -> Result<MasterKey, Rule> {
     if !text.is_ascii() {
         return Err(Rule::NotAscii);
@@ -84,7 +84,7 @@ fn read_key(text: &str) -> Result<MasterKey, Rule> {
 /// The rule that a line breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// There is no key at all.
+    /// There is no key.
     NoKey,
     /// A character outside ASCII.
     NotAscii,
@@ -92,19 +92,19 @@ pub enum Rule {
     Form,
     /// The same digit 64 times.
     RepeatedDigit,
-    /// A key that an earlier line has.
+    /// A key that is on an earlier line too.
     Duplicate,
 }
 
 impl Rule {
-    /// The rule as text.
+    /// Returns the rule as a sentence.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Rule::NoKey => "there must be at least one key",
-            Rule::NotAscii => "a key must be ASCII text",
-            Rule::Form => "a key must be exactly 64 hexadecimal characters",
-            Rule::RepeatedDigit => "a key must not be one digit repeated",
-            Rule::Duplicate => "a key must not be there twice",
+            Rule::NoKey => "There must be at least one key.",
+            Rule::NotAscii => "A key must be ASCII text.",
+            Rule::Form => "A key must be exactly 64 hexadecimal characters.",
+            Rule::RepeatedDigit => "A key must not be one digit repeated.",
+            Rule::Duplicate => "A key must not appear twice.",
         }
     }
 }

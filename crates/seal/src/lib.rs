@@ -1,7 +1,7 @@
 //! Sealing: how secrets are stored so that a copy of the database is useless without the master key.
 //!
-//! Owns the master key file format, data keys and their wrapping, the sealed format and what it is bound to.
-//! Must never read a file, a clock or a generator: texts, keys and nonces are arguments.
+//! Owns the master key file format, data keys and their wrapping, the sealed format, and what it is bound to.
+//! Must never read a file, a clock, or a random generator: texts, keys, and nonces are arguments.
 //!
 //! Two layers of keys: a master key, which never enters the database, wraps data keys; a data key, which never leaves it
 //! unwrapped, seals secrets. Each purpose has its own AES-256-GCM key (NIST SP 800-38D), derived by HKDF-SHA256 (RFC 5869).

@@ -16,7 +16,7 @@ pub struct MasterKey {
 }
 
 impl MasterKey {
-    /// Takes 32 bytes. Whether they are too regular is for the key file to say; see [`crate::keyfile`].
+    /// Takes 32 bytes. [`crate::keyfile`] checks whether they are too regular.
     pub fn from_bytes(key: Zeroizing<[u8; 32]>) -> MasterKey {
         let [a, b, c, d, e, f, g, h, ..] = *subkey::derive(&key, subkey::FINGERPRINT);
         MasterKey {
@@ -25,13 +25,13 @@ impl MasterKey {
         }
     }
 
-    /// The name of the key.
+    /// Returns the name of the key.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 }
 
-/// The name of a master key: the first 8 bytes of a keyed hash. Tells keys apart and says nothing about them.
+/// The name of a master key: the first 8 bytes of a keyed hash. It distinguishes keys and reveals nothing about them.
 ///
 /// Displayed as 16 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,4 +1,4 @@
-//! HKDF-SHA256 (RFC 5869): one key per purpose from one key.
+//! HKDF-SHA256 (RFC 5869): derives one key per purpose from one key.
 //!
 //! Owns the derivation and the names of the purposes. Must never give two purposes the same key.
 
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     /// RFC 5869 has no vector with an empty salt and 32 bytes: this one is HMAC(HMAC(zeros, key), purpose | 0x01),
-    /// computed apart.
+    /// computed separately.
     #[test]
     fn one_block_of_hkdf() {
         assert_eq!(

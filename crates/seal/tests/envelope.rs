@@ -79,7 +79,7 @@ fn every_field_counts() {
         |f| f.digits = 8,
         |f| f.period = 60,
         |f| f.period = 30 << 8,
-        // Bytes that only cross a border: the length before each field tells.
+        // Bytes that only move from one field to the next: the length before each field differs.
         |f| (f.user_id, f.device) = ("alicep", "hone"),
         |f| (f.user_id, f.device) = ("phone", "alice"),
     ];

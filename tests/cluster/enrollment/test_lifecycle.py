@@ -341,7 +341,7 @@ def test_two_users_renamed_to_one_id_at_once(quick_db, conn):
         fix_clock(other, NOON)
         other.execute("BEGIN")
         other.execute("SELECT totp_rename_user('alice', 'carol')")
-        with pytest.raises(Exception, match="user exists already") as caught, Background(quick_db, "SELECT totp_rename_user('bob', 'carol')") as renaming:
+        with pytest.raises(Exception, match="user already exists") as caught, Background(quick_db, "SELECT totp_rename_user('bob', 'carol')") as renaming:
             renaming.wait_until_blocked(conn)
             other.execute("COMMIT")
     assert caught.value.sqlstate == "22023"

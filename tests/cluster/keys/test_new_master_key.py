@@ -123,7 +123,7 @@ def test_a_promoted_standby_knows_the_new_keys(fresh_cluster, make_standby):
         assert (keys(conn), master_keys(conn)) == expected
         for query in (AT_ONCE, "CALL totp_rotate_key_online()"):
             error = error_of(conn, query)
-            assert (error.sqlstate, error.diag.message_hint) == ("25006", "Call it on the primary: a code is used up and a guess is counted there.")
+            assert (error.sqlstate, error.diag.message_hint) == ("25006", "Call it on the primary. Only there can a code be used up and a guess be counted.")
         fresh_cluster.stop()
         standby.promote()
         # Codes of the first minute after the promotion may have been used on the old primary.
@@ -215,21 +215,21 @@ def test_a_dump_of_a_rotation_that_is_half_way(key_cluster, db, people, restore)
 # --- A broken key file -----------------------------------------------------------------------------------
 
 BROKEN = {  # text, mode, what is said about it
-    "empty": ("", 0o600, "there must be at least one key"),
-    "only comments": ("# a\n\n#b\n", 0o600, "there must be at least one key"),
-    "truncated": (OLD[:63] + "\n", 0o600, "line 1: a key must be exactly 64 hexadecimal characters"),
-    "truncated second line": (f"{NEW}\n{OLD[:10]}", 0o600, "line 2: a key must be exactly 64 hexadecimal characters"),
-    "too long": (OLD + "0\n", 0o600, "line 1: a key must be exactly 64 hexadecimal characters"),
-    "not hexadecimal": ("# key\n" + OLD[:63] + "g\n", 0o600, "line 2: a key must be exactly 64 hexadecimal characters"),
-    "all zero": ("0" * 64, 0o600, "line 1: a key must not be one digit repeated"),
-    "all f": ("fF" * 32, 0o600, "line 1: a key must not be one digit repeated"),
-    "twice": (f"{OLD}\n{OLD.upper()}\n", 0o600, "line 2: a key must not be there twice"),
-    "binary": ("ÿ" * 32, 0o600, "line 1: a key must be ASCII text"),
-    "readable by all": (f"{OLD}\n", 0o644, "group or others have access: it must have mode 0600 or less"),
-    "readable by the group": (f"{OLD}\n", 0o640, "group or others have access: it must have mode 0600 or less"),
-    "writable by all": (f"{OLD}\n", 0o602, "group or others have access: it must have mode 0600 or less"),
-    "unreadable": (f"{OLD}\n", 0o000, "the file cannot be read"),
-    "missing": (None, None, "the file cannot be read"),
+    "empty": ("", 0o600, "There must be at least one key."),
+    "only comments": ("# a\n\n#b\n", 0o600, "There must be at least one key."),
+    "truncated": (OLD[:63] + "\n", 0o600, "Line 1: A key must be exactly 64 hexadecimal characters."),
+    "truncated second line": (f"{NEW}\n{OLD[:10]}", 0o600, "Line 2: A key must be exactly 64 hexadecimal characters."),
+    "too long": (OLD + "0\n", 0o600, "Line 1: A key must be exactly 64 hexadecimal characters."),
+    "not hexadecimal": ("# key\n" + OLD[:63] + "g\n", 0o600, "Line 2: A key must be exactly 64 hexadecimal characters."),
+    "all zero": ("0" * 64, 0o600, "Line 1: A key must not be one digit repeated."),
+    "all f": ("fF" * 32, 0o600, "Line 1: A key must not be one digit repeated."),
+    "twice": (f"{OLD}\n{OLD.upper()}\n", 0o600, "Line 2: A key must not appear twice."),
+    "binary": ("ÿ" * 32, 0o600, "Line 1: A key must be ASCII text."),
+    "readable by all": (f"{OLD}\n", 0o644, "Group or others have access. The file must have mode 0600 or less."),
+    "readable by the group": (f"{OLD}\n", 0o640, "Group or others have access. The file must have mode 0600 or less."),
+    "writable by all": (f"{OLD}\n", 0o602, "Group or others have access. The file must have mode 0600 or less."),
+    "unreadable": (f"{OLD}\n", 0o000, "The server cannot read the file."),
+    "missing": (None, None, "The server cannot read the file."),
 }
 broken_files = pytest.mark.parametrize("text, mode, rule", BROKEN.values(), ids=BROKEN)
 

@@ -66,7 +66,7 @@ def test_a_row_that_does_not_open_stops_the_rotation(quick_db, conn, rotate):
     users = import_users(conn, 5)
     conn.execute("UPDATE totp.secrets SET sealed = (SELECT sealed FROM totp.secrets WHERE user_id = %s) WHERE user_id = %s", [users[0], users[3]])
     error = error_of(conn, rotate)
-    assert (error.sqlstate, error.diag.message_primary, error.diag.message_detail) == ("XX001", "sealed value does not open", f'user "{users[3]}"')
+    assert (error.sqlstate, error.diag.message_primary, error.diag.message_detail) == ("XX001", "sealed value does not open", f'The call was for user "{users[3]}".')
     others = [user for user in users if user != users[3]]
     assert sign_in_all(conn, others, NOON) == 4
     assert error_of(conn, "SELECT totp_verify(%s, %s)", [users[3], code_at(secret_of(users[3]), NOON)]).sqlstate == "XX001"
@@ -89,7 +89,7 @@ def test_refused_at_a_level_that_cannot_see_late_rows(conn, query, level, how):
     conn.execute(how.format(level))
     error = error_of(conn, query)
     assert error.sqlstate == "25001"
-    assert error.diag.message_hint == "Call it in a transaction of isolation level READ COMMITTED."
+    assert error.diag.message_hint == "Call it in a READ COMMITTED transaction."
     conn.execute("ROLLBACK")
     assert table_rows(conn) == before
 
@@ -116,5 +116,5 @@ def test_nothing_to_rotate_before_the_first_enrollment(db, query):
     with session(db) as conn:
         error = error_of(conn, query)
         assert (error.sqlstate, error.diag.message_primary) == ("55000", "nothing to rotate")
-        assert error.diag.message_hint == "The first enrolment makes the first data key."
+        assert error.diag.message_hint == "The first enrollment creates the first data key."
         assert keys(conn) == []

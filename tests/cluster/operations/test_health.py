@@ -34,7 +34,7 @@ def test_users_near_or_in_a_lock(conn):
     for _ in range(MAX_ATTEMPTS):
         conn.execute("SELECT totp_recover('carol', %s)", [NO_CODE])
     status, detail = health(conn)["locked_users"]
-    assert (status, detail) == ("ok", "2 users are locked, 0 of them until totp_unlock(), and 1 are one wrong code away: nothing to do;"
+    assert (status, detail) == ("ok", "2 users are locked, 0 of them until totp_unlock(), and 1 is one wrong code away: nothing to do;"
                                       ' the last of them "alice", "bob", "carol"')
     now = NOON
     for _ in range(100):
@@ -50,7 +50,7 @@ def test_recovery_failures_near_a_lock_are_counted_too(conn):
     recovery_codes(conn)
     for _ in range(MAX_ATTEMPTS - 1):
         conn.execute("SELECT totp_recover('alice', %s)", [NO_CODE])
-    assert "and 1 are one wrong code away" in health(conn)["locked_users"][1]
+    assert "and 1 is one wrong code away" in health(conn)["locked_users"][1]
 
 
 def test_password_spraying(conn):
@@ -62,7 +62,7 @@ def test_password_spraying(conn):
     for user, guess in guesses[19:]:
         verify(conn, user, guess)
     status, detail = health(conn)["failures_over_many_users"]
-    assert status == "warn" and detail.startswith("25 users had a wrong code in the last hour, and 25 secrets were used: many users")
+    assert status == "warn" and detail.startswith("25 users had a wrong code in the last hour, and 25 secrets were used: this looks")
     fix_clock(conn, NOON + timedelta(hours=2))
     assert health(conn)["failures_over_many_users"] == ("ok", "0 users had a wrong code in the last hour, and 0 secrets were used: nothing to do")
 
@@ -125,7 +125,7 @@ def test_a_lock_is_counted_after_the_limit_was_raised(make_cluster):
     server.reload()
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
-        assert health(conn)["locked_users"][1] == ("1 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do;"
+        assert health(conn)["locked_users"][1] == ("1 user is locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do;"
                                                    ' the last of them "alice"')
 
 
@@ -139,7 +139,7 @@ def test_who_never_failed_is_near_no_lock(make_cluster):
 def test_many_replays(conn):
     secret = active_user(conn)
     for number in range(10):
-        assert health(conn)["replays"] == ("ok", f"{number} used codes were tried again in the last hour, in transactions that committed: nothing to do")
+        assert health(conn)["replays"] == ("ok", f"{number} used code{' was' if number == 1 else 's were'} tried again in the last hour, in transactions that committed: nothing to do")
         verify(conn, "alice", code_at(secret, EARLIER))
     assert health(conn)["replays"][0] == "warn"
 
@@ -150,7 +150,7 @@ def test_devices_never_confirmed(conn):
     conn.execute("SELECT totp_reset('bob')")
     assert health(conn)["unconfirmed_devices"][1].startswith("0 devices")
     fix_clock(conn, NOON + timedelta(hours=2))
-    assert health(conn)["unconfirmed_devices"][1].startswith("1 devices")  # bob's was confirmed once
+    assert health(conn)["unconfirmed_devices"][1].startswith("1 device was")  # bob's was confirmed once
 
 
 def test_recovery_codes_of_a_user_without_a_device(conn):
@@ -158,7 +158,7 @@ def test_recovery_codes_of_a_user_without_a_device(conn):
     [code, *_] = recovery_codes(conn)
     assert health(conn)["recovery_codes_alone"] == ("ok", "0 users have recovery codes and no device: nothing to do")
     conn.execute("SELECT totp_remove('alice', 'default')")
-    assert health(conn)["recovery_codes_alone"][1].startswith("1 users")
+    assert health(conn)["recovery_codes_alone"][1].startswith("1 user has")
     assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (True,)
 
 
@@ -169,7 +169,7 @@ def test_recovery_codes_nearly_used_up(conn):
         conn.execute("SELECT totp_recover('alice', %s)", [code])
     assert health(conn)["recovery_codes_low"][1].startswith("0 users")
     conn.execute("SELECT totp_recover('alice', %s)", [codes[7]])
-    assert health(conn)["recovery_codes_low"][1].startswith("1 users")
+    assert health(conn)["recovery_codes_low"][1].startswith("1 user has")
 
 
 def test_the_age_of_the_data_key(conn):

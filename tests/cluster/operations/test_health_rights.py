@@ -56,7 +56,7 @@ def test_a_function_that_takes_sign_ins_over(undone, mallory):
     as_role(undone, mallory, f"CREATE FUNCTION totp_verify(varchar, varchar) RETURNS boolean {BODY}")
     assert undone.execute("SELECT totp_verify('alice'::varchar, 'not a code'::varchar)").fetchone() == (True,)
     assert told(undone, "other_routines") == (
-        "fail", '"public.totp_verify(character varying,character varying)" of "mallory" is no member of the extension, and may be called'
+        "fail", '"public.totp_verify(character varying,character varying)" of "mallory" is not a member of the extension, and may be called'
                 ' instead of its routine of that name: drop or rename it')
 
 
@@ -80,7 +80,7 @@ def test_every_routine_with_a_name_of_ours(undone, mallory, statement, signature
     undone.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO mallory").format(sql.Identifier(undone.info.dbname)))
     as_role(undone, mallory, statement)
     status, detail = told(undone, "other_routines")
-    assert status == "fail" and detail.startswith(f'"{signature}" of "mallory" is no member')
+    assert status == "fail" and detail.startswith(f'"{signature}" of "mallory" is not a member')
 
 
 def test_a_routine_of_a_superuser_is_reported_as_a_warning(undone, mallory):
@@ -88,7 +88,7 @@ def test_a_routine_of_a_superuser_is_reported_as_a_warning(undone, mallory):
     as_role(undone, mallory, f"CREATE FUNCTION totp_verify(varchar, varchar) RETURNS boolean {BODY}")
     undone.execute("REASSIGN OWNED BY mallory TO postgres")
     status, detail = told(undone, "other_routines")
-    assert status == "warn" and detail.startswith('"public.totp_verify(character varying,character varying)" of "postgres" is no member')
+    assert status == "warn" and detail.startswith('"public.totp_verify(character varying,character varying)" of "postgres" is not a member')
 
 
 @pytest.mark.parametrize("statement", [
@@ -111,7 +111,7 @@ def test_ten_routines_are_named_those_of_superusers_last(undone, mallory):
                                for kind in ("varchar", "char", "bytea", "json", "jsonb", "uuid", "inet", "name", "int", "bigint", "oid")))
     _, detail = told(undone, "other_routines")
     assert detail.count('" of "mallory"') == 10 and "postgres" not in detail
-    assert detail.endswith('" of "mallory" and 2 more are no members of the extension, and may be called instead of its routines of those names: drop or rename them')
+    assert detail.endswith('" of "mallory" and 2 more are not members of the extension, and may be called instead of its routines of those names: drop or rename them')
 
 
 # --- The functions' schema, and schema totp -------------------------------------------------------------------------------
@@ -125,10 +125,10 @@ SCHEMAS = {  # what was done, and what is reported
     "PUBLIC and roles": ('GRANT CREATE ON SCHEMA public TO lent, PUBLIC, "PUBLIC"', f'schema "public" is open for CREATE to PUBLIC, "PUBLIC", "lent", {CREATE_THERE}'),
     "schema totp": ("GRANT CREATE ON SCHEMA totp TO lent", f'schema "totp" is open for CREATE to "lent", {CREATE_THERE}'),
     "an owner": ("ALTER SCHEMA public OWNER TO lent",
-                 f'schema "public" belongs to "lent", who is no superuser and can drop it with every enrollment, or {OWN_THERE}'),
-    "an owner of schema totp": ("ALTER SCHEMA totp OWNER TO lent", f'schema "totp" belongs to "lent", who is no superuser and can {OWN_THERE}'),
+                 f'schema "public" belongs to "lent", who is not a superuser and can drop it with every enrollment, or {OWN_THERE}'),
+    "an owner of schema totp": ("ALTER SCHEMA totp OWNER TO lent", f'schema "totp" belongs to "lent", who is not a superuser and can {OWN_THERE}'),
     "an owner and a role": ("ALTER SCHEMA totp OWNER TO lent; GRANT CREATE ON SCHEMA totp TO PUBLIC",
-                            f'schema "totp" belongs to "lent", who is no superuser and can {OWN_THERE}; schema "totp" is open for CREATE to PUBLIC, {CREATE_THERE}'),
+                            f'schema "totp" belongs to "lent", who is not a superuser and can {OWN_THERE}; schema "totp" is open for CREATE to PUBLIC, {CREATE_THERE}'),
 }
 
 
@@ -166,7 +166,7 @@ def test_the_owner_of_the_database_owns_schema_public(owned_by_app):
     database, role = owned_by_app
     database.execute("CREATE EXTENSION pg_totp")
     with closing(database.connect()) as conn:
-        expected = f'schema "public" belongs to "{role}" (the owner of the database), who is no superuser and can drop it with every enrollment, or {OWN_THERE}'
+        expected = f'schema "public" belongs to "{role}" (the owner of the database), who is not a superuser and can drop it with every enrollment, or {OWN_THERE}'
         assert told(conn, "function_schema") == ("warn", expected)
     with closing(database.connect(user=role)) as session, session.transaction(force_rollback=True):
         session.execute("DROP SCHEMA public CASCADE")
@@ -209,7 +209,7 @@ def test_an_owners_function_that_is_granted(undone, name, grantee, shown):
     [[signature]] = undone.execute("SELECT format('%%I.%%s', pronamespace::regnamespace, oid::regprocedure) FROM pg_proc WHERE proname = %s", [name])
     signature = signature.removeprefix("totp.") if ".totp." in signature else signature
     undone.execute(f"GRANT EXECUTE ON ROUTINE {signature} TO {grantee}")
-    assert told(undone, "owner_functions") == ("warn", f'EXECUTE is granted on functions for their owner alone, "{signature}" to {shown}: revoke it')
+    assert told(undone, "owner_functions") == ("warn", f'EXECUTE is granted on functions that only their owner should execute, "{signature}" to {shown}: revoke it')
 
 
 def test_a_blanket_grant(undone):
@@ -217,7 +217,7 @@ def test_a_blanket_grant(undone):
         undone.execute(f"CREATE ROLE lent_{number}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO lent_{number} WITH GRANT OPTION")
     as_role(undone, "lent_0", "GRANT EXECUTE ON FUNCTION totp_export() TO lent_1")
     _, detail = told(undone, "owner_functions")
-    assert detail.startswith('EXECUTE is granted on functions for their owner alone, "public.totp_export()" to "lent_0", "public.totp_export()" to "lent_1", ')
+    assert detail.startswith('EXECUTE is granted on functions that only their owner should execute, "public.totp_export()" to "lent_0", "public.totp_export()" to "lent_1", ')
     assert detail.endswith(" and 2 more: revoke it")
 
 

@@ -11,7 +11,7 @@ from server import wait_until
 from sessions import session
 
 RESTORE = "Add that master key again to the file that totp.key_file names, below the current one."
-FIX = "Mend the file that totp.key_file names: 64 hexadecimal characters a line, the first is current."
+FIX = "Fix the file that totp.key_file names: one key of 64 hexadecimal characters per line, current key first."
 OLD, NEW, OTHER = (secrets.token_hex(32) for _ in range(3))
 MINUTE = timedelta(minutes=1)
 

@@ -1,4 +1,4 @@
--- Enrol, confirm, sign in, remove: what a user of one device sees.
+-- Enroll, confirm, sign in, remove: what a user of one device sees.
 -- Secrets are random, so nothing here prints one; codes come from totp_code_at, at a fixed time.
 SET totp.clock = '2030-01-01 12:00:00+00';
 

@@ -1,7 +1,7 @@
 -- totp_keys: the data keys, and the master key that each needs.
 SET totp.clock = '2030-01-01 12:00:00+00';
 SET timezone = 'UTC';
--- The first enrolment in a database makes the first key.
+-- The first enrollment in a database creates the first key.
 SELECT totp_enroll('heidi') IS NOT NULL AS enrolled, totp_enroll('bob', device => 'phone') IS NOT NULL AS enrolled;
 SELECT key_id > 0 AS key_id, state, secrets, master_key ~ '^[0-9a-f]{16}$' AS master_key, master_key_loaded FROM totp_keys();
 SELECT count(DISTINCT key_id) FROM totp.secrets;
