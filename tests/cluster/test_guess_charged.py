@@ -11,9 +11,9 @@ from itertools import islice
 import psycopg
 import pytest
 from server import wait_until
-from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, counters, error_of, events, good, import_secret, is_waiting, recover, recovery_codes
+from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, OTHER_SECRET, SECRET, check, counters, error_of, events, good, import_secret, is_waiting, recover, recovery_codes
 
-A, B, OTHER = SECRET, "KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT", "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U"
+A, B, OTHER = SECRET, OTHER_SECRET, "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U"
 
 OF_A = "WHERE user_id = 'alice' AND secret_id = (SELECT secret_id FROM totp.secrets WHERE user_id = 'alice' AND device = 'a' LIMIT 1)"
 OF_SET = "WHERE user_id = 'alice' AND secret_id = (SELECT set_id FROM totp.recovery_codes WHERE user_id = 'alice')"

@@ -16,6 +16,7 @@ EARLIER, LATER = NOON - timedelta(seconds=30), NOON + timedelta(seconds=30)  # t
 LEVELS = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"]
 MAX_ATTEMPTS = 5  # the default of totp.max_attempts
 SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # the one of the examples of RFC 4226
+OTHER_SECRET = "KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT"
 
 NO_CODE = "AAAAAA-AAAAAA-AAAAAA-AAAAAA"  # a recovery code, well formed, of nobody's set
 

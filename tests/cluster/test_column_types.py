@@ -1,0 +1,251 @@
+"""A column, a type or a table that is not as it was made: every function answers or says so (XX001), and the server lives.
+
+It goes through the catalogue: each column of each table gets each of TYPES, another name, and goes; each table goes.
+Each time every function is called by a session that has used it before, so that its plans and what it knows of the
+tables are of then, and by a new one.
+"""
+
+from contextlib import closing
+
+import psycopg
+import pytest
+from hostile import functions
+from server import wait_until
+from totp import NOON, NO_CODE, OTHER_SECRET, SECRET, check, enabled, fix_clock, good, import_secret, recovery_codes, verify, wrong
+
+TABLES = ["attempts", "used_codes", "secrets", "recovery_codes", "data_keys", "floor", "audit_log"]
+
+TYPES = {  # and what becomes of a value
+    "integer": "length({}::text)", "bigint": "length({}::text)", "text": "{}::text",
+    "bytea": "convert_to({}::text, 'UTF8')", '"char"': 'left({}::text, 1)::"char"', "boolean": "{} IS NOT NULL",
+    "timestamptz": "CASE WHEN {} IS NOT NULL THEN '2030-01-01 11:00+00'::timestamptz END", "uuid": "md5({}::text)::uuid",
+}
+NAMES = {'"char"': "\"char\"", "timestamptz": "timestamp with time zone"}  # as format_type() has them
+
+# Every function, with arguments with which it does something. {user} has "default", which is active, "phone", which has a
+# secret that is staged, "old", which is disabled, and recovery codes.
+CALLS = [
+    "totp_verify('{user}', '{wrong}')", "totp_verify('{user}', '{first}')", "totp_check('{user}', '{second}')", "totp_check('{user}', '{second}', 'default')",
+    "totp_verify('{user}', '{of_phone}')", "totp_check('{user}', '{wrong}', 'old')",
+    "totp_confirm('{user}', '{wrong}', 'phone')", "totp_confirm('{user}', '{of_phone}', 'phone')",
+    "totp_recover('{user}', '{no_code}')", "totp_recover('{user}', '{recovery_code}')",
+    "totp_enabled('{user}')", "totp_status('{user}')",
+    "totp_enroll('{user}')", "totp_enroll('{user}', device => 'new', keep_current => false)", "totp_enroll('nobody')", "totp_recovery_codes('{user}', 2)",
+    "totp_import('{user}', '{secret}', confirmed => true)", "totp_import('{user}', '{other}', device => 'new')", "totp_reset('{user}')",
+    "totp_disable('{user}')", "totp_enable('{user}')", "totp_remove('{user}', 'phone')", "totp_remove('{user}')", "totp_unlock('{user}')",
+    "totp_rename_user('{user}', 'carol')", "totp_rotate_key()", "totp.rotation_begin(10)", "totp.rotation_step(NULL, 10)", "totp.rotation_end()",
+    "totp.reseal('{user}', 'default', {secret_id}, 'SHA1', 6::smallint, 30::smallint, '{sealed}', {key_id})",
+    "totp.reseal_recovery_codes('{user}', {set_id}, 2::smallint, '{sealed_codes}', {key_id})",
+    "totp_keys()", "totp_health()", "totp_stats()", "totp_forget_unreadable('0123456789abcdef')", "totp_prune_audit('1 year')",
+    "totp_grant('postgres', 'verify')", "totp_export()",
+]
+OUT_OF_TABLES = {"totp_qr_svg", "totp_qr_png", "totp_qr_text", "totp_code_at"}
+ONLINE = "CALL totp_rotate_key_online(10)"  # commits, so it is called by itself
+
+ITS_OWN = {"answer", "XX001", "22023", "42704"}
+USERS = ["warm", "kept", "new"]  # for each time that the functions are called: failures add up
+
+# The outcome of each call, which is taken back but for what changes in place.
+OUTCOMES = """
+CREATE FUNCTION outcomes(calls text[]) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+  told text[] := '{}';
+  call text;
+BEGIN
+  FOREACH call IN ARRAY calls LOOP
+    BEGIN
+      EXECUTE call;
+      RAISE SQLSTATE 'OK000';
+    EXCEPTION WHEN OTHERS THEN
+      told := told || CASE SQLSTATE WHEN 'OK000' THEN 'answer' ELSE SQLSTATE END;
+    END;
+  END LOOP;
+  RETURN told;
+END $$"""
+
+
+class Altered:
+    """A database whose tables are altered and made again, and a session that lives through it. A crash of the server ends that one."""
+
+    def __init__(self, db):
+        self.db, self.crashes = db, 0
+        self.connect()
+        db.execute(OUTCOMES)
+        self.dba.execute("CREATE SCHEMA kept")
+        codes = {}
+        for user in USERS:
+            import_secret(self.dba, user, SECRET)
+            import_secret(self.dba, user, SECRET[::-1].replace("1", "2"), device="old")
+            import_secret(self.dba, user, OTHER_SECRET, device="phone", confirmed=False)
+            codes[user] = recovery_codes(self.dba, user, count=2)[0]
+            self.dba.execute("SELECT totp_disable(%s, 'old')", [user])
+            assert check(self.dba, user, "malformed").reason == "malformed"
+        assert verify(self.dba, USERS[0], wrong()) is False  # there is a floor, and an audit row of a failure
+        self.dba.execute("SELECT totp_unlock(%s)", [USERS[0]])
+        self.calls = {user: self.calls_of(user, codes[user]) for user in USERS}
+        self.dba.execute("ALTER EXTENSION pg_totp DROP VIEW totp.rotation_progress; DROP VIEW totp.rotation_progress")
+        for table in TABLES:
+            self.dba.execute(f"ALTER EXTENSION pg_totp DROP TABLE totp.{table}")
+            self.dba.execute(f"CREATE TABLE kept.{table} (LIKE totp.{table} INCLUDING ALL); INSERT INTO kept.{table} SELECT * FROM totp.{table}")
+        self.usual = self.outcomes(self.kept, "kept")
+
+    def connect(self):
+        self.dba, self.kept = self.db.connect(), self.db.connect()
+        for conn in (self.dba, self.kept):
+            begin(conn)
+
+    def close(self):
+        self.dba.close()
+        self.kept.close()
+
+    def calls_of(self, user, recovery_code):
+        [(secret_id, key_id, sealed)] = self.dba.execute(
+            "SELECT secret_id, key_id, sealed::text FROM totp.secrets WHERE user_id = %s AND device = 'default'", [user]).fetchall()
+        [(set_id, sealed_codes)] = self.dba.execute("SELECT set_id, sealed::text FROM totp.recovery_codes WHERE user_id = %s", [user]).fetchall()
+        values = {"user": user, "wrong": wrong(), "first": good(-1), "second": good(), "of_phone": good(0, OTHER_SECRET), "no_code": NO_CODE,
+                  "recovery_code": recovery_code, "secret": SECRET, "other": "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U", "secret_id": secret_id, "key_id": key_id,
+                  "sealed": sealed, "set_id": set_id, "sealed_codes": sealed_codes}
+        return [f"SELECT * FROM {call.format(**values)}" for call in CALLS]
+
+    def outcomes(self, conn, user):
+        return conn.execute("SELECT outcomes(%s)", [self.calls[user]]).fetchone()[0]
+
+    def make_again(self, *tables):
+        """These tables as they were made, with what was in them; and what was counted and used."""
+        self.dba.execute("BEGIN; DROP TABLE IF EXISTS totp.elsewhere")
+        for table in tables:
+            self.dba.execute(f"DROP TABLE IF EXISTS totp.{table} CASCADE; CREATE TABLE totp.{table} (LIKE kept.{table} INCLUDING ALL)")
+        for table in {*tables, "attempts", "used_codes"}:
+            self.dba.execute(f"DELETE FROM totp.{table}; INSERT INTO totp.{table} SELECT * FROM kept.{table}")
+        self.dba.execute("COMMIT")
+
+    def after(self, table, change, wanted=ITS_OWN, online=False):
+        """What is wrong after a change of the table: who was told what by how many calls, and by which first. Empty if nothing is."""
+        self.outcomes(self.kept, "warm")
+        change(self.dba)
+        found = {}
+        try:
+            user, told = "kept", self.told("kept", self.kept)
+            user, new = "new", self.db.connect()
+            begin(new)
+            told += self.told("new", new)
+            if online:  # last: it destroys the data key that the other calls name
+                told += [(user, ONLINE, outcome(conn, ONLINE), "answer") for user, conn in (("kept", self.kept), ("new", new))]
+            new.close()
+            for user, call, state, usual in told:
+                if state not in wanted | {usual}:
+                    found.setdefault((user, state), []).append(call)
+        except psycopg.errors.QueryCanceled as error:
+            found[user, error.sqlstate] = ["a call that does not end"]
+        except psycopg.OperationalError as error:
+            found[user, str(error).splitlines()[0]] = ["some call"]
+            self.recover()
+        self.make_again(table, *["secrets", "recovery_codes", "data_keys"] if online else [])
+        return ", ".join(f"{user} {state} by {len(calls)} as {calls[0]}" for (user, state), calls in found.items())
+
+    def told(self, user, conn):
+        """Whose each call was, and what came of it now and before."""
+        return [(user, *one) for one in zip(CALLS, self.outcomes(conn, user), self.usual, strict=True)]
+
+    def recover(self):
+        """Wait for the end of a crash, and begin new sessions."""
+        self.close()
+        cluster, self.crashes = self.db.cluster, self.crashes + 1
+        wait_until(lambda: cluster.log_text().count("database system is ready to accept connections") > self.crashes, "the server to recover")
+        self.connect()
+
+
+def begin(conn):
+    fix_clock(conn, NOON)
+    conn.execute("SET statement_timeout = '20s'")  # against a call that does not end; no measure of speed
+
+
+def outcome(conn, statement):
+    """Of a statement in a transaction of its own."""
+    try:
+        conn.execute(statement)
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        return error.sqlstate
+    return "answer"
+
+
+@pytest.fixture(scope="module")
+def altered(make_module_cluster):
+    altered = Altered(make_module_cluster(autovacuum="off").create_database())
+    yield altered
+    altered.close()
+
+
+def columns(conn, table):
+    """Name and type of each, as it was made."""
+    return conn.execute("SELECT attname, format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0",
+                        [f"kept.{table}"]).fetchall()
+
+
+def retype(table, column, kind):
+    """A function that gives the column this type, without what stands in the way of that."""
+
+    def change(conn):
+        alter = f"ALTER TABLE totp.{table} ALTER {column} TYPE {kind} USING {TYPES[kind].format(column)}"
+        try:
+            conn.execute(alter)
+        except psycopg.Error:
+            dependents = conn.execute("""
+                SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', c.conrelid::regclass, c.conname)
+                  FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+                 WHERE c.conrelid = %(table)s::regclass AND a.attname = %(column)s
+                UNION ALL
+                SELECT format('DROP INDEX IF EXISTS %%s', i.indexrelid::regclass)
+                  FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+                 WHERE i.indrelid = %(table)s::regclass AND a.attname = %(column)s""", {"table": f"totp.{table}", "column": column}).fetchall()
+            for [drop] in sorted(dependents):  # constraints first: they take their index along
+                conn.execute(drop)
+            conn.execute(f"ALTER TABLE totp.{table} ALTER {column} DROP DEFAULT")
+            conn.execute(alter)
+
+    return change
+
+
+def test_every_function_and_every_table_is_among_them(altered):
+    called = {call.partition("(")[0].removeprefix("totp.") for call in [*CALLS, ONLINE.removeprefix("CALL ")]}
+    assert {function.name for function in functions(altered.dba)} - OUT_OF_TABLES == called
+    tables = altered.dba.execute("SELECT relname FROM pg_class WHERE relnamespace = 'totp'::regnamespace AND relkind IN ('r', 'p')").fetchall()
+    assert {table for [table] in tables} == set(TABLES)
+    assert set(altered.usual) <= ITS_OWN - {"XX001"} | {"55000"}
+    assert [state for call, state in zip(CALLS, altered.usual, strict=True) if call.startswith(("totp_verify", "totp_check", "totp_enroll"))] == ["answer"] * 9
+
+
+def nothing(found):
+    """Nothing is wrong after any of these changes."""
+    told = "\n".join(f"{change}: {what}" for change, what in found.items() if what)
+    assert not told, told
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_with_a_column_of_another_type(altered, table):
+    changes = {f"{column} {other}": retype(table, column, other)
+               for column, kind in columns(altered.dba, table) for other in TYPES if NAMES.get(other, other) != kind}
+    nothing({name: altered.after(table, change) for name, change in changes.items()})
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("change", ["DROP COLUMN {} CASCADE", "RENAME COLUMN {} TO elsewhere"])
+def test_without_a_column(altered, table, change):
+    online = table in ("secrets", "recovery_codes", "data_keys", "audit_log")
+    changes = [f"ALTER TABLE totp.{table} {change.format(column)}" for column, _ in columns(altered.dba, table)]
+    nothing({change: altered.after(table, lambda conn: conn.execute(change), online=online) for change in changes})  # noqa: B023
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("change", ["DROP TABLE totp.{} CASCADE", "ALTER TABLE totp.{} RENAME TO elsewhere"])
+def test_without_a_table(altered, table, change):
+    nothing({change: altered.after(table, lambda conn: conn.execute(change.format(table)), online=True)})
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_column_at_the_end_is_no_matter(altered, table):
+    change = f"ALTER TABLE totp.{table} ADD COLUMN later text NOT NULL DEFAULT 'x', ADD COLUMN last integer"
+    nothing({change: altered.after(table, lambda conn: conn.execute(change), wanted=set(), online=True)})
+    assert enabled(altered.dba, "kept")
