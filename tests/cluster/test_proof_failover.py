@@ -1,4 +1,4 @@
-"""A promotion, a restore, a copy: codes that were used in WAL which is not there are refused, for a minute and once.
+"""A promotion, a restore, a copy: codes that were used in WAL which is not there are refused, for a minute and a half and once.
 
 The end of the WAL is lost in each way while sessions sign in, some of them in transactions that they roll back. What they
 were told on the original is tried again on what is left. The tests of a copied database, of a restart and of a snapshot are
@@ -169,7 +169,7 @@ def test_codes_used_in_lost_wal_are_refused_once_and_for_a_minute(way, request):
         uses = db.value("SELECT sum(uses) FROM totp.used_codes")
         assert uses == USERS, "the copy knows what was to be lost"
         log = len(db.cluster.log_text())
-        until = datetime.fromtimestamp(NOW.timestamp() // PERIOD * PERIOD + 2 * PERIOD, UTC)
+        until = datetime.fromtimestamp(NOW.timestamp() // PERIOD * PERIOD + 3 * PERIOD, UTC)
 
         # The first calls, all at once and all rolled back, later and later: they set one floor, and it stays.
         def ask(number, conn):
