@@ -132,7 +132,7 @@ def test_with_another_master_key_nothing_opens_and_nothing_is_lost(origin, make_
         fix_clock(conn, AFTER)
         for query in ("SELECT totp_verify('alice', %s)", "SELECT * FROM totp_check('alice', %s)", "SELECT totp_confirm('pending', %s)", "SELECT totp_enroll('bob' || %s)"):
             error = error_of(conn, query, [code_at(origin["secrets"]["alice"], AFTER)])
-            assert error.sqlstate == "55000" and fingerprint in error.diag.message_primary and error.diag.message_hint, query
+            assert error.sqlstate == "F0000" and fingerprint in error.diag.message_primary and error.diag.message_hint, query
         assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
         assert conn.execute("SELECT totp_enabled('alice')").fetchone() == (True,)
     server.write_key_file(f"{OTHER_KEY}\n{KEY}\n")

@@ -56,7 +56,7 @@ def test_whatever_needs_the_lost_key_names_it_and_changes_nothing(db, lost, quer
     arguments = {"alice": code_at(had["alice"], NOON), "bob": code_at(had["bob"], NOON), "wrong": next(wrong_codes(had["alice"], NOON))}
     before = tables(db)
     error = error_of(conn, query, {**had, **arguments})
-    assert error.sqlstate == "55000"
+    assert error.sqlstate == "F0000"
     assert error.diag.message_primary == f"sealed under master key {fingerprint}, which is not loaded"
     assert error.diag.message_hint == RESTORE
     assert tables(db) == before
@@ -78,7 +78,7 @@ def test_what_works_without_the_lost_key(lost):
 
 def test_the_lost_key_is_found_again(key_cluster, lost):
     conn, had, _ = lost
-    assert error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(had["alice"], NOON)]).sqlstate == "55000"
+    assert error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(had["alice"], NOON)]).sqlstate == "F0000"
     replace_key_file(key_cluster, f"{NEW}\n{OLD}\n")
     assert verify(conn, "alice", code_at(had["alice"], NOON)) is True
     assert conn.execute("SELECT totp_recover('alice', %(recovery code)s)", had).fetchone() == (True,)
@@ -208,7 +208,7 @@ def test_forget_refuses_a_key_that_is_unknown(db, lost, name):
 @pytest.mark.parametrize("text", [f"{OLD}\n", f"{NEW}\n{OLD}\n", f"{OLD}\n{NEW}\n"], ids=["alone", "second", "first"])
 def test_forget_refuses_a_key_that_is_in_the_file(key_cluster, db, lost, text):
     conn, had, fingerprint = lost
-    assert error_of(conn, "SELECT totp_verify('alice', '000000')").sqlstate == "55000"  # the session has not read it yet
+    assert error_of(conn, "SELECT totp_verify('alice', '000000')").sqlstate == "F0000"  # the session has not read it yet
     replace_key_file(key_cluster, text)
     before = tables(db)
     assert error_of(conn, FORGET, [fingerprint]).sqlstate == "22023"

@@ -228,9 +228,9 @@ def _sign_up(both: Both) -> None:
 
 
 @pytest.mark.parametrize("broken, state", [
-    ("DELETE FROM totp.attempts", "55000"),
-    ("DELETE FROM totp.used_codes", "55000"),
-    ("DELETE FROM totp.data_keys", "55000"),
+    ("DELETE FROM totp.attempts", "XX001"),
+    ("DELETE FROM totp.used_codes", "XX001"),
+    ("DELETE FROM totp.data_keys", "XX001"),
     ("UPDATE totp.secrets SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1)", "XX001"),
     ("UPDATE totp.recovery_codes SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1)", "XX001"),
 ])
@@ -251,13 +251,13 @@ def test_an_altered_table(both):
         with both.sides() as sides:
             for call in ABOUT_ANN:
                 sides.ask(call)
-        assert "55000" in sides.states
+        assert "XX001" in sides.states
     finally:
         both.on_servers("ALTER TABLE totp.attempts SET LOGGED")
 
 
 @pytest.mark.parametrize("text, mode, state", [
-    ("", 0o600, "F0000"), ("0" * 64, 0o600, "F0000"), ("not a key", 0o600, "F0000"), (None, 0o644, "F0000"), ("5f" * 31 + "61", 0o600, "55000"),
+    ("", 0o600, "F0000"), ("0" * 64, 0o600, "F0000"), ("not a key", 0o600, "F0000"), (None, 0o644, "F0000"), ("5f" * 31 + "61", 0o600, "F0000"),
 ])
 def test_a_key_file_that_is_not_what_it_was(both, text, mode, state):
     """In new sessions: those that have a key keep it."""
