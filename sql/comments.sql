@@ -58,7 +58,7 @@ COMMENT ON COLUMN totp.recovery_codes.created_at IS 'When the set was made';
 COMMENT ON TABLE totp.floor IS 'Which cluster last judged a code, and since when; changed in place, never UPDATE it';
 COMMENT ON COLUMN totp.floor.floor_at IS 'Codes from before this time may have been used in WAL that was lost';
 COMMENT ON COLUMN totp.floor.system_identifier IS 'System identifier of the cluster';
-COMMENT ON COLUMN totp.floor.control_inode IS 'Inode of global/pg_control, mixed with its time of birth: differs in a copy of the data directory';
+COMMENT ON COLUMN totp.floor.control_inode IS 'Inodes and times of global/pg_control and backup_label.old, combined: another number in a copy of the data directory';
 COMMENT ON COLUMN totp.floor.database IS 'OID of the database';
 COMMENT ON COLUMN totp.floor.timeline IS 'Timeline of the WAL';
 COMMENT ON COLUMN totp.floor.one IS 'Keeps the table at one row';

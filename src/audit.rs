@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::log::Line;
+use crate::removed::Removed;
 use crate::{settings, store};
 
 /// The events of the audit log.
@@ -61,42 +62,49 @@ impl Event {
     }
 }
 
+/// Names and values.
+pub type Detail = Vec<(&'static str, String)>;
+
 /// Writes one audit row.
 pub fn record(event: Event, at: Timestamp, user_id: Option<&str>, device: Option<&str>) -> Result<(), Error> {
-    record_with(event, at, user_id, device, &[])
+    record_with(event, at, user_id, device, &Detail::new())
 }
 
-/// Writes one audit row with details, each a name and a value.
-fn record_with(
+/// Writes one audit row with details.
+pub fn record_with(
     event: Event,
     at: Timestamp,
     user_id: Option<&str>,
     device: Option<&str>,
-    detail: &[(&str, &str)],
+    detail: &Detail,
 ) -> Result<(), Error> {
     store::audit::insert(event.as_str(), at, user_id, device, settings::actor().as_deref(), detail)
 }
 
 /// A wrong code, and the lock that it set if it did.
 pub fn failed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    count_failure(user_id, counter, newly_locked, at, &[])
+    charged(Event::Failed, user_id, counter, newly_locked, at, &Detail::new())
 }
 
 /// A wrong recovery code, and the lock that it set if it did.
 pub fn recovery_failed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    count_failure(user_id, counter, newly_locked, at, OF_RECOVERY_CODES)
+    charged(Event::Failed, user_id, counter, newly_locked, at, &of_recovery_codes())
 }
 
-const OF_RECOVERY_CODES: &[(&str, &str)] = &[("of", "recovery_codes")];
+fn of_recovery_codes() -> Detail {
+    vec![("of", "recovery_codes".into())]
+}
 
-fn count_failure(
+/// A guess that was charged, and the lock that it set if it did.
+fn charged(
+    event: Event,
     user_id: &str,
     counter: &Counter,
     newly_locked: bool,
     at: Timestamp,
-    detail: &[(&str, &str)],
+    detail: &Detail,
 ) -> Result<(), Error> {
-    let events = if newly_locked { &[Event::Failed, Event::Locked][..] } else { &[Event::Failed] };
+    let events = if newly_locked { &[event, Event::Locked][..] } else { &[event] };
     // All lines first: a row may fail, and what it tells of has happened.
     for event in events {
         line(*event, user_id, detail).number("failures", counter.failures.into()).write();
@@ -106,37 +114,38 @@ fn count_failure(
 
 /// A good code that was used before.
 pub fn replayed(user_id: &str, device: &str, at: Timestamp) -> Result<(), Error> {
-    line(Event::Replayed, user_id, &[("device", device)]).write();
+    line(Event::Replayed, user_id, &vec![("device", device.into())]).write();
     record(Event::Replayed, at, Some(user_id), Some(device))
 }
 
-/// A recovery code that was used before.
-pub fn recovery_replayed(user_id: &str, at: Timestamp) -> Result<(), Error> {
-    line(Event::Replayed, user_id, OF_RECOVERY_CODES).write();
-    record_with(Event::Replayed, at, Some(user_id), None, OF_RECOVERY_CODES)
+/// A recovery code that was used before, and the lock that it set if it did.
+pub fn recovery_replayed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
+    charged(Event::Replayed, user_id, counter, newly_locked, at, &of_recovery_codes())
 }
 
 /// A recovery code that was accepted.
 pub fn recovery_code_used(user_id: &str, at: Timestamp) -> Result<(), Error> {
-    line(Event::RecoveryCodeUsed, user_id, &[]).write();
+    line(Event::RecoveryCodeUsed, user_id, &Detail::new()).write();
     record(Event::RecoveryCodeUsed, at, Some(user_id), None)
 }
 
 /// Failures and locks that were cleared.
 pub fn unlocked(user_id: &str, at: Timestamp) -> Result<(), Error> {
-    line(Event::Unlocked, user_id, &[]).write();
+    line(Event::Unlocked, user_id, &Detail::new()).write();
     record(Event::Unlocked, at, Some(user_id), None)
 }
 
-/// A new id of a user: one row for each of the two, so that the history of either is found.
-pub fn renamed(old: &str, new: &str, at: Timestamp) -> Result<(), Error> {
-    record_with(Event::Renamed, at, Some(old), None, &[("new_user_id", new)])?;
-    record_with(Event::Renamed, at, Some(new), None, &[("old_user_id", old)])
+/// A new id of a user: one row for each of the two, with what was used of secrets that it has lost, so that the history of
+/// either is found.
+pub fn renamed((old, lost): (&str, &Removed), (new, inherited): (&str, &Removed), at: Timestamp) -> Result<(), Error> {
+    let detail = |removed: &Removed, name, other: &str| [removed.detail(), vec![(name, other.into())]].concat();
+    record_with(Event::Renamed, at, Some(old), None, &detail(lost, "new_user_id", new))?;
+    record_with(Event::Renamed, at, Some(new), None, &detail(inherited, "old_user_id", old))
 }
 
 /// A rotation that is complete.
 pub fn key_rotated(key_id: i32, secrets: i64, at: Timestamp) -> Result<(), Error> {
-    let detail = [("key_id", &*key_id.to_string()), ("secrets", &*secrets.to_string())];
+    let detail = vec![("key_id", key_id.to_string()), ("secrets", secrets.to_string())];
     record_with(Event::KeyRotated, at, None, None, &detail)
 }
 
@@ -145,9 +154,12 @@ pub fn unreadable_forgotten(
     user_id: Option<&str>,
     device: Option<&str>,
     master_key: &str,
+    removed: &Removed,
     at: Timestamp,
 ) -> Result<(), Error> {
-    record_with(Event::UnreadableForgotten, at, user_id, device, &[("master_key", master_key)])
+    let mut detail = removed.detail();
+    detail.push(("master_key", master_key.into()));
+    record_with(Event::UnreadableForgotten, at, user_id, device, &detail)
 }
 
 /// All secrets, shown to a superuser.
@@ -162,7 +174,7 @@ pub fn pruned(rows: i64) {
 }
 
 /// The line in the server log, which a ROLLBACK does not reach.
-fn line(event: Event, user_id: &str, detail: &[(&str, &str)]) -> Line {
+fn line(event: Event, user_id: &str, detail: &Detail) -> Line {
     let line = signed(event.as_str()).text("user", user_id);
     detail.iter().fold(line, |line, (key, value)| line.text(key, value))
 }

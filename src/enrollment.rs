@@ -8,6 +8,7 @@ use crate::audit::{self, Event};
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::names::{DeviceName, UserId};
+use crate::removed::Removed;
 use crate::store::attempts;
 use crate::store::secrets::{self, Existing, NewSecret, Slot};
 use crate::store::spi::Snapshot;
@@ -45,20 +46,32 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     let confirmed = plan.confirmed || known.as_ref().is_some_and(|k| k.slot == Slot::Active);
 
     let mut past = Past { created_at: now, used: None };
+    let mut removed = Removed::nothing();
     for old in &of_device {
         if let Some(known) = known.as_ref().filter(|k| k.secret_id == old.secret_id) {
             let used = secrets::take(user.as_str(), old.secret_id)?;
             let step = translate(used.step, known.parameters, uri.parameters);
-            past = Past { created_at: old.created_at, used: Some(UsedCode { step, ..used }) };
+            past = Past { created_at: old.codes.created_at, used: Some(UsedCode { step, ..used }) };
         } else if old.slot == Slot::Pending || confirmed || !plan.keep_current {
-            secrets::delete(user.as_str(), old.secret_id)?;
+            removed.add(secrets::delete(user.as_str(), old.secret_id)?, old.codes, now)?;
         }
     }
-    insert(user, device, uri, &of_device, confirmed, past, now)?;
     if plan.event == Event::Imported {
-        inplace::note_import();
+        past.forget_nothing(&Removed::of_user(user.as_str(), now)?, uri.parameters);
     }
-    audit::record(plan.event, now, Some(user.as_str()), Some(device.as_str()))
+    let version = of_device.iter().map(|s| s.version).max().unwrap_or(0).saturating_add(1);
+    insert(user, device, uri, &of_device, version, confirmed, past, now)?;
+    let mut detail = removed.detail();
+    match plan.event {
+        Event::Enrolled => detail.push(("keep_current", plan.keep_current.to_string())),
+        Event::Imported => {
+            inplace::note_import();
+            detail.push(("confirmed", confirmed.to_string()));
+        }
+        _ => {}
+    }
+    detail.push(("version", version.to_string()));
+    audit::record_with(plan.event, now, Some(user.as_str()), Some(device.as_str()), &detail)
 }
 
 /// What a secret has behind it that was here before: its age, which the floor looks at, and its used step.
@@ -67,11 +80,20 @@ struct Past {
     used: Option<UsedCode>,
 }
 
+impl Past {
+    /// It may be a secret that was removed a moment ago: then its codes were used up to there.
+    fn forget_nothing(&mut self, removed: &Removed, parameters: Parameters) {
+        self.used = Some(removed.raise(self.used.unwrap_or(UsedCode::none(0)), parameters.period));
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
 fn insert(
     user: UserId,
     device: DeviceName,
     uri: &OtpauthUri,
     of_device: &[&Existing],
+    version: i32,
     confirmed: bool,
     past: Past,
     now: Timestamp,
@@ -84,7 +106,7 @@ fn insert(
         device: device.as_str(),
         slot: if confirmed { Slot::Active } else { Slot::Pending },
         secret_id,
-        version: of_device.iter().map(|s| s.version).max().unwrap_or(0).saturating_add(1),
+        version,
         key_id: key.get(),
         sealed: &keyring::seal_secret(key, user.as_str(), device.as_str(), secret_id, uri.parameters, &uri.secret)?,
         parameters: uri.parameters,
@@ -107,8 +129,10 @@ fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Times
         if count < settings::max_devices() {
             break;
         }
-        secrets::delete(user.as_str(), abandoned.secret_id)?;
-        audit::record(Event::Removed, now, Some(user.as_str()), Some(&abandoned.device))?;
+        // Its first code may have been used in a transaction that was rolled back.
+        let mut removed = Removed::nothing();
+        removed.add(secrets::delete(user.as_str(), abandoned.secret_id)?, abandoned.codes, now)?;
+        audit::record_with(Event::Removed, now, Some(user.as_str()), Some(&abandoned.device), &removed.detail())?;
         count -= 1;
     }
     if count < settings::max_devices() { Ok(()) } else { Err(Error::TooManyDevices) }

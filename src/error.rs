@@ -52,8 +52,16 @@ pub enum Error {
     BatchSize,
     #[error("invalid age")]
     Age,
+    #[error("cannot execute {0}() within security-restricted operation")]
+    Restricted(&'static str),
     #[error("permission denied to export secrets")]
-    ExportDenied,
+    SuperuserOnly,
+    #[error("permission denied for function {0}")]
+    OwnerOnly(&'static str),
+    #[error("permission denied for function {0}")]
+    RotationOnly(&'static str),
+    #[error("permission denied for function {0}")]
+    CallerUnknown(&'static str),
     #[error("cannot judge a code of a user who was renamed or imported in this transaction")]
     OwnCopy,
     #[error("settings of pg_totp cannot be given as startup options")]
@@ -76,8 +84,10 @@ pub enum Error {
     DoesNotOpen,
     #[error("rows of schema \"totp\" are missing or altered")]
     RowsAltered,
-    #[error("table \"totp.{0}\" cannot be used as it is")]
+    #[error("table \"totp.{0}\" is missing or altered")]
     TableAltered(&'static str),
+    #[error("cannot judge a code in the transaction that rewrote table \"totp.{0}\"")]
+    TableRewritten(&'static str),
     #[error("the operating system gave no random bytes")]
     Random,
     #[error("unexpected failure in {0}")]
@@ -98,18 +108,22 @@ impl Error {
             Self::TimeRange | Self::Clock => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::DeviceDisabled | Self::RowsAltered | Self::TableAltered(_) => {
-                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
-            Self::MasterKeyNotLoaded(_) | Self::NoDataKey(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::DeviceDisabled | Self::TableRewritten(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::BatchSize | Self::NotForgettable | Self::Age => ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::ExportDenied | Self::StartupOption => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::Restricted(_) | Self::SuperuserOnly | Self::OwnerOnly(_) | Self::RotationOnly(_) => {
+                ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
+            Self::CallerUnknown(_) | Self::StartupOption => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NothingToRotate | Self::OwnCopy => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
-            Self::DoesNotOpen => ERRCODE_DATA_CORRUPTED,
+            Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } | Self::MasterKeyNotLoaded(_) => {
+                ERRCODE_CONFIG_FILE_ERROR
+            }
+            Self::DoesNotOpen | Self::RowsAltered | Self::TableAltered(_) | Self::NoDataKey(_) => {
+                ERRCODE_DATA_CORRUPTED
+            }
             Self::Random | Self::Internal(_) => ERRCODE_INTERNAL_ERROR,
         }
     }
@@ -135,6 +149,7 @@ impl Error {
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
             Self::TimeRange => Some("It must lie between the years -4712 and 294276.".into()),
+            Self::CallerUnknown(_) => Some("It is SECURITY DEFINER, so it cannot tell who calls it.".into()),
             Self::KeyFile { line, rule, .. } if *line > 0 => Some(format!("line {line}: {rule}")),
             Self::KeyFile { rule, .. } | Self::KeyEnvironment { rule } => Some((*rule).into()),
             _ => None,
@@ -165,12 +180,23 @@ impl Error {
             }
             Self::NoDataKey(_) => Some("Restore table totp.data_keys from a backup."),
             Self::RowsAltered => Some("See totp_health(); restore the rows from a backup, or enrol the user again."),
-            Self::TableAltered(_) => Some(
-                "It must be a logged table of access method heap with its columns unchanged. With wal_level = minimal, commit what made or rewrote it first.",
-            ),
+            Self::TableAltered(_) => {
+                Some("Restore it: a logged table of access method heap, with the columns that it was made with.")
+            }
+            Self::TableRewritten(_) => Some("Commit first: a rollback would forget what was judged."),
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
-            Self::ExportDenied => Some("Only a superuser exports secrets."),
-            Self::StartupOption => Some("Connect without them; only totp.actor may be among them."),
+            Self::Restricted(_) => {
+                Some("Call it in a statement of its own, not from an index, a materialized view or their like.")
+            }
+            Self::SuperuserOnly => Some("Only a superuser exports secrets."),
+            Self::OwnerOnly(_) => {
+                Some("Only the owner of the extension, a member of that role or a superuser may call it.")
+            }
+            Self::RotationOnly(_) => Some("Only a rotation of keys calls it."),
+            Self::CallerUnknown(_) => Some("Update the extension with ALTER EXTENSION pg_totp UPDATE."),
+            Self::StartupOption => Some(
+                "Connect without them. Only totp.actor may be among them, and for a superuser what a session may set.",
+            ),
             Self::OwnCopy => Some("Commit first: a rollback would forget what was judged."),
             Self::NothingToRotate => Some("The first enrolment makes the first data key."),
             Self::NotForgettable => Some("Name a fingerprint that totp_keys() shows as not loaded."),

@@ -1,11 +1,16 @@
-//! Where a function may run. Asked before anything is judged.
+//! Where a function may run, and for whom. Asked before anything is judged.
 
+use pgrx::pg_catalog::pg_proc::PgProc;
 use pgrx::pg_sys;
 
 use crate::error::Error;
+use crate::store;
 
-/// Refuses a standby, a read-only transaction and parallel mode: nothing could be used up or counted there.
+/// Refuses a security-restricted operation, a standby, a read-only transaction and parallel mode.
+///
+/// On a standby, in a read-only transaction and in parallel mode nothing could be used up or counted.
 pub fn writable(function: &'static str) -> Result<(), Error> {
+    unrestricted(function)?;
     // SAFETY: reads of backend state.
     unsafe {
         if pg_sys::RecoveryInProgress() {
@@ -16,6 +21,50 @@ pub fn writable(function: &'static str) -> Result<(), Error> {
         }
     }
     not_parallel(function)
+}
+
+/// Refuses a security-restricted operation: maintenance of a table, or a materialized view, in which PostgreSQL runs the
+/// code of the owner for someone else, autovacuum too. What was judged there would be charged, and audited, in the name
+/// of someone who asked for nothing of the kind.
+fn unrestricted(function: &'static str) -> Result<(), Error> {
+    // SAFETY: a read of backend state. A SECURITY DEFINER function keeps the flag of its caller.
+    if unsafe { pg_sys::InSecurityRestrictedOperation() } { Err(Error::Restricted(function)) } else { Ok(()) }
+}
+
+/// Refuses everyone but the owner of the extension, the members of that role, and superusers.
+///
+/// # Safety
+/// `fcinfo` is that of the running call.
+pub unsafe fn owner(fcinfo: pg_sys::FunctionCallInfo, function: &'static str) -> Result<(), Error> {
+    // SAFETY: promised by the caller.
+    unsafe { knows_its_caller(fcinfo, function) }?;
+    if store::owner::is_current_user()? { Ok(()) } else { Err(Error::OwnerOnly(function)) }
+}
+
+/// Refuses everyone but superusers.
+///
+/// # Safety
+/// `fcinfo` is that of the running call.
+pub unsafe fn superuser(fcinfo: pg_sys::FunctionCallInfo, function: &'static str) -> Result<(), Error> {
+    // SAFETY: promised by the caller; the other is a look-up of the current user.
+    unsafe {
+        knows_its_caller(fcinfo, function)?;
+        if pg_sys::superuser() { Ok(()) } else { Err(Error::SuperuserOnly) }
+    }
+}
+
+/// Refuses a function that is SECURITY DEFINER, as the SQL of 0.1.0 declares these: its current user is its owner in
+/// every call, and the user of the session says nothing of whose code it is that calls.
+///
+/// # Safety
+/// `fcinfo` is that of the running call.
+unsafe fn knows_its_caller(fcinfo: pg_sys::FunctionCallInfo, function: &'static str) -> Result<(), Error> {
+    // SAFETY: promised by the caller; PostgreSQL fills in flinfo of every call that comes from SQL.
+    let flinfo = unsafe { (*fcinfo).flinfo.as_ref() };
+    match flinfo.and_then(|flinfo| PgProc::new(flinfo.fn_oid)) {
+        Some(declared) if !declared.prosecdef() => Ok(()),
+        _ => Err(Error::CallerUnknown(function)),
+    }
 }
 
 /// Refuses REPEATABLE READ and SERIALIZABLE, where rows that come late could not be seen by an UPDATE.

@@ -12,10 +12,12 @@ mod page;
 mod record;
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 
 use pgrx::pg_sys;
 
-use self::page::{Place, State, Target};
+pub use self::page::may_be_going;
+use self::page::{Place, State};
 use self::record::Change;
 use crate::error::Error;
 
@@ -40,21 +42,49 @@ pub struct RowAddress {
     pub table: pg_sys::Oid,
     pub tid: pg_sys::ItemPointerData,
     pub xmin: pg_sys::TransactionId,
+    /// Another transaction may be deleting it.
+    pub may_be_going: bool,
+}
+
+impl RowAddress {
+    /// Whether the own transaction inserted the row: its ROLLBACK takes the row away.
+    pub fn is_own(&self) -> bool {
+        // SAFETY: a look at backend state.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId(self.xmin) }
+    }
+}
+
+/// A row that is about to change: its table is open and its page pinned until this goes.
+///
+/// Opening it refuses all that does not depend on what will be decided. So it comes before a code is compared.
+pub struct Target<A>(page::Target, PhantomData<A>);
+
+impl<A: InPlace> Target<A> {
+    /// Errors: 55000 if the own transaction made a copy of the row, or has rewritten its table; XX001 if the table is
+    /// not as it must be.
+    pub fn open(row: &RowAddress) -> Result<Self, Error> {
+        refuse_own_copy(row)?;
+        let target = page::Target::open::<A>(row)?;
+        if target.is_rewritten() { Err(Error::TableRewritten(A::TABLE)) } else { Ok(Self(target, PhantomData)) }
+    }
 }
 
 /// What became of a change.
 pub enum Outcome<R> {
-    /// Decided on the rows as they are now; with the end of the WAL record where something changed.
+    /// Decided on the rows as they are now; with what makes the change last, if something changed.
     Decided(R, Option<Lsn>),
     /// A row was moved or removed since the look-up: look up everything again, under a new snapshot.
     LookAgain,
 }
 
-/// The end of a WAL record.
+/// The end of the WAL record of a change.
 #[derive(Clone, Copy)]
 pub struct Lsn(pg_sys::XLogRecPtr);
 
 impl Lsn {
+    /// Of a change that needs no record: PostgreSQL writes the table to disk when the transaction that made it commits.
+    const AT_COMMIT: Self = Self(0);
+
     /// Returns when the change is on disk, and on the synchronous standbys where there are any.
     ///
     /// A transaction without an id neither flushes nor waits at its commit, so this does, whatever
@@ -81,9 +111,8 @@ impl Lsn {
 }
 
 /// Decides on one row and changes it. `decide` runs under the page lock: plain arithmetic only.
-pub fn change_one<A: InPlace, R>(row: &RowAddress, decide: impl FnOnce(&mut A) -> R) -> Result<Outcome<R>, Error> {
-    refuse_own_copy(row)?;
-    change([Target::open::<A>(row)?], |[words]| {
+pub fn change_one<A: InPlace, R>(row: Target<A>, decide: impl FnOnce(&mut A) -> R) -> Result<Outcome<R>, Error> {
+    change([row.0], |[words]| {
         let mut value = A::from_words(*words);
         let result = decide(&mut value);
         *words = value.to_words();
@@ -96,18 +125,28 @@ pub fn change_one<A: InPlace, R>(row: &RowAddress, decide: impl FnOnce(&mut A) -
 /// `decide` runs under the page locks: plain arithmetic only. The locks are taken in the order of the arguments:
 /// `attempts` comes before `used_codes` at every call, so two calls never wait for one another.
 pub fn change_two<A: InPlace, B: InPlace, R>(
-    first: &RowAddress,
-    second: &RowAddress,
+    first: Target<A>,
+    second: Target<B>,
     decide: impl FnOnce(&mut A, &mut B) -> R,
 ) -> Result<Outcome<R>, Error> {
-    refuse_own_copy(first)?;
-    refuse_own_copy(second)?;
-    change([Target::open::<A>(first)?, Target::open::<B>(second)?], |[a, b]| {
+    change([first.0, second.0], |[a, b]| {
         let (mut x, mut y) = (A::from_words(*a), B::from_words(*b));
         let result = decide(&mut x, &mut y);
         (*a, *b) = (x.to_words(), y.to_words());
         result
     })
+}
+
+/// Waits while another transaction is deleting the row. `None` if it had to wait: look the row up again.
+pub fn settled<A: InPlace>(row: Target<A>) -> Result<Option<Target<A>>, Error> {
+    let address = row.0.address();
+    if !address.may_be_going {
+        return Ok(Some(row));
+    }
+    match change_one(row, |_: &mut A| ())? {
+        Outcome::Decided(..) => Target::open(&address).map(Some),
+        Outcome::LookAgain => Ok(None),
+    }
 }
 
 thread_local! {
@@ -140,35 +179,32 @@ pub fn note_import() {
 pub fn take_for_copy<A: InPlace>(row: &RowAddress) -> Result<A, Error> {
     // SAFETY: a read of backend state; the delete has given the transaction an id.
     COPIED_IN.set(unsafe { pg_sys::GetTopTransactionIdIfAny() });
-    let target = Target::open::<A>(row)?;
-    let words = target.read_locked();
-    target.close();
-    words.map(A::from_words).ok_or(Error::RowsAltered)
+    read_deleted(row)
+}
+
+/// Reads a row that the own transaction has just deleted, as it was when it went.
+pub fn read_deleted<A: InPlace>(row: &RowAddress) -> Result<A, Error> {
+    page::Target::open::<A>(row)?.read_locked().map(A::from_words).ok_or(Error::RowsAltered)
 }
 
 fn refuse_own_copy(row: &RowAddress) -> Result<(), Error> {
-    // SAFETY: reads of backend state.
-    let own_copy = unsafe {
-        let top = pg_sys::GetTopTransactionIdIfAny();
-        top != pg_sys::InvalidTransactionId
-            && top == COPIED_IN.get()
-            && pg_sys::TransactionIdIsCurrentTransactionId(row.xmin)
-    };
-    if own_copy { Err(Error::OwnCopy) } else { Ok(()) }
+    // SAFETY: a read of backend state.
+    let top = unsafe { pg_sys::GetTopTransactionIdIfAny() };
+    if top != pg_sys::InvalidTransactionId && top == COPIED_IN.get() && row.is_own() {
+        return Err(Error::OwnCopy);
+    }
+    Ok(())
 }
 
-/// Steps 3 to 5 of docs/design/in-place.md for one or two rows.
+/// Steps 4 to 6 of docs/design/in-place.md for one or two rows.
 fn change<const N: usize, R>(
-    mut targets: [Target; N],
+    mut targets: [page::Target; N],
     decide: impl FnOnce(&mut [Words; N]) -> R,
 ) -> Result<Outcome<R>, Error> {
     let mut decide = Some(decide);
     loop {
         let states = match try_change(&targets, &mut decide) {
-            Ok((result, lsn)) => {
-                let _ = targets.map(Target::close);
-                return Ok(Outcome::Decided(result, lsn));
-            }
+            Ok((result, lsn)) => return Ok(Outcome::Decided(result, lsn)),
             Err(states) => states,
         };
         pgrx::check_for_interrupts!();
@@ -176,7 +212,7 @@ fn change<const N: usize, R>(
         if targets.iter_mut().zip(&states).all(|(target, state)| target.is_good_after(state)) {
             continue;
         }
-        let rows = targets.map(Target::close);
+        let rows = targets.map(|target| target.address());
         for (state, row) in states.iter().zip(rows) {
             match state {
                 State::BeingDeleted(header) => page::wait_for_deleter(header, &row),
@@ -190,7 +226,7 @@ fn change<const N: usize, R>(
 
 /// One lock hold: decides where every row may be changed now, and says what stands in the way where one may not.
 fn try_change<const N: usize, R, F: FnOnce(&mut [Words; N]) -> R>(
-    targets: &[Target; N],
+    targets: &[page::Target; N],
     decide: &mut Option<F>,
 ) -> Result<(R, Option<Lsn>), [State; N]> {
     let mut states = [const { State::Moved }; N];
@@ -221,7 +257,7 @@ fn try_change<const N: usize, R, F: FnOnce(&mut [Words; N]) -> R>(
 /// # Safety
 /// The targets' buffers are pinned and locked exclusively; the places were found under these locks.
 unsafe fn decide_and_log<const N: usize, R>(
-    targets: &[Target; N],
+    targets: &[page::Target; N],
     places: &[Place; N],
     decide: impl FnOnce(&mut [Words; N]) -> R,
 ) -> (R, Option<Lsn>) {
@@ -233,6 +269,7 @@ unsafe fn decide_and_log<const N: usize, R>(
         let result = decide(&mut after);
         let lsn = record::write_and_log(&std::array::from_fn::<_, N, _>(|i| Change {
             buffer: targets[i].buffer,
+            is_logged: targets[i].is_logged,
             start: places[i].start_of_data(),
             before: before[i],
             after: after[i],

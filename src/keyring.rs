@@ -7,7 +7,7 @@ mod source;
 
 pub use source::is_environment;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use otp::{Parameters, Secret};
@@ -39,6 +39,8 @@ struct CachedKey {
 }
 
 thread_local! {
+    /// Counts how often a key was looked for in its table or file.
+    static READS: Cell<u64> = const { Cell::new(0) };
     static CACHE: RefCell<Cache> = const { RefCell::new(Cache { read_at: 0, masters: None, data: Vec::new() }) };
 }
 
@@ -92,7 +94,7 @@ pub fn replace_current() -> Result<KeyId, Error> {
 
 /// Reads every data key from its table into the cache, which [`reseal`] relies on.
 ///
-/// Errors: 55000 where one is wrapped by a master key that is not loaded.
+/// Errors: F0000 if one is wrapped by a master key that is not loaded.
 pub fn cache_all() -> Result<(), Error> {
     let all = data_keys::all(&Snapshot::latest())?;
     CACHE.with_borrow_mut(|c| c.data.retain(|k| all.iter().any(|stored| stored.id == k.id)));
@@ -123,7 +125,7 @@ fn create() -> Result<KeyId, Error> {
 /// Opens a stored secret. Its data key is looked for under the snapshot that found the secret: a rotation that commits
 /// meanwhile destroys the key, but not for that snapshot.
 ///
-/// Errors: 55000 where its data key or master key is not there, XX001 where it does not open.
+/// Errors: F0000 if its master key is not loaded, XX001 if its data key is not there or it does not open.
 pub fn open_secret(snapshot: &Snapshot, user_id: &str, stored: &SealedSecret) -> Result<Secret, Error> {
     let context = secret_context(user_id, &stored.device, stored.secret_id, stored.parameters);
     open(snapshot, &context, &stored.sealed).map(Secret::from_bytes)
@@ -191,8 +193,18 @@ fn open(snapshot: &Snapshot, context: &Context, sealed: &[u8]) -> Result<Zeroizi
     {
         return Ok(plaintext);
     }
+    note_read();
     let stored = data_keys::find(snapshot, id.get())?.ok_or(Error::NoDataKey(id.get()))?;
     seal::open(&*unwrapped(&stored)?, id, context, sealed).map_err(|_| Error::DoesNotOpen)
+}
+
+fn note_read() {
+    READS.set(READS.get().wrapping_add(1));
+}
+
+/// How often this backend has looked for a key where it may have had to wait. What was read before is old then.
+pub fn reads() -> u64 {
+    READS.get()
 }
 
 /// How many master keys are loaded.
@@ -275,6 +287,7 @@ fn reread_after_reload() -> Result<(), Error> {
     if CACHE.with_borrow(|c| c.masters.is_none() || c.read_at == reloaded) {
         return Ok(());
     }
+    note_read();
     match source::read() {
         Ok(keys) => remember(&Rc::new(keys)),
         Err(error) => {

@@ -19,6 +19,7 @@ mod inplace;
 mod keyring;
 mod log;
 mod names;
+mod removed;
 mod settings;
 mod store;
 #[cfg(any(test, feature = "pg_test"))]
@@ -35,7 +36,8 @@ pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", requires = [
 pgrx::extension_sql_file!("../sql/rotation.sql", name = "rotation", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", finalize);
 
-/// Called by PostgreSQL when a session loads the library, with its first call.
+/// Called by PostgreSQL when it loads the library: for the first call of a session, or before, where it is preloaded. Then
+/// there may be no session, no transaction and no catalog.
 #[pgrx::pg_guard]
 extern "C-unwind" fn _PG_init() {
     // SAFETY: a backend has one thread. pgrx would add a backtrace, with paths of the build, to the DETAIL of errors.

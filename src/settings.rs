@@ -83,26 +83,35 @@ fn non_empty(setting: &GucSetting<Option<CString>>) -> Option<CString> {
     }
 }
 
-/// Refuses a session whose client named one of our settings when it connected, but for `totp.actor`.
+/// Settings that no session may set, in lower case.
+const RELOADED: [&[u8]; 5] =
+    [b"totp.key_file", b"totp.max_attempts", b"totp.lockout", b"totp.lockout_max", b"totp.hard_limit"];
+
+/// Refuses a session whose client named a setting of ours when it connected that PostgreSQL would drop now.
 ///
-/// PostgreSQL drops such a value when the library is loaded, and with it what the administrator had configured: the
-/// session would run with the built-in defaults.
+/// PostgreSQL drops what the client had no right to set when the library is loaded, and with it what the administrator
+/// had configured: the session would run with the built-in defaults. No catalog is read: the library may be loaded before
+/// there is one to read, by the postmaster or at the start of a session, outside of a transaction.
 pub fn refuse_startup_options() -> Result<(), Error> {
     // SAFETY: reads of backend state, before any of our settings is defined: what is there of the prefix is a
     // placeholder.
     unsafe {
-        if pg_sys::superuser_arg(pg_sys::GetSessionUserId()) {
-            return Ok(());
-        }
         for setting in versions::all_settings() {
-            let (name, source) = (CStr::from_ptr((**setting).name).to_bytes(), (**setting).reset_source);
-            let ours = name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"totp."));
-            if ours && source == pg_sys::GucSource::PGC_S_CLIENT && !name.eq_ignore_ascii_case(b"totp.actor") {
+            let setting = &**setting;
+            let name = CStr::from_ptr(setting.name).to_bytes().to_ascii_lowercase();
+            let of_client = name.starts_with(b"totp.") && setting.reset_source == pg_sys::GucSource::PGC_S_CLIENT;
+            if of_client && !is_kept(&name, setting.reset_scontext) {
                 return Err(Error::StartupOption);
             }
         }
     }
     Ok(())
+}
+
+/// Whether PostgreSQL takes a startup option over: `context` says whether a superuser connected.
+fn is_kept(name: &[u8], context: pg_sys::GucContext::Type) -> bool {
+    let of_superuser = matches!(context, pg_sys::GucContext::PGC_SU_BACKEND | pg_sys::GucContext::PGC_SUSET);
+    name == b"totp.actor" || (of_superuser && !RELOADED.contains(&name))
 }
 
 /// Defines every setting and reserves the prefix. Called once, when the library is loaded.

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 mod tests {
     use super::*;
     use crate::error::Error;
-    use crate::inplace::{self, Outcome};
+    use crate::inplace::{self, Outcome, Target};
     use crate::keyring;
     use crate::log::quoted;
     use crate::store::attempts::{self, Attempts};
@@ -60,7 +60,12 @@ mod tests {
             Error::NotForgettable,
             Error::UserExists,
             Error::SecretOfOtherDevice,
-            Error::ExportDenied,
+            Error::SuperuserOnly,
+            Error::Restricted("totp_verify"),
+            Error::OwnerOnly("totp_prune_audit"),
+            Error::RotationOnly("reseal"),
+            Error::CallerUnknown("totp_export"),
+            Error::StartupOption,
         ];
         for error in errors {
             let report = ErrorReport::from(error);
@@ -77,7 +82,8 @@ mod tests {
         // SAFETY: begun and rolled back in this order; nothing in between raises.
         unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
         let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
-        let outcome = inplace::change_one(&address, |row: &mut Attempts| row.codes.failures = 3).unwrap();
+        let outcome =
+            inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures = 3).unwrap();
         assert!(matches!(outcome, Outcome::Decided((), Some(_))));
         drop(_snapshot);
         // SAFETY: as above.
@@ -89,7 +95,8 @@ mod tests {
     fn a_decision_that_changes_nothing_writes_nothing() {
         attempts::lock_or_insert("alice").unwrap();
         let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
-        let outcome = inplace::change_one(&address, |row: &mut Attempts| row.codes.failures).unwrap();
+        let outcome =
+            inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures).unwrap();
         assert!(matches!(outcome, Outcome::Decided(0, None)));
     }
 
@@ -98,7 +105,7 @@ mod tests {
         attempts::lock_or_insert("alice").unwrap();
         let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
         assert!(attempts::delete("alice").unwrap());
-        let outcome = inplace::change_one(&address, |_: &mut Attempts| ()).unwrap();
+        let outcome = inplace::change_one(Target::open(&address).unwrap(), |_: &mut Attempts| ()).unwrap();
         assert!(matches!(outcome, Outcome::LookAgain));
     }
 
@@ -106,7 +113,7 @@ mod tests {
     fn a_deleted_row_is_read_as_it_was_when_it_went() {
         attempts::lock_or_insert("alice").unwrap();
         let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
-        inplace::change_one(&address, |row: &mut Attempts| row.codes.failures = 7).unwrap();
+        inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures = 7).unwrap();
         assert_eq!(attempts::take("alice").unwrap().unwrap().codes.failures, 7);
     }
 
@@ -115,8 +122,8 @@ mod tests {
         attempts::lock_or_insert("alice").unwrap();
         Spi::run("ALTER TABLE totp.attempts SET UNLOGGED").unwrap();
         let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
-        let outcome = inplace::change_one(&address, |_: &mut Attempts| ());
-        assert!(matches!(outcome, Err(Error::TableAltered("attempts"))));
+        let target = Target::<Attempts>::open(&address);
+        assert!(matches!(target, Err(Error::TableAltered("attempts"))));
     }
 
     #[pg_test]

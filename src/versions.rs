@@ -35,6 +35,20 @@ pub unsafe fn primary_key(relation: pg_sys::Relation) -> pg_sys::Oid {
     }
 }
 
+/// The subtransaction in which the own transaction first gave the table another file, or 0.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn new_file_in(relation: pg_sys::Relation) -> pg_sys::SubTransactionId {
+    // SAFETY: promised by the caller.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return (*relation).rd_firstRelfilenodeSubid;
+        #[cfg(not(feature = "pg15"))]
+        return (*relation).rd_firstRelfilelocatorSubid;
+    }
+}
+
 /// Adds bytes to a page of the WAL record that is being made.
 ///
 /// # Safety

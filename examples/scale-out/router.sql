@@ -9,9 +9,30 @@
 
 BEGIN;
 SET LOCAL client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS plproxy;
-CREATE EXTENSION IF NOT EXISTS postgres_fdw;
 SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Nothing of this may be there already, but for the role, which another database of the server may have too: what others
+-- made, or can change, would run with the rights of the router, or of a superuser who calls it.
+DO $$
+DECLARE
+  found record;
+BEGIN
+  IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+    RAISE EXCEPTION 'must be superuser to run router.sql' USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'It makes functions of PL/Proxy.', HINT = 'Run it as a superuser.';
+  END IF;
+  FOR found IN
+    SELECT 'schema' AS kind, n.nspname AS name, n.nspowner AS owner FROM pg_namespace AS n WHERE n.nspname IN ('totp_router', 'totp')
+    UNION ALL
+    SELECT 'server', s.srvname, s.srvowner FROM pg_foreign_server AS s
+     WHERE s.srvname ~ '^totp_(verify|enroll|audit|admin|owner|audit_log_.*)$'
+  LOOP
+    RAISE EXCEPTION '% "%" already exists', found.kind, found.name USING ERRCODE = 'insufficient_privilege',
+      DETAIL = format('It belongs to role "%s".', pg_get_userbyid(found.owner)),
+      HINT = 'Run router.sql once, in an empty database.';
+  END LOOP;
+END
+$$;
 
 -- Owner of all of this. The functions run with its rights; nobody else can use the connections to the shards.
 DO $$
@@ -23,6 +44,84 @@ END
 $$;
 CREATE SCHEMA totp_router AUTHORIZATION totp_router;
 CREATE SCHEMA totp AUTHORIZATION totp_router;
+
+-- Through whom else than superusers the functions of the router could do what they are not for: the functions of these
+-- names in schema home, and all that is inside. For routes.sql, which refuses then, and for totp_health(). It belongs to
+-- who runs this, a superuser: by that routes.sql knows it.
+CREATE FUNCTION totp_router.exposed(home name, names text[]) RETURNS TABLE (message text, detail text, hint text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  -- A schema of pg_database_owner, as public is, belongs to the owner of the database.
+  WITH trusted AS (
+    SELECT r.oid FROM pg_roles AS r WHERE r.rolsuper OR r.rolname = 'totp_router'
+    UNION ALL
+    SELECT 'pg_database_owner'::regrole FROM pg_database AS d JOIN pg_roles AS r ON r.oid = d.datdba
+     WHERE d.datname = current_database() AND r.rolsuper
+  ), place AS (
+    SELECT n.oid, n.nspname, n.nspowner, n.nspacl FROM pg_namespace AS n WHERE n.nspname IN ('totp_router', 'totp', home)
+  )
+  SELECT 'role "totp_router" is not for the router alone', format('Who can act as it: %I.', m.rolname),
+         format('REVOKE totp_router FROM %I, or drop the role.', m.rolname)
+    FROM pg_auth_members AS a JOIN pg_roles AS m ON m.oid = a.member
+   WHERE a.roleid = 'totp_router'::regrole AND NOT m.rolsuper
+  UNION ALL
+  SELECT 'role "totp_router" can do more than own the router', 'The router needs no attribute of it.',
+         'ALTER ROLE totp_router NOLOGIN NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, or drop it.'
+    FROM pg_roles AS r
+   WHERE r.rolname = 'totp_router'
+     AND (r.rolcanlogin OR r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls)
+  UNION ALL
+  SELECT 'role "totp_router" has default privileges', 'What it makes would be open to others.',
+         'Look at \ddp, and take them back by ALTER DEFAULT PRIVILEGES FOR ROLE totp_router.'
+    FROM pg_default_acl AS a WHERE a.defaclrole = 'totp_router'::regrole
+  UNION ALL
+  SELECT format('schema %I belongs to another role', p.nspname),
+         format('Role "%s" can drop what is in it, and make it anew.', pg_get_userbyid(p.nspowner)),
+         'If you do not know what it is for, drop it. Else look at what is in it, and give it to a superuser.'
+    FROM place AS p WHERE p.nspowner NOT IN (TABLE trusted)
+  UNION ALL
+  SELECT format('schema %I is open to others', p.nspname),
+         format('What %s creates there could be called in place of what is meant.', g.grantee),
+         format('REVOKE CREATE ON SCHEMA %I FROM %s. Then look at what is in it.', p.nspname, g.grantee)
+    FROM place AS p CROSS JOIN LATERAL aclexplode(p.nspacl) AS a
+   CROSS JOIN LATERAL (SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END) AS g(grantee)
+   WHERE a.privilege_type = 'CREATE' AND a.grantee <> p.nspowner AND a.grantee NOT IN (TABLE trusted)
+  UNION ALL
+  SELECT format('%s %s belongs to another role', i.type, i.identity),
+         format('Role "%s" can change it.', pg_get_userbyid(s.refobjid)), 'If you do not know what it is for, drop it.'
+    FROM place AS p
+    JOIN pg_depend AS d ON (d.refclassid, d.refobjid, d.deptype) = ('pg_namespace'::regclass, p.oid, 'n')
+    JOIN pg_shdepend AS s ON (s.classid, s.objid, s.deptype) = (d.classid, d.objid, 'o')
+                         AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+    LEFT JOIN pg_proc AS f ON (d.classid, d.objid) = ('pg_proc'::regclass, f.oid)
+   CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) AS i
+   WHERE s.refobjid NOT IN (TABLE trusted) AND (p.nspname IN ('totp_router', 'totp') OR f.proname = ANY (names))
+  UNION ALL
+  SELECT format('trigger %I on table %s runs a function of another role', t.tgname, c.oid::regclass),
+         format('Role "%s" can change it.', pg_get_userbyid(f.proowner)), 'If you do not know what it is for, drop it.'
+    FROM place AS p JOIN pg_class AS c ON c.relnamespace = p.oid
+    JOIN pg_trigger AS t ON t.tgrelid = c.oid AND NOT t.tgisinternal JOIN pg_proc AS f ON f.oid = t.tgfoid
+   WHERE p.nspname IN ('totp_router', 'totp') AND f.proowner NOT IN (TABLE trusted)
+  UNION ALL
+  SELECT format('server %I belongs to another role', s.srvname),
+         format('Role "%s" can lead the calls elsewhere.', pg_get_userbyid(s.srvowner)), 'Drop it, and call totp_router.apply().'
+    FROM pg_foreign_server AS s
+   WHERE s.srvname ~ '^totp_(verify|enroll|audit|admin|owner|audit_log_.*)$' AND s.srvowner NOT IN (TABLE trusted)
+$$;
+GRANT EXECUTE ON FUNCTION totp_router.exposed(name, text[]) TO totp_router;
+DO $$
+DECLARE
+  found record;
+BEGIN
+  FOR found IN SELECT * FROM totp_router.exposed('totp_router'::name, '{}'::text[]) LOOP
+    RAISE EXCEPTION '%', found.message USING ERRCODE = 'insufficient_privilege', DETAIL = found.detail,
+      HINT = found.hint || ' Then run the script again.';
+  END LOOP;
+END
+$$;
+
+-- Not in the first schema of the session's search_path, which may be anyone's.
+CREATE EXTENSION IF NOT EXISTS plproxy SCHEMA pg_catalog;
+CREATE EXTENSION IF NOT EXISTS postgres_fdw SCHEMA pg_catalog;
 GRANT USAGE ON FOREIGN DATA WRAPPER plproxy, postgres_fdw TO totp_router;
 SET LOCAL ROLE totp_router;
 
@@ -54,7 +153,7 @@ COMMENT ON TABLE totp_router.partitions IS 'Which shard serves which partition; 
 
 -- What totp_grant() gives; filled by routes.sql.
 CREATE TABLE totp_router.capabilities (
-  capability text,
+  capability text CHECK (capability IN ('verify', 'enroll', 'admin', 'audit')),
   routine    text,
   PRIMARY KEY (capability, routine)
 );
@@ -286,7 +385,30 @@ $$;
 
 -- --- Telling PL/Proxy ------------------------------------------------------------------------------------------------
 
--- One cluster of PL/Proxy for each capability, all with the same map: its connections log in as totp_router_<capability>.
+-- One cluster of PL/Proxy for each capability: its connections log in as totp_router_<capability>. It is there before
+-- apply() is called, and leads nowhere: where there is no cluster, PL/Proxy calls functions of schema plproxy, which may
+-- be anyone's.
+CREATE FUNCTION totp_router.cluster(capability text) RETURNS name
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  server CONSTANT name := 'totp_' || capability;
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_foreign_server AS s WHERE s.srvname = server) THEN
+    EXECUTE format('CREATE SERVER %I FOREIGN DATA WRAPPER plproxy OPTIONS (%s)', server,
+                   (SELECT string_agg(format('p%s %L', p, 'service=call_totp_router.apply'), ', ')
+                      FROM generate_series(0, totp_router.partition_count() - 1) AS p));
+    EXECUTE format('CREATE USER MAPPING FOR totp_router SERVER %I OPTIONS (user %L)', server, 'totp_router_' || capability);
+  END IF;
+  RETURN server;
+END
+$$;
+DO $$
+BEGIN
+  PERFORM totp_router.cluster(c) FROM unnest('{verify,enroll,audit,admin,owner}'::text[]) AS c;
+END
+$$;
+
+-- Gives all clusters the same map.
 CREATE FUNCTION totp_router.apply() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -305,16 +427,11 @@ BEGIN
                                                              ELSE coalesce(h.slow_connection, h.connection) END),
                       ', ' ORDER BY p.partition) INTO map
       FROM totp_router.partitions AS p JOIN totp_router.shards AS h ON h.name = p.shard;
-    IF NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'totp_' || cluster) THEN
-      EXECUTE format('CREATE SERVER %I FOREIGN DATA WRAPPER plproxy OPTIONS (%s)', 'totp_' || cluster, replace(map, 'SET ', ''));
-      EXECUTE format('CREATE USER MAPPING FOR totp_router SERVER %I OPTIONS (user %L)',
-                     'totp_' || cluster, 'totp_router_' || cluster);
-    END IF;
-    EXECUTE format('ALTER SERVER %I OPTIONS (%s)', 'totp_' || cluster, map);
+    EXECUTE format('ALTER SERVER %I OPTIONS (%s)', totp_router.cluster(cluster), map);
   END LOOP;
 
   -- The audit log is read through postgres_fdw, which lets the shards filter it.
-  FOR s IN SELECT srvname FROM pg_foreign_server WHERE srvname LIKE 'totp\_audit\_log\_%'
+  FOR s IN SELECT srvname FROM pg_foreign_server WHERE srvname LIKE 'totp\_audit\_log\_%' AND srvowner = 'totp_router'::regrole
             AND substr(srvname, length('totp_audit_log_') + 1) NOT IN (SELECT name FROM totp_router.shards) LOOP
     EXECUTE format('DROP SERVER %I CASCADE', s.srvname);
   END LOOP;
@@ -343,11 +460,18 @@ COMMENT ON FUNCTION totp_router.apply() IS
 RESET ROLE;
 DO $$
 DECLARE
-  routine regprocedure;
+  r record;
 BEGIN
-  FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'totp_router'::regnamespace LOOP
-    EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', routine);
-    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
+  FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p
+            WHERE p.pronamespace = 'totp_router'::regnamespace AND p.proname <> 'exposed' LOOP
+    EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', r.routine);
+  END LOOP;
+  -- PUBLIC, and whom ALTER DEFAULT PRIVILEGES of who runs this gives something.
+  FOR r IN SELECT p.oid::regprocedure AS routine, a.grantee
+             FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+            WHERE p.pronamespace = 'totp_router'::regnamespace AND a.grantee NOT IN (p.proowner, 'totp_router'::regrole) LOOP
+    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s CASCADE', r.routine,
+                   CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END);
   END LOOP;
 END
 $$;

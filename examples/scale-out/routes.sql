@@ -12,14 +12,70 @@
 \pset tuples_only on
 \pset format unaligned
 \pset pager off
-SET search_path = pg_catalog, pg_temp;
+BEGIN READ ONLY;
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- What is called here, and what the router is made from, must be of shard.sql: of superusers. PostgreSQL notes no owner
+-- of what its first superuser owns.
+DO $$
+DECLARE
+  found record;
+BEGIN
+  FOR found IN
+    SELECT 'schema' AS type, n.nspname::text AS identity, r.rolname AS owner
+      FROM pg_namespace AS n JOIN pg_roles AS r ON r.oid = n.nspowner AND NOT r.rolsuper WHERE n.nspname = 'totp_shard'
+    UNION ALL
+    SELECT i.type, i.identity, r.rolname
+      FROM pg_depend AS d
+      JOIN pg_shdepend AS s ON (s.classid, s.objid, s.deptype) = (d.classid, d.objid, 'o')
+                           AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+      JOIN pg_roles AS r ON r.oid = s.refobjid AND NOT r.rolsuper
+     CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) AS i
+     WHERE (d.refclassid, d.refobjid, d.deptype) = ('pg_namespace'::regclass, to_regnamespace('totp_shard'), 'n')
+  LOOP
+    RAISE EXCEPTION '% % belongs to another role', found.type, found.identity USING ERRCODE = 'insufficient_privilege',
+      DETAIL = format('Role "%s", who is no superuser, can change it.', found.owner),
+      HINT = 'If you do not know what it is for, drop it, and run shard.sql here.';
+  END LOOP;
+END
+$$;
 SELECT extnamespace::regnamespace AS home FROM pg_extension WHERE extname = 'pg_totp' \gset
 
 SELECT $$BEGIN;
 SET LOCAL client_min_messages = warning;
-SET LOCAL search_path = pg_catalog, pg_temp;
-DELETE FROM totp_router.capabilities;
-CREATE SCHEMA IF NOT EXISTS $$ || :'home' || ';';
+SET LOCAL search_path = pg_catalog, pg_temp;$$;
+
+-- Nothing is made where others could change it, or be called in place of it. A function of the router says that, and its
+-- owner, that it is of router.sql.
+SELECT format($$DO $do$
+DECLARE
+  found record;
+BEGIN
+  IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+    RAISE EXCEPTION 'must be superuser to make the functions of the router' USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'Some of them are functions of PL/Proxy.', HINT = 'Run the script as a superuser.';
+  ELSIF NOT EXISTS (SELECT FROM pg_proc AS p JOIN pg_roles AS r ON r.oid = p.proowner AND r.rolsuper
+                     WHERE p.oid = to_regprocedure('totp_router.exposed(name, text[])')) THEN
+    RAISE EXCEPTION 'this is no router' USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'Nothing here is made by router.sql.', HINT = 'Run router.sql first, in an empty database.';
+  END IF;
+  FOR found IN SELECT * FROM totp_router.exposed(%1$L::name, %2$L::text[]) LOOP
+    RAISE EXCEPTION '%%', found.message USING ERRCODE = 'insufficient_privilege', DETAIL = found.detail,
+      HINT = found.hint || ' Then run the script again.';
+  END LOOP;
+  IF to_regnamespace(%3$L) IS NULL THEN
+    CREATE SCHEMA %3$s AUTHORIZATION totp_router;
+  END IF;
+  GRANT USAGE, CREATE ON SCHEMA %3$s TO totp_router;
+EXCEPTION WHEN unique_violation THEN -- another session had begun to make it
+  RAISE EXCEPTION 'schema %3$s belongs to another role' USING ERRCODE = 'insufficient_privilege',
+    DETAIL = 'It was made just now.', HINT = 'Run the script again.';
+END
+$do$;
+SET LOCAL ROLE totp_router; -- which replaces nothing but its own
+DELETE FROM totp_router.capabilities;$$,
+              n.nspname, ARRAY(SELECT DISTINCT r.name FROM totp_shard.routines AS r WHERE r.route NOT IN ('internal', 'step')), :'home')
+  FROM pg_namespace AS n WHERE n.oid = :'home'::regnamespace;
 
 -- The router must send users where the shards look for them.
 SELECT format($$DO $do$
@@ -55,6 +111,8 @@ $do$;$$, :'home', ARRAY(
 
 -- --- Inside: PL/Proxy ------------------------------------------------------------------------------------------------
 
+SELECT 'RESET ROLE;'; -- only a superuser makes functions of PL/Proxy
+
 SELECT format($$CREATE OR REPLACE FUNCTION totp_router.%I(%s) RETURNS %s LANGUAGE plproxy AS
 $plproxy$ CLUSTER 'totp_%s'; RUN ON totp_router.partition(user_id); TARGET totp_shard.%I; $plproxy$;$$,
               name, remote_parameters, result, cluster, name)
@@ -65,6 +123,26 @@ SELECT format($$CREATE OR REPLACE FUNCTION totp_router.%I(on_partition integer, 
 $plproxy$ CLUSTER 'totp_%s'; RUN ON on_partition; SELECT * FROM totp_shard.%I(%scaller::text); $plproxy$;$$,
               name, remote_parameters, result, cluster, name, names)
   FROM totp_shard.routines WHERE route IN ('all', 'any', 'step') ORDER BY name;
+
+-- They belong to the router's role too, and are nobody else's, whatever ALTER DEFAULT PRIVILEGES gives.
+SELECT $$DO $do$
+DECLARE
+  r record;
+BEGIN
+  FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang AND l.lanname = 'plproxy'
+            WHERE p.pronamespace = 'totp_router'::regnamespace LOOP
+    EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', r.routine);
+  END LOOP;
+  FOR r IN SELECT p.oid::regprocedure AS routine, a.grantee
+             FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang AND l.lanname = 'plproxy'
+            CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+            WHERE p.pronamespace = 'totp_router'::regnamespace AND a.grantee <> p.proowner LOOP
+    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s CASCADE', r.routine,
+                   CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END);
+  END LOOP;
+END
+$do$;
+SET LOCAL ROLE totp_router;$$;
 
 -- --- Outside: what clients call --------------------------------------------------------------------------------------
 
@@ -116,7 +194,8 @@ $plpgsql$;$$, schema, name, parameters, arguments, router_result, CASE WHEN writ
               CASE WHEN name = 'totp_forget_unreadable' THEN '$1' ELSE 'NULL' END, numbers)
   FROM totp_shard.routines WHERE route = 'all' AND name <> 'totp_health' ORDER BY name;
 
--- The same, but for a shard that is dead, which totp_health() is there to tell: first it asks as a sign-in does.
+-- The same, but for a shard that is dead, which totp_health() is there to tell: first it asks as a sign-in does. At the
+-- end, who could take the router over.
 SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
@@ -141,8 +220,11 @@ BEGIN
     END;
   END LOOP;
   RETURN QUERY SELECT * FROM totp_router.map_health(done);
+  RETURN QUERY SELECT 'router', 'fail', concat_ws(' ', e.message || '.', e.detail, e.hint), NULL::text
+                 FROM totp_router.exposed(%L::name, %L::text[]) AS e;
 END
-$plpgsql$;$$, schema, name, arguments, router_result, name)
+$plpgsql$;$$, schema, name, arguments, router_result, name, schema,
+              ARRAY(SELECT DISTINCT r.name FROM totp_shard.routines AS r WHERE r.route NOT IN ('internal', 'step')))
   FROM totp_shard.routines WHERE name = 'totp_health';
 
 -- Any shard will do: the first that answers.
@@ -220,8 +302,6 @@ BEGIN
   END LOOP;
 END
 $plpgsql$;
-ALTER FUNCTION totp.rotation_allowed() OWNER TO totp_router;
-ALTER FUNCTION totp.rotate_online(integer) OWNER TO totp_router;
 REVOKE ALL ON FUNCTION totp.rotation_allowed(), totp.rotate_online(integer) FROM PUBLIC;
 INSERT INTO totp_router.capabilities SELECT c, r FROM unnest(%L::text[]) AS c, unnest('{totp.rotation_allowed(),totp.rotate_online(integer)}'::text[]) AS r;$$,
               :'home', arguments, capabilities)
@@ -245,7 +325,7 @@ BEGIN
     RAISE EXCEPTION 'role does not exist' USING ERRCODE = 'undefined_object',
       HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
   END IF;
-  FOR r IN SELECT c.routine FROM totp_router.capabilities AS c WHERE c.capability = $2 LOOP
+  FOR r IN SELECT c.routine::regprocedure FROM totp_router.capabilities AS c WHERE c.capability = $2 LOOP
     EXECUTE format('GRANT EXECUTE ON ROUTINE %%s TO %%I', r.routine, role);
   END LOOP;
   EXECUTE format('GRANT USAGE ON SCHEMA %1$s TO %%I', role);
@@ -260,12 +340,11 @@ $plpgsql$;$$, :'home');
 
 -- --- Owners, rights, comments ----------------------------------------------------------------------------------------
 
-SELECT format($$ALTER ROUTINE %1$I.%2$I(%3$s) OWNER TO totp_router;
-REVOKE ALL ON ROUTINE %1$I.%2$I(%3$s) FROM PUBLIC;
+SELECT format($$REVOKE ALL ON ROUTINE %1$I.%2$I(%3$s) FROM PUBLIC;
 COMMENT ON ROUTINE %1$I.%2$I(%3$s) IS %4$L;$$, schema, name, parameters, comment)
   FROM totp_shard.routines WHERE route NOT IN ('internal', 'step') ORDER BY name;
 
-SELECT format('INSERT INTO totp_router.capabilities VALUES (%L, %L);', capability, format('%I.%I(%s)', schema, name, parameters))
+SELECT format('INSERT INTO totp_router.capabilities VALUES (%L, %L);', capability, routine)
   FROM totp_shard.routines, unnest(capabilities) AS capability WHERE route NOT IN ('internal', 'step') ORDER BY name, capability;
 
 -- --- The audit log of all shards, and which shard a row is of ----------------------------------------------------------
@@ -287,8 +366,6 @@ BEGIN
   CREATE OR REPLACE VIEW totp.audit_log AS
   SELECT a.*, substr(c.relname, length('audit_log_') + 1) AS shard FROM totp_router.audit_row AS a JOIN pg_class AS c ON c.oid = a.tableoid;
   COMMENT ON VIEW totp.audit_log IS 'The audit logs of all shards';
-  ALTER TABLE totp_router.audit_row OWNER TO totp_router;
-  ALTER VIEW totp.audit_log OWNER TO totp_router;
   IF readers <> '' THEN
     EXECUTE format('GRANT SELECT ON totp.audit_log TO %%s', readers);
   END IF;
@@ -302,15 +379,15 @@ $do$;$$, string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypm
   FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
  WHERE a.attrelid = 'totp.audit_log'::regclass AND a.attnum > 0 AND NOT a.attisdropped;
 
--- What is inside belongs to the router's role, and is nobody else's.
-SELECT $$DO $do$
-DECLARE
-  routine regprocedure;
+-- What is inside is nobody else's.
+SELECT format($$REVOKE ALL ON FUNCTION totp_router.partition(text) FROM PUBLIC;
+RESET ROLE;
+DO $do$
 BEGIN
-  FOR routine IN SELECT oid FROM pg_proc WHERE pronamespace = 'totp_router'::regnamespace LOOP
-    EXECUTE format('ALTER ROUTINE %s OWNER TO totp_router', routine);
-    EXECUTE format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', routine);
-  END LOOP;
+  IF 'totp_router'::regrole <> (SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = %1$L::regnamespace) THEN
+    REVOKE CREATE ON SCHEMA %1$s FROM totp_router;
+  END IF;
 END
 $do$;
-COMMIT;$$;
+COMMIT;$$, :'home');
+COMMIT;

@@ -10,7 +10,155 @@
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SET LOCAL search_path = pg_catalog, pg_temp;
-CREATE SCHEMA IF NOT EXISTS totp_shard;
+
+-- --- Who else has a hand in it ---------------------------------------------------------------------------------
+
+-- What this makes runs as who runs this, a superuser, and calls functions by their names. Who can change one of them, or
+-- make another one of that name, becomes a superuser. So the schemas, and what is in them already, must be out of reach
+-- of all others. That is looked at before anything is changed.
+
+-- The schemas. One of pg_database_owner, as public is, belongs to the owner of the database.
+DO $$
+DECLARE
+  found record;
+BEGIN
+  IF NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.rolname = current_user) THEN
+    RAISE EXCEPTION 'must be superuser to run shard.sql' USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'What it makes runs with the rights of who runs it.', HINT = 'Run it as a superuser.';
+  ELSIF NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'pg_totp') THEN
+    RAISE EXCEPTION 'extension "pg_totp" does not exist' USING ERRCODE = 'undefined_object',
+      HINT = 'Run CREATE EXTENSION pg_totp first.';
+  END IF;
+  FOR found IN
+    SELECT n.oid::regnamespace::text AS schema, o.rolname AS owner, o.rolsuper,
+           (SELECT coalesce(min(quote_ident(r.rolname)), CASE WHEN count(*) > 0 THEN 'PUBLIC' END)
+              FROM aclexplode(n.nspacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+             WHERE a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND r.rolsuper IS NOT TRUE) AS creator
+      FROM pg_namespace AS n
+      JOIN pg_database AS d ON d.datname = current_database()
+      JOIN pg_roles AS o ON o.oid = CASE WHEN n.nspowner = 'pg_database_owner'::regrole THEN d.datdba ELSE n.nspowner END
+     WHERE n.nspname IN ('totp_shard', 'totp')
+        OR n.oid = (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'pg_totp')
+  LOOP
+    IF NOT found.rolsuper OR found.schema = 'totp_shard' AND found.owner <> current_user THEN
+      RAISE EXCEPTION 'must be owner of schema %', found.schema USING ERRCODE = 'insufficient_privilege',
+        DETAIL = format('It belongs to role "%s".', found.owner),
+        HINT = CASE WHEN found.rolsuper THEN 'Run the script as that role.'
+                    WHEN found.schema = 'totp_shard' THEN 'If you do not know what it is for, drop it, and run the script again.'
+                    ELSE 'Install the extension in a schema of its own, or give this one to a superuser.' END;
+    ELSIF found.creator IS NOT NULL THEN
+      RAISE EXCEPTION 'schema % is open to others', found.schema USING ERRCODE = 'insufficient_privilege',
+        DETAIL = format('What %s creates there could be called in place of what is meant.', found.creator),
+        HINT = format('REVOKE CREATE ON SCHEMA %s FROM %s. Then look at what is in it, and run the script again.',
+                      found.schema, found.creator);
+    END IF;
+  END LOOP;
+END
+$$;
+
+-- What is in totp_shard, of every kind; the functions of the extension, and others of their names. PostgreSQL notes no
+-- owner of what its first superuser, role 10, owns.
+DO $$
+DECLARE
+  found record;
+BEGIN
+  FOR found IN
+    SELECT i.type, i.identity, r.rolname AS owner, r.rolsuper
+      FROM pg_depend AS d
+      LEFT JOIN pg_shdepend AS s ON (s.classid, s.objid, s.deptype) = (d.classid, d.objid, 'o')
+                                AND s.dbid = (SELECT b.oid FROM pg_database AS b WHERE b.datname = current_database())
+      JOIN pg_roles AS r ON r.oid = coalesce(s.refobjid, 10)
+     CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, 0) AS i
+     WHERE (d.refclassid, d.refobjid, d.deptype) = ('pg_namespace'::regclass, to_regnamespace('totp_shard'), 'n')
+       AND r.rolname <> current_user
+    UNION ALL
+    SELECT 'function', p.oid::regprocedure::text, r.rolname, r.rolsuper
+      FROM pg_proc AS p
+      JOIN pg_roles AS r ON r.oid = p.proowner AND NOT r.rolsuper
+     WHERE (p.pronamespace, p.proname) IN (
+           SELECT m.pronamespace, m.proname
+             FROM pg_extension AS e
+             JOIN pg_depend AS d ON (d.refclassid, d.refobjid, d.classid) = ('pg_extension'::regclass, e.oid, 'pg_proc'::regclass)
+             JOIN pg_proc AS m ON m.oid = d.objid
+            WHERE e.extname = 'pg_totp')
+  LOOP
+    RAISE EXCEPTION 'must be owner of % %', found.type, found.identity USING ERRCODE = 'insufficient_privilege',
+      DETAIL = format('It belongs to role "%s".', found.owner),
+      HINT = CASE WHEN found.rolsuper THEN 'Run the script as that role.'
+                  ELSE 'If you do not know what it is for, drop it, and run the script again.' END;
+  END LOOP;
+END
+$$;
+
+-- A table that somebody gave to us may have been prepared: what hangs on it runs as who writes to it. Ours needs
+-- nothing that PostgreSQL does not come with.
+DO $$
+DECLARE
+  served CONSTANT oid := to_regclass('totp_shard.served');
+  found  record;
+BEGIN
+  FOR found IN
+    WITH part(classid, objid) AS (
+      SELECT 'pg_class'::regclass, served
+      UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i WHERE i.indrelid = served
+      UNION ALL SELECT 'pg_attrdef'::regclass, a.oid FROM pg_attrdef AS a WHERE a.adrelid = served
+      UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c WHERE c.conrelid = served
+    ), foreign_part(classid, objid) AS (
+      SELECT 'pg_class'::regclass, c.oid FROM pg_class AS c WHERE c.oid = served AND (c.relkind <> 'r' OR c.relrowsecurity)
+      UNION ALL SELECT 'pg_class'::regclass, h.inhrelid FROM pg_inherits AS h WHERE served IN (h.inhrelid, h.inhparent)
+      UNION ALL SELECT 'pg_trigger'::regclass, t.oid FROM pg_trigger AS t WHERE t.tgrelid = served AND NOT t.tgisinternal
+      UNION ALL SELECT 'pg_rewrite'::regclass, r.oid FROM pg_rewrite AS r WHERE r.ev_class = served
+      UNION ALL SELECT 'pg_policy'::regclass, p.oid FROM pg_policy AS p WHERE p.polrelid = served
+      UNION ALL SELECT d.classid, d.objid FROM pg_depend AS d JOIN part USING (classid, objid)
+                 WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_opclass'::regclass)
+    )
+    SELECT pg_describe_object(f.classid, f.objid, 0) AS part FROM foreign_part AS f
+  LOOP
+    RAISE EXCEPTION '% is not as shard.sql makes it', found.part USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'It could run what somebody else wrote, with the rights of a superuser.',
+      HINT = 'Note what is in totp_shard.served, drop that table, run the script again, and call totp_shard.serve().';
+  END LOOP;
+END
+$$;
+
+-- What the router logs in as, if there are such roles already.
+DO $$
+DECLARE
+  found record;
+BEGIN
+  FOR found IN
+    SELECT r.rolname AS role,
+           (SELECT string_agg(quote_ident(m.rolname), ', ') FROM pg_auth_members AS a JOIN pg_roles AS m ON m.oid = a.member
+             WHERE a.roleid = r.oid AND NOT m.rolsuper) AS members,
+           r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls AS can_more
+      FROM pg_roles AS r
+     WHERE r.rolname IN ('totp_router_verify', 'totp_router_enroll', 'totp_router_audit', 'totp_router_admin', 'totp_router_owner')
+  LOOP
+    IF found.members IS NOT NULL THEN
+      RAISE EXCEPTION 'role "%" is not for the router alone', found.role USING ERRCODE = 'insufficient_privilege',
+        DETAIL = format('Who can act as it: %s.', found.members),
+        HINT = format('REVOKE %s FROM %s, and give it a new password; or drop it. Then run the script again.',
+                      found.role, found.members);
+    ELSIF found.can_more THEN
+      RAISE EXCEPTION 'role "%" can do more than call functions', found.role USING ERRCODE = 'insufficient_privilege',
+        DETAIL = 'The router needs no attribute but LOGIN.',
+        HINT = format('ALTER ROLE %s NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, or drop it.'
+                      ' Then run the script again.', found.role);
+    END IF;
+  END LOOP;
+END
+$$;
+
+DO $$
+BEGIN
+  IF to_regnamespace('totp_shard') IS NULL THEN
+    CREATE SCHEMA totp_shard;
+  END IF;
+EXCEPTION WHEN unique_violation THEN -- another session had begun to make it
+  RAISE EXCEPTION 'must be owner of schema totp_shard' USING ERRCODE = 'insufficient_privilege',
+    DETAIL = 'It was made just now.', HINT = 'Run the script again.';
+END
+$$;
 
 -- --- Who serves whom -------------------------------------------------------------------------------------------
 
@@ -204,7 +352,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
       EXECUTE format('CREATE ROLE %I LOGIN', role);
     END IF;
-    EXECUTE format('GRANT USAGE ON SCHEMA totp_shard TO %I', role);
+    -- PL/Proxy calls types by their names alone, and the owner of a database may set its search_path.
+    EXECUTE format('ALTER ROLE %I IN DATABASE %I SET search_path = pg_catalog, pg_temp', role, current_database());
   END LOOP;
 END
 $$;
@@ -225,10 +374,16 @@ $$;
 COMMENT ON FUNCTION totp_shard.route(name, name, text) IS
   'Where the router sends calls: user, all, any (shard), step (of a rotation), router (its own), refused; internal: never called';
 
-CREATE TABLE IF NOT EXISTS totp_shard.capabilities (capability text, name name, PRIMARY KEY (name, capability));
+-- The router's functions are written from it, so nothing else may stand there.
+DROP VIEW IF EXISTS totp_shard.routines;
+DROP TABLE IF EXISTS totp_shard.capabilities;
+CREATE TABLE totp_shard.capabilities (
+  capability text CHECK (capability IN ('verify', 'enroll', 'audit', 'admin')),
+  name       name,
+  PRIMARY KEY (name, capability)
+);
 COMMENT ON TABLE totp_shard.capabilities IS 'What each capability of totp_grant() holds';
 
-DROP VIEW IF EXISTS totp_shard.routines;
 CREATE VIEW totp_shard.routines AS
 SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p.prokind AS kind,
        r.route,
@@ -239,6 +394,8 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
        pg_get_function_arguments(p.oid) AS arguments,
        pg_get_function_identity_arguments(p.oid) AS parameters,
        concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text') AS remote_parameters,
+       format('totp_shard.%I(%s)', p.proname,
+              concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text')) AS remote,
        pg_get_function_result(p.oid) AS result,
        -- Where it runs on all shards, with a column that says which.
        CASE WHEN r.route IS DISTINCT FROM 'all' THEN pg_get_function_result(p.oid)
@@ -266,17 +423,20 @@ DO $$
 DECLARE
   r          record;
   capability text;
-  signature  text;
+  login      name;
   home       CONSTANT text := (SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'pg_totp');
 BEGIN
   -- What a capability holds is asked of totp_grant() itself, and taken back: the roles shall call what is made below.
-  DELETE FROM totp_shard.capabilities;
+  -- What they can do as PUBLIC, or through a group, is no part of it.
   FOREACH capability IN ARRAY ARRAY['verify', 'enroll', 'audit', 'admin'] LOOP
-    EXECUTE format('SELECT %s.totp_grant(%L, %L)', home, 'totp_router_' || capability, capability);
+    login := 'totp_router_' || capability;
+    EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, login);
+    EXECUTE format('SELECT %s.totp_grant(%L::name, %L::text)', home, login, capability);
     INSERT INTO totp_shard.capabilities
-    SELECT capability, t.name FROM totp_shard.routines AS t
-     WHERE has_function_privilege('totp_router_' || capability, t.routine, 'EXECUTE');
-    EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, 'totp_router_' || capability);
+    SELECT DISTINCT capability, p.proname
+      FROM totp_shard.routines AS t JOIN pg_proc AS p ON p.oid = t.routine CROSS JOIN LATERAL aclexplode(p.proacl) AS a
+     WHERE a.grantee = login::regrole;
+    EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA %s, totp FROM %I', home, login);
   END LOOP;
 
   -- What the extension had before an update.
@@ -293,19 +453,56 @@ BEGIN
       RAISE EXCEPTION 'where shall the router send calls of %?', r.routine USING HINT = 'Add it to totp_shard.route() in shard.sql.';
     END IF;
     CONTINUE WHEN r.route NOT IN ('user', 'all', 'any', 'step');
-    signature := format('totp_shard.%I(%s)', r.name, r.remote_parameters);
     EXECUTE format('CREATE OR REPLACE FUNCTION %s RETURNS %s LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-      signature, r.result, format(E'BEGIN\n  PERFORM totp_shard.enter(caller, %s);\n%s  %s %I.%I(%s);\nEND',
+      r.remote, r.result, format(E'BEGIN\n  PERFORM totp_shard.enter(caller, %s);\n%s  %s %I.%I(%s);\nEND',
         CASE WHEN r.route = 'user' THEN '$1' ELSE 'NULL' END,
         CASE WHEN r.has_second_user THEN E'  PERFORM totp_shard.enter(caller, new_user_id);\n' ELSE '' END,
         CASE WHEN r.returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, r.schema, r.name, rtrim(r.numbers, ', ')));
-    EXECUTE format('COMMENT ON FUNCTION %s IS %L', signature, 'For the router: ' || r.comment);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', signature,
-      (SELECT concat_ws(', ', VARIADIC array_agg('totp_router_' || c)) FROM unnest(r.capabilities || ARRAY['owner']) AS c));
+    EXECUTE format('COMMENT ON FUNCTION %s IS %L', r.remote, 'For the router: ' || r.comment);
+  END LOOP;
+
+  -- What REASSIGN OWNED gave us is ours, too, and what it does is not.
+  FOR r IN SELECT p.oid::regprocedure AS routine FROM pg_proc AS p WHERE p.pronamespace = 'totp_shard'::regnamespace
+            AND 1 < (SELECT count(*) FROM pg_proc AS o WHERE (o.pronamespace, o.proname) = (p.pronamespace, p.proname)) LOOP
+    RAISE EXCEPTION 'function name of % is not unique', r.routine USING ERRCODE = 'insufficient_privilege',
+      DETAIL = 'A call of ours could be taken by the other one.',
+      HINT = 'Drop the function of that name that is not of shard.sql, and run the script again.';
   END LOOP;
 END
 $$;
-REVOKE ALL ON ALL ROUTINES IN SCHEMA totp_shard FROM PUBLIC;
+
+-- --- Rights ----------------------------------------------------------------------------------------------------------
+
+-- Nothing for anyone, whatever ALTER DEFAULT PRIVILEGES or a GRANT gave; then what each role of the router calls.
+DO $$
+DECLARE
+  r record;
+BEGIN
+  FOR r IN
+    SELECT 'SCHEMA totp_shard' AS object, a.grantee
+      FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(n.nspacl) AS a
+     WHERE n.nspname = 'totp_shard' AND a.grantee <> n.nspowner
+    UNION
+    SELECT format('ROUTINE %s', p.oid::regprocedure), a.grantee
+      FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+     WHERE p.pronamespace = 'totp_shard'::regnamespace AND a.grantee <> p.proowner
+    UNION
+    SELECT format('TABLE %s', c.oid::regclass), a.grantee
+      FROM pg_class AS c LEFT JOIN pg_attribute AS t ON t.attrelid = c.oid AND t.attacl IS NOT NULL
+     CROSS JOIN LATERAL (SELECT * FROM aclexplode(c.relacl) UNION SELECT * FROM aclexplode(t.attacl)) AS a
+     WHERE c.relnamespace = 'totp_shard'::regnamespace AND c.relkind IN ('r', 'v') AND a.grantee <> c.relowner
+  LOOP
+    EXECUTE format('REVOKE ALL ON %s FROM %s CASCADE', r.object,
+                   CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END);
+  END LOOP;
+  FOR r IN SELECT t.remote, c.capability
+             FROM totp_shard.routines AS t CROSS JOIN LATERAL unnest(t.capabilities || ARRAY['owner']) AS c(capability)
+            WHERE t.route IN ('user', 'all', 'any', 'step') LOOP
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', r.remote, 'totp_router_' || r.capability);
+  END LOOP;
+END
+$$;
+GRANT USAGE ON SCHEMA totp_shard TO totp_router_verify, totp_router_enroll, totp_router_audit, totp_router_admin, totp_router_owner;
 GRANT EXECUTE ON FUNCTION totp_shard.unserved(integer[], text, integer), totp_shard.known(text[]),
   totp_shard.remove_unserved(integer[], text[]), totp_shard.all_removed(integer[]) TO totp_router_owner;
 -- For totp_health() of the router, which compares it with its map.

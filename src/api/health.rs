@@ -3,6 +3,7 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::health_rights;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::store::data_keys;
@@ -20,14 +21,24 @@ fn totp_health() -> Result<
     guard::not_parallel("totp_health")?;
     let now = clock::now()?;
     let mut checks = vec![master_key(), key_source(), test_clock()];
-    checks.extend(sealed_under()?);
     checks.push(writers()?);
-    checks.extend(health::checks(now)?);
-    name_users_near_a_lock(&mut checks, now)?;
+    checks.extend(health_rights::checks()?);
+    checks.extend(health::of_catalog()?);
+    let altered = health::altered_tables();
+    if altered.is_empty() {
+        checks.extend(sealed_under()?);
+        checks.extend(health::of_rows(now)?);
+        name_users_near_a_lock(&mut checks, now)?;
+    } else {
+        // What is in the tables is not read: one row for each, in place of one that found nothing wrong.
+        checks.retain(|c| c.status == "fail" || altered.iter().all(|a| a.name != c.name));
+        let new: Vec<_> = altered.into_iter().filter(|a| checks.iter().all(|c| c.name != a.name)).collect();
+        checks.extend(new);
+    }
     Ok(TableIterator::new(checks.into_iter().map(|c| (c.name, c.status, c.detail))))
 }
 
-fn check(name: &str, status: &str, detail: String) -> Check {
+pub(super) fn check(name: &str, status: &str, detail: String) -> Check {
     Check { name: name.into(), status: status.into(), detail }
 }
 

@@ -23,6 +23,13 @@ mod totp {
         batch_size.filter(|n| (1..=100_000).contains(n)).ok_or(Error::BatchSize)
     }
 
+    /// Refuses all but the statement of a rotation, and another key than its own, whatever was granted: a rotation gives
+    /// nobody a value that the table does not get.
+    fn check_reseal(function: &'static str, key_id: i32) -> Result<(), Error> {
+        guard::writable(function)?;
+        if rotation::is_moving_to(key_id) { Ok(()) } else { Err(Error::RotationOnly(function)) }
+    }
+
     /// First step: a new current data key, unless a rotation to it is only half way. Returns how many secrets are to be
     /// moved. The procedure commits after each step.
     #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -97,7 +104,7 @@ mod totp {
         sealed: &[u8],
         key_id: i32,
     ) -> Result<Vec<u8>, ErrorReport> {
-        guard::not_parallel("totp.reseal")?;
+        check_reseal("reseal", key_id)?;
         let parameters = secrets::parameters(algorithm, digits, period)?;
         let context = keyring::secret_context(user_id, device, secret_id, parameters);
         Ok(keyring::reseal(KeyId::new(key_id), &context, sealed).map_err(|error| error.of_user(user_id))?)
@@ -112,7 +119,7 @@ mod totp {
         sealed: &[u8],
         key_id: i32,
     ) -> Result<Vec<u8>, ErrorReport> {
-        guard::not_parallel("totp.reseal_recovery_codes")?;
+        check_reseal("reseal_recovery_codes", key_id)?;
         let count = u8::try_from(count).map_err(|_| Error::RowsAltered)?;
         let context = seal::Context::RecoveryCodes { user_id, set_id, count };
         Ok(keyring::reseal(KeyId::new(key_id), &context, sealed).map_err(|error| error.of_user(user_id))?)

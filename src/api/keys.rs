@@ -3,13 +3,15 @@
 //! A rotation locks the data keys before any row. Whoever writes rows of a user holds the current data key first, so
 //! neither waits for the other in a circle. Sign-ins hold none of these locks.
 
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::audit;
 use crate::clock;
 use crate::error::Error;
-use crate::store::rotation;
+use crate::removed::Removed;
+use crate::store::rotation::{self, Lost};
 use crate::store::spi::Snapshot;
 use crate::store::{attempts, data_keys, recovery_codes, secrets};
 use crate::{guard, keyring};
@@ -69,8 +71,8 @@ fn lock_all_keys() -> Result<Vec<data_keys::ListedKey>, Error> {
 }
 
 /// Whom to notify: not the user whose device keeps its active secret, and has only lost the one that was to follow.
-fn to_enroll_anew(lost: Vec<rotation::Lost>) -> Result<Vec<(String, Option<String>)>, Error> {
-    let mut rows: Vec<_> = lost.into_iter().map(|(user_id, device, _)| (user_id, device)).collect();
+fn to_enroll_again(lost: Vec<Lost>) -> Result<Vec<(String, Option<String>)>, Error> {
+    let mut rows: Vec<_> = lost.into_iter().map(|l| (l.user_id, l.device)).collect();
     rows.dedup();
     let snapshot = Snapshot::latest();
     let mut found = Vec::new();
@@ -86,12 +88,15 @@ fn to_enroll_anew(lost: Vec<rotation::Lost>) -> Result<Vec<(String, Option<Strin
 
 /// Removes what is sealed under a master key that is lost for good, and says who must enrol again. A row with a NULL
 /// device stands for the recovery codes of a user.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_forget_unreadable(
     master_key: Option<&str>,
+    fcinfo: pg_sys::FunctionCallInfo,
 ) -> Result<TableIterator<'static, (name!(user_id, String), name!(device, Option<String>))>, ErrorReport> {
     guard::writable("totp_forget_unreadable")?;
+    // SAFETY: that of this call.
+    unsafe { guard::owner(fcinfo, "totp_forget_unreadable") }?;
     guard::read_committed("totp_forget_unreadable")?;
     let fingerprint = master_key.ok_or(Error::Null("master_key"))?;
     keyring::reread()?;
@@ -101,17 +106,18 @@ fn totp_forget_unreadable(
     }
     let lost = rotation::sealed_under(&Snapshot::latest(), &keys)?;
     let now = clock::now()?;
-    for (user_id, device, secret_id) in &lost {
+    for Lost { user_id, device, secret_id, codes } in &lost {
         attempts::lock(user_id)?;
-        match device {
-            Some(_) => drop(secrets::delete(user_id, *secret_id)?),
+        let mut removed = Removed::nothing();
+        match codes {
+            Some(codes) => removed.add(secrets::delete(user_id, *secret_id)?, *codes, now)?,
             None => recovery_codes::delete(user_id)?,
         }
-        audit::unreadable_forgotten(Some(user_id), device.as_deref(), fingerprint, now)?;
+        audit::unreadable_forgotten(Some(user_id), device.as_deref(), fingerprint, &removed, now)?;
     }
     if lost.is_empty() {
-        audit::unreadable_forgotten(None, None, fingerprint, now)?;
+        audit::unreadable_forgotten(None, None, fingerprint, &Removed::nothing(), now)?;
     }
     data_keys::delete(&keys)?;
-    Ok(TableIterator::new(to_enroll_anew(lost)?))
+    Ok(TableIterator::new(to_enroll_again(lost)?))
 }

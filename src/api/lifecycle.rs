@@ -1,13 +1,16 @@
 //! `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user`: what a support desk does.
 
+use std::collections::BTreeMap;
+
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::audit::{self, Event};
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
-use crate::inplace::{self, Outcome};
+use crate::inplace::{self, Outcome, Target};
 use crate::names::{DeviceName, UserId};
+use crate::removed::Removed;
 use crate::store::attempts::{self, Attempts};
 use crate::store::spi::Snapshot;
 use crate::store::{recovery_codes, secrets, used_codes};
@@ -58,45 +61,57 @@ fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) ->
         None => remove_user(user)?,
         Some(device) => remove_device(user, device)?,
     };
-    Ok(audit_each(Event::Removed, user, &devices)?)
+    for (device, removed) in &devices {
+        audit::record_with(Event::Removed, clock::now()?, Some(user.as_str()), Some(device), &removed.detail())?;
+    }
+    Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }
+
+/// Devices, each with what was used of its secrets.
+type RemovedDevices = BTreeMap<String, Removed>;
 
 /// The attempts row goes first: an enrolment that runs now holds it or waits for us, so it leaves nothing behind. It is
 /// audited even where there was no device any more: failures, locks and recovery codes go too.
-fn remove_user(user: UserId) -> Result<Vec<String>, Error> {
+fn remove_user(user: UserId) -> Result<RemovedDevices, Error> {
     while !attempts::delete(user.as_str())? {
-        // An enrolment may have committed since the delete looked: then there is a row to delete now. One that was
+        // An enrollment may have committed since the delete looked: then there is a row to delete now. One that was
         // deleted by hand is made again, so that what it left behind goes too.
         let nothing_left = secrets::of_user(&Snapshot::latest(), user.as_str())?.is_empty()
             && recovery_codes::sealed(user.as_str())?.is_none();
         if nothing_left {
-            return Ok(Vec::new());
+            return Ok(RemovedDevices::new());
         }
         attempts::lock_or_insert(user.as_str())?;
         pgrx::check_for_interrupts!();
     }
-    audit::record(Event::Removed, clock::now()?, Some(user.as_str()), None)?;
-    let mut devices: Vec<_> =
-        secrets::of_user(&Snapshot::latest(), user.as_str())?.into_iter().map(|s| s.device).collect();
-    devices.dedup();
+    let now = clock::now()?;
+    audit::record(Event::Removed, now, Some(user.as_str()), None)?;
+    let existing = secrets::of_user(&Snapshot::latest(), user.as_str())?;
     recovery_codes::delete(user.as_str())?;
-    secrets::delete_all(user.as_str())?;
+    let used = secrets::delete_all(user.as_str())?;
+    let mut devices = RemovedDevices::new();
+    for secret in existing {
+        let removed = devices.entry(secret.device).or_insert(Removed::nothing());
+        for used in used.iter().filter(|used| used.secret_id == secret.secret_id) {
+            removed.add(*used, secret.codes, now)?;
+        }
+    }
     Ok(devices)
 }
 
 /// The attempts row and the recovery codes stay: removing a device clears no failures.
-fn remove_device(user: UserId, device: DeviceName) -> Result<Vec<String>, Error> {
+fn remove_device(user: UserId, device: DeviceName) -> Result<RemovedDevices, Error> {
+    let mut devices = RemovedDevices::new();
     if !attempts::lock(user.as_str())? {
-        return Ok(Vec::new());
+        return Ok(devices);
     }
-    let mut devices = Vec::new();
+    let now = clock::now()?;
     for secret in secrets::of_user(&Snapshot::latest(), user.as_str())? {
         if secret.device == device.as_str() {
-            secrets::delete(user.as_str(), secret.secret_id)?;
-            devices.push(secret.device);
+            let used = secrets::delete(user.as_str(), secret.secret_id)?;
+            devices.entry(secret.device).or_insert(Removed::nothing()).add(used, secret.codes, now)?;
         }
     }
-    devices.dedup();
     Ok(devices)
 }
 
@@ -116,7 +131,7 @@ fn totp_unlock(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     let user = UserId::new(user_id)?;
     loop {
         let Some((address, _snapshot)) = attempts::find(user.as_str())? else { return Ok(false) };
-        let outcome = inplace::change_one(&address, |row: &mut Attempts| {
+        let outcome = inplace::change_one(Target::open(&address)?, |row: &mut Attempts| {
             row.codes = otp::Counter::CLEAR;
             row.recovery = otp::Counter::CLEAR;
         })?;
@@ -148,14 +163,23 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
     if !attempts::insert(new.as_str(), counted)? {
         return Err(Error::UserExists.into());
     }
+    let now = clock::now()?;
+    // What was used under the old id goes along and is remembered there too; so an import gives no code back. What comes to
+    // the new id may have been there before.
+    let inherited = Removed::of_user(old.as_str(), now)?;
+    let (mut lost, before) = (inherited, Removed::of_user(new.as_str(), now)?);
     let snapshot = Snapshot::latest();
     let found = secrets::sealed_of_user(&snapshot, old.as_str())?;
+    let existing = secrets::of_user(&snapshot, old.as_str())?;
     let mut devices = Vec::new();
     for stored in &found {
         let secret = keyring::open_secret(&snapshot, old.as_str(), stored)?;
         let sealed =
             keyring::seal_secret(key, new.as_str(), &stored.device, stored.secret_id, stored.parameters, &secret)?;
-        used_codes::rename(old.as_str(), new.as_str(), stored.secret_id)?;
+        let used = used_codes::take(old.as_str(), stored.secret_id)?;
+        let of_stored = existing.iter().find(|e| e.secret_id == stored.secret_id).ok_or(Error::RowsAltered)?;
+        lost.add(used, of_stored.codes, now)?;
+        used_codes::insert(new.as_str(), &before.raise(used, stored.parameters.period))?;
         secrets::rename(old.as_str(), stored.secret_id, new.as_str(), key.get(), &sealed)?;
         devices.push(stored.device.as_str());
     }
@@ -164,9 +188,9 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
     if let Some((set_id, count, sealed)) = recovery_codes::sealed(old.as_str())? {
         let hashes = keyring::open_recovery_codes(&snapshot, old.as_str(), set_id, count, &sealed)?;
         let sealed = keyring::seal_recovery_codes(key, new.as_str(), set_id, count, &hashes)?;
-        used_codes::rename(old.as_str(), new.as_str(), set_id)?;
+        used_codes::insert(new.as_str(), &used_codes::take(old.as_str(), set_id)?)?;
         recovery_codes::rename(old.as_str(), new.as_str(), key.get(), &sealed)?;
     }
-    audit::renamed(old.as_str(), new.as_str(), clock::now()?)?;
+    audit::renamed((old.as_str(), &lost), (new.as_str(), &inherited), now)?;
     Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }

@@ -3,6 +3,7 @@
 mod arguments;
 mod enroll;
 mod health;
+mod health_rights;
 mod import;
 mod in_memory;
 mod internal;

@@ -34,10 +34,12 @@ fn totp_stats(
 }
 
 /// Deletes audit rows older than that. Returns how many. For the owner only.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn totp_prune_audit(older_than: Option<Interval>) -> Result<i64, ErrorReport> {
+fn totp_prune_audit(older_than: Option<Interval>, fcinfo: pg_sys::FunctionCallInfo) -> Result<i64, ErrorReport> {
     guard::writable("totp_prune_audit")?;
+    // SAFETY: that of this call.
+    unsafe { guard::owner(fcinfo, "totp_prune_audit") }?;
     let older_than = bounded(older_than.ok_or(Error::Null("older_than"))?)?;
     // A month has 28 days or 31: of fields of both signs it depends on the day whether they reach into the future.
     let fields = [older_than.months().into(), older_than.days().into(), older_than.micros()];
@@ -61,16 +63,14 @@ fn bounded(age: Interval) -> Result<Interval, Error> {
 /// The otpauth URI of every secret that is active or can become so. For superusers only; audited.
 #[pg_extern(sql = r#"
 CREATE FUNCTION totp_export() RETURNS TABLE (user_id text, device text, state text, otpauth_uri text)
-STRICT VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+STRICT VOLATILE PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 LANGUAGE c AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';
 "#)]
 fn totp_export(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     guard::writable("totp_export")?;
-    // SAFETY: a read of backend state: the role of the session, not the owner that SECURITY DEFINER makes us.
-    if !unsafe { pg_sys::superuser_arg(pg_sys::GetOuterUserId()) } {
-        return Err(Error::ExportDenied.into());
-    }
+    // SAFETY: that of this call.
+    unsafe { guard::superuser(fcinfo, "totp_export") }?;
     let now = clock::now()?;
     audit::exported(now)?;
     let snapshot = Snapshot::latest();

@@ -1,6 +1,6 @@
 //! `totp_recovery_codes`, `totp_recover`: the way in when every device is lost (NIST SP 800-63B "look-up secrets").
 
-use otp::{Counter, Guess, RecoveryCode, RecoverySet, UsedMask, Verdict};
+use otp::{Counter, Guess, Policy, RecoveryCode, RecoverySet, UsedMask, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -8,7 +8,7 @@ use super::shown::Shown;
 use crate::audit;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
-use crate::inplace::{self, Outcome};
+use crate::inplace::{self, Outcome, Target};
 use crate::names::UserId;
 use crate::store::attempts::{self, Attempts};
 use crate::store::recovery_codes::{self, LookUp, look_up};
@@ -50,53 +50,89 @@ fn totp_recovery_codes(
 fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bool, ErrorReport> {
     guard::writable("totp_recover")?;
     let (Some(user_id), Some(code)) = (user_id, recovery_code) else { return Ok(false) };
+    let code = RecoveryCode::parse(code).ok();
+    let policy = settings::lockout();
+    let mut keys_were_read = false;
     loop {
         let Some(found) = look_up(user_id)? else { return Ok(false) };
         let now = clock::now()?;
-        if found.disabled || found.seen.recovery.believed(&settings::lockout(), now.0).is_locked(now.0) {
+        if found.disabled || found.seen.recovery.believed(&policy, now.0).is_locked(now.0) {
             return Ok(false);
         }
-        let Ok(code) = RecoveryCode::parse(code) else { return Ok(false) };
+        let Some(code) = &code else { return Ok(false) };
+        let reads = keyring::reads();
         let hashes = keyring::open_recovery_codes(&found.snapshot, user_id, found.set_id, found.count, &found.sealed)?;
-        let set = RecoverySet::from_bytes(&hashes).map_err(|_| Error::DoesNotOpen)?;
-        let Outcome::Decided((verdict, counter), lsn) = judge_in_place(&found, set.find(&code), now)? else {
+        if keyring::reads() != reads && !keys_were_read {
+            // It may have waited: look again, at the time that it is now.
+            keys_were_read = true;
             continue;
+        }
+        let set = RecoverySet::from_bytes(&hashes).map_err(|_| Error::DoesNotOpen)?;
+        let Some(row) = attempts_row(&found)? else { continue };
+        // From here on a code of no set touches the attempts row and nothing else, as in verify.rs.
+        let outcome = match set.find(code) {
+            None => charge(row, &policy, now)?,
+            Some(place) => judge(row, Target::open(&found.used()?)?, place, &policy, now)?,
         };
+        let Outcome::Decided((verdict, counter), lsn) = outcome else { continue };
+        let newly_locked = counter.is_locked(now.0);
         if let Some(lsn) = lsn {
             // A use and a lock last before they are told.
-            match verdict {
-                Verdict::Wrong { newly_locked: false } => lsn.flush_soon(),
-                _ => lsn.make_durable(),
-            }
+            if verdict == Verdict::Accepted || newly_locked { lsn.make_durable() } else { lsn.flush_soon() }
         }
         match verdict {
             Verdict::Accepted => audit::recovery_code_used(user_id, now)?,
-            Verdict::Wrong { newly_locked } => audit::recovery_failed(user_id, &counter, newly_locked, now)?,
-            Verdict::Replayed => audit::recovery_replayed(user_id, now)?,
+            Verdict::Wrong { .. } => audit::recovery_failed(user_id, &counter, newly_locked, now)?,
+            Verdict::Replayed => audit::recovery_replayed(user_id, &counter, newly_locked, now)?,
             Verdict::Locked => {}
         }
         return Ok(verdict == Verdict::Accepted);
     }
 }
 
-/// Decides under the page locks, on the rows as they are now, and changes them.
-fn judge_in_place(found: &LookUp, place: Option<u8>, now: Timestamp) -> Result<Outcome<(Verdict, Counter)>, Error> {
-    let policy = settings::lockout();
-    inplace::change_two(&found.attempts, &found.used, |attempts: &mut Attempts, used: &mut UsedCode| {
+/// The user's attempts row, to be changed. `None` if another transaction was deleting it: look again.
+///
+/// Errors: 55000 if the row is a copy that the own transaction made, so that its ROLLBACK gives the guess back.
+fn attempts_row(found: &LookUp) -> Result<Option<Target<Attempts>>, Error> {
+    if found.attempts.is_own() && !found.is_own {
+        return Err(Error::OwnCopy);
+    }
+    inplace::settled(Target::open(&found.attempts)?)
+}
+
+type Judged = Outcome<(Verdict, Counter)>;
+
+/// Charges a code that the set does not have.
+fn charge(row: Target<Attempts>, policy: &Policy, now: Timestamp) -> Result<Judged, Error> {
+    inplace::change_one(row, |row: &mut Attempts| {
+        let (verdict, counter) = otp::judge_guess(row.recovery, policy, now.0, Guess::NoMatch);
+        row.recovery = counter;
+        if verdict != Verdict::Locked {
+            row.last_failed_at = now.0;
+        }
+        (verdict, counter)
+    })
+}
+
+/// Judges a code of the set: used before, it is charged like a wrong one, since no window ends it.
+fn judge(
+    row: Target<Attempts>,
+    used: Target<UsedCode>,
+    place: u8,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Judged, Error> {
+    inplace::change_two(row, used, |attempts: &mut Attempts, used: &mut UsedCode| {
         let mask = UsedMask::new(used.recovery_mask as i32);
-        let guess = match place {
-            None => Guess::NoMatch,
-            Some(place) if mask.is_used(place) => Guess::Used,
-            Some(_) => Guess::Fresh,
-        };
-        let (verdict, counter) = otp::judge_guess(attempts.recovery, &policy, now.0, guess);
-        match (verdict, place) {
-            (Verdict::Accepted, Some(place)) => {
+        let guess = if mask.is_used(place) { Guess::Spent } else { Guess::Fresh };
+        let (verdict, counter) = otp::judge_guess(attempts.recovery, policy, now.0, guess);
+        match verdict {
+            Verdict::Accepted => {
                 used.recovery_mask = i64::from(mask.with_used(place).get());
                 used.used_at = now.0;
                 used.uses = used.uses.saturating_add(1);
             }
-            (Verdict::Wrong { .. }, _) => attempts.last_failed_at = now.0,
+            Verdict::Replayed => attempts.last_failed_at = now.0,
             _ => {}
         }
         attempts.recovery = counter;

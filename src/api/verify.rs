@@ -2,19 +2,23 @@
 //!
 //! Every call answers from the latest committed state, at every isolation level. A guess is charged and a code is
 //! burnt in place before the answer is told: see docs/design/in-place.md.
+//!
+//! Whether a code is right is known once it is compared. From there on a wrong code touches the user's attempts row and
+//! nothing else: what else could wait or fail would tell it from a right one without a charge. So all that does not
+//! depend on the code comes before, and what only a right code needs comes after.
 
-use otp::{Code, Judgement, TimeStep, Verdict};
+use otp::{Code, Counter, Guess, Policy, Secret, TimeStep, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::audit::{self, Event};
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
-use crate::inplace::{self, Lsn, Outcome};
+use crate::inplace::{self, Lsn, Outcome, RowAddress, Target};
+use crate::removed::Removed;
 use crate::store::attempts::{self, Attempts};
 use crate::store::secrets::{self, SealedSecret, Slot};
-use crate::store::sign_in::{Candidate, LookUp, User, look_up};
-use crate::store::spi::Snapshot;
+use crate::store::sign_in::{Candidate, LookUp};
 use crate::store::used_codes::UsedCode;
 use crate::{floor, guard, keyring, settings};
 
@@ -135,63 +139,99 @@ impl Answer {
         Self { reason: Reason::NotEnrolled, device: None, attempts_left: None, retry_at: None }
     }
 
-    fn new(reason: Reason, counter: otp::Counter, now: Timestamp) -> Self {
+    fn new(reason: Reason, counter: Counter, policy: &Policy, now: Timestamp) -> Self {
         Self {
             reason,
             device: None,
-            attempts_left: Some(counter.attempts_left(&settings::lockout(), now.0)),
+            attempts_left: Some(counter.attempts_left(policy, now.0)),
             retry_at: counter.retry_at(now.0),
         }
     }
 }
 
+/// A guess at a user, and under which rules it is judged.
+struct Attempt<'a> {
+    user_id: &'a str,
+    policy: Policy,
+    floor_at: Timestamp,
+    now: Timestamp,
+}
+
+/// The secret that a code belongs to, and its step.
+#[derive(Clone, Copy)]
+struct Match<'a> {
+    candidate: &'a Candidate,
+    step: TimeStep,
+}
+
 fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result<Answer, Error> {
     let Some(user_id) = user_id else { return Ok(Answer::not_enrolled()) };
-    let code = code.unwrap_or_default();
-    let mut user_locked = false;
+    let code = Code::parse(code.unwrap_or_default()).ok();
+    let policy = settings::lockout();
+    let (mut user_locked, mut keys_were_read) = (false, false);
     loop {
-        let refuse = |attempts: &Attempts| {
-            let now = clock::now()?;
-            let counter = attempts.codes.believed(&settings::lockout(), now.0);
-            Ok(counter.is_locked(now.0).then(|| Answer::new(Reason::Locked, counter, now)))
-        };
-        let found = match look_up(user_id, refuse)? {
-            LookUp::Nobody => return Ok(Answer::not_enrolled()),
-            LookUp::Refused(answer) => return Ok(answer),
-            LookUp::User(user) => user,
-        };
+        let look_up = LookUp::begin()?;
         let now = clock::now()?;
-        let counter = found.seen.codes.believed(&settings::lockout(), now.0);
-        let candidates = match usable(&found, scope, now) {
+        let attempts = look_up.attempts(user_id)?;
+        if let Some((_, seen)) = &attempts {
+            let counter = seen.codes.believed(&policy, now.0);
+            if counter.is_locked(now.0) {
+                return Ok(Answer::new(Reason::Locked, counter, &policy, now));
+            }
+        }
+        let secrets = look_up.secrets(user_id)?;
+        if secrets.is_empty() {
+            return Ok(Answer::not_enrolled());
+        }
+        let (address, seen) = attempts.ok_or(Error::RowsAltered)?;
+        let counter = seen.codes.believed(&policy, now.0);
+        let candidates = match usable(&secrets, scope, now) {
             Ok(candidates) => candidates,
             Err(Reason::NotEnrolled) => return Ok(Answer::not_enrolled()),
-            Err(reason) => return Ok(Answer::new(reason, counter, now)),
+            Err(reason) => return Ok(Answer::new(reason, counter, &policy, now)),
         };
-        let code = Code::parse(code).ok().filter(|c| candidates.iter().any(|s| c.has(s.secret.parameters.digits)));
-        let Some(code) = code else { return Ok(Answer::new(Reason::Malformed, counter, now)) };
+        let policy = within_odds(policy, &secrets, now);
+        let Some(code) = code.as_ref().filter(|c| candidates.iter().any(|s| c.has(s.secret.parameters.digits))) else {
+            return Ok(Answer::new(Reason::Malformed, counter, &policy, now));
+        };
 
-        let (candidate, step) = match_code(&found.snapshot, user_id, &candidates, &code, now)?;
-        if step.is_some() && candidate.secret.slot == Slot::Pending && !user_locked {
-            // All that can wait or fail comes before the judgement; then everything is looked up again.
-            keyring::hold_current()?;
-            user_locked = attempts::lock(user_id)?;
+        // What may wait: after it everything is looked at again, at the time that it is then.
+        let reads = keyring::reads();
+        let opened = open(&look_up, user_id, &candidates)?;
+        if keyring::reads() != reads && !keys_were_read {
+            keys_were_read = true;
             continue;
         }
-        let floor = floor::step(floor::current()?, candidate.created_at, now, candidate.secret.parameters.period);
-        if let Outcome::Decided(judgement, lsn) = judge_in_place(&found, candidate, step, floor, now)? {
-            let mut answer = tell(user_id, &candidate.secret, judgement, lsn, now)?;
-            if answer.reason == Reason::Replayed && step <= floor {
-                answer.retry_at =
-                    floor.map(|f| Timestamp::from_unix_seconds(f.end(candidate.secret.parameters.period)).0);
+        let Some(floor_at) = floor::known(now) else {
+            drop(opened);
+            floor::current()?;
+            continue;
+        };
+        let Some(row) = attempts_row(&address, &secrets)? else { continue };
+
+        let attempt = Attempt { user_id, policy, floor_at, now };
+        let found = match_code(&opened, code, now);
+        drop(opened);
+        let answer = match found {
+            None => attempt.charge(row)?,
+            Some(found) if found.candidate.secret.slot == Slot::Pending && !user_locked => {
+                // All that can wait or fail comes before the judgement.
+                drop(row);
+                keyring::hold_current()?;
+                user_locked = attempts::lock(user_id)?;
+                None
             }
+            Some(found) => attempt.judge(row, found)?,
+        };
+        if let Some(answer) = answer {
             return Ok(answer);
         }
     }
 }
 
 /// The secrets that a code may match, or why there are none.
-fn usable<'a>(found: &'a User, scope: Scope, now: Timestamp) -> Result<Vec<&'a Candidate>, Reason> {
-    let mut secrets: Vec<_> = found.secrets.iter().filter(|c| scope.covers(&c.secret)).collect();
+fn usable<'a>(secrets: &'a [Candidate], scope: Scope, now: Timestamp) -> Result<Vec<&'a Candidate>, Reason> {
+    let mut secrets: Vec<_> = secrets.iter().filter(|c| scope.covers(&c.secret)).collect();
     if secrets.is_empty() {
         return Err(Reason::NotEnrolled);
     }
@@ -199,100 +239,130 @@ fn usable<'a>(found: &'a User, scope: Scope, now: Timestamp) -> Result<Vec<&'a C
     if secrets.is_empty() {
         return Err(Reason::Disabled);
     }
-    secrets.retain(|s| s.expires_at.is_none_or(|t| t > now.0));
+    secrets.retain(|s| s.is_usable(now));
     if secrets.is_empty() { Err(Reason::NotEnrolled) } else { Ok(secrets) }
 }
 
-/// Opens every candidate and compares every step of its window, whether an earlier one matched or not.
+/// The policy for guesses that are compared with every code in the windows of all secrets of a user.
 ///
-/// Returns the secret that the code belongs to and its step; or, for a wrong code, any candidate and no step.
-fn match_code<'a>(
-    snapshot: &Snapshot,
-    user_id: &str,
-    candidates: &[&'a Candidate],
-    code: &Code,
-    now: Timestamp,
-) -> Result<(&'a Candidate, Option<TimeStep>), Error> {
-    let mut best = (candidates[0], None);
-    let mut best_is_fresh = false;
-    for &candidate in candidates {
-        let secret = keyring::open_secret(snapshot, user_id, &candidate.secret)?;
-        let step =
-            otp::matching_step(&secret, candidate.secret.parameters, code, now.unix_seconds(), settings::window());
-        // A code that fits two devices by chance counts for the one where it is not used up.
-        let is_fresh = step > Some(candidate.seen_step);
-        if step.is_some() && (best.1.is_none() || (is_fresh && !best_is_fresh)) {
-            (best, best_is_fresh) = ((candidate, step), is_fresh);
-        }
-    }
-    Ok(best)
-}
-
-/// Decides under the page locks, on the rows as they are now, and changes them.
-fn judge_in_place(
-    found: &User,
-    candidate: &Candidate,
-    step: Option<TimeStep>,
-    floor: Option<TimeStep>,
-    now: Timestamp,
-) -> Result<Outcome<Judgement>, Error> {
-    let policy = settings::lockout();
-    inplace::change_two(&found.attempts, &candidate.used, |attempts: &mut Attempts, used: &mut UsedCode| {
-        let judgement = otp::judge(attempts.codes, &policy, now.0, used.step, step, floor);
-        match judgement.verdict {
-            Verdict::Accepted => {
-                used.step = judgement.burnt;
-                used.used_at = now.0;
-                used.uses = used.uses.saturating_add(1);
-            }
-            Verdict::Wrong { .. } => attempts.last_failed_at = now.0,
-            Verdict::Locked | Verdict::Replayed => {}
-        }
-        attempts.codes = judgement.counter;
-        judgement
+/// It is the same for a call that names a device: its guesses are counted together with those at all devices.
+fn within_odds(policy: Policy, secrets: &[Candidate], now: Timestamp) -> Policy {
+    let steps = 2 * usize::from(settings::window().get()) + 1;
+    let digits = || secrets.iter().filter(|s| s.is_usable(now)).map(|s| s.secret.parameters.digits);
+    digits().fold(policy, |policy, length| {
+        let alike = digits().filter(|d| *d == length).count();
+        policy.within_odds(alike * steps, length)
     })
 }
 
-/// Makes the judgement last, notes it, and shapes the answer.
-fn tell(
+/// Opens every candidate.
+fn open<'a>(
+    look_up: &LookUp,
     user_id: &str,
-    secret: &SealedSecret,
-    judgement: Judgement,
-    lsn: Option<Lsn>,
-    now: Timestamp,
-) -> Result<Answer, Error> {
-    let reason = match judgement.verdict {
-        Verdict::Accepted => {
-            lsn.inspect(|l| l.make_durable());
-            accepted(user_id, secret, now)?;
-            Reason::Accepted
-        }
-        Verdict::Wrong { newly_locked } => {
-            lsn.inspect(|l| if newly_locked { l.make_durable() } else { l.flush_soon() });
-            audit::failed(user_id, &judgement.counter, newly_locked, now)?;
-            Reason::Wrong
-        }
-        Verdict::Replayed => {
-            audit::replayed(user_id, &secret.device, now)?;
-            Reason::Replayed
-        }
-        Verdict::Locked => Reason::Locked,
-    };
-    let mut answer = Answer::new(reason, judgement.counter, now);
-    if matches!(reason, Reason::Accepted | Reason::Replayed) {
-        answer.device = Some(secret.device.clone());
-    }
-    Ok(answer)
+    candidates: &[&'a Candidate],
+) -> Result<Vec<(&'a Candidate, Secret)>, Error> {
+    let open = |c: &&'a Candidate| Ok((*c, keyring::open_secret(&look_up.snapshot, user_id, &c.secret)?));
+    candidates.iter().map(open).collect()
 }
 
-/// What an accepted code does besides: it makes a pending secret the active one.
-fn accepted(user_id: &str, secret: &SealedSecret, now: Timestamp) -> Result<(), Error> {
-    if secret.slot == Slot::Pending {
-        secrets::activate(user_id, &secret.device, secret.secret_id, now)?;
-        audit::record(Event::Confirmed, now, Some(user_id), Some(&secret.device))?;
+/// The user's attempts row, to be changed. `None` if another transaction was deleting it: look again. A wait for that is
+/// here, where right and wrong codes are alike.
+///
+/// Errors: 55000 if the row is a copy that the own transaction made, so that its ROLLBACK gives the guess back. Only a user
+/// who is new has a new row, and then every secret is new too.
+fn attempts_row(address: &RowAddress, secrets: &[Candidate]) -> Result<Option<Target<Attempts>>, Error> {
+    if address.is_own() && secrets.iter().any(|s| !s.is_own) {
+        return Err(Error::OwnCopy);
     }
-    if settings::audit_success() {
-        audit::record(Event::Verified, now, Some(user_id), Some(&secret.device))?;
+    inplace::settled(Target::open(address)?)
+}
+
+/// Compares every step of every window, whether an earlier one matched or not.
+fn match_code<'a>(opened: &[(&'a Candidate, Secret)], code: &Code, now: Timestamp) -> Option<Match<'a>> {
+    let mut best: Option<Match> = None;
+    for (candidate, secret) in opened {
+        let parameters = candidate.secret.parameters;
+        let step = otp::matching_step(secret, parameters, code, now.unix_seconds(), settings::window());
+        // A code that fits two devices by chance counts for the one where it is not used up.
+        let is_better = |step| best.is_none_or(|b| !b.candidate.is_fresh(b.step) && candidate.is_fresh(step));
+        if let Some(step) = step.filter(|step| is_better(*step)) {
+            best = Some(Match { candidate, step });
+        }
     }
-    Ok(())
+    best
+}
+
+impl Attempt<'_> {
+    /// Charges a wrong code. `None` if the row has gone: look again.
+    fn charge(&self, row: Target<Attempts>) -> Result<Option<Answer>, Error> {
+        let outcome = inplace::change_one(row, |row: &mut Attempts| {
+            let (verdict, counter) = otp::judge_guess(row.codes, &self.policy, self.now.0, Guess::NoMatch);
+            row.codes = counter;
+            if verdict != Verdict::Locked {
+                row.last_failed_at = self.now.0;
+            }
+            (verdict, counter)
+        })?;
+        let Outcome::Decided((verdict, counter), lsn) = outcome else { return Ok(None) };
+        let reason = match verdict {
+            Verdict::Wrong { newly_locked } => {
+                lsn.inspect(|l| if newly_locked { l.make_durable() } else { l.flush_soon() });
+                audit::failed(self.user_id, &counter, newly_locked, self.now)?;
+                Reason::Wrong
+            }
+            _ => Reason::Locked,
+        };
+        Ok(Some(Answer::new(reason, counter, &self.policy, self.now)))
+    }
+
+    /// Judges a code that belongs to a secret: it may be used before, or locked out. `None` if a row has gone: look again.
+    fn judge(&self, row: Target<Attempts>, found: Match) -> Result<Option<Answer>, Error> {
+        let secret = &found.candidate.secret;
+        let used = Target::<UsedCode>::open(&found.candidate.used()?)?;
+        let period = secret.parameters.period;
+        let floor = floor::step(self.floor_at, found.candidate.created_at, self.now, period);
+        let outcome = inplace::change_two(row, used, |attempts: &mut Attempts, used: &mut UsedCode| {
+            let judgement = otp::judge(attempts.codes, &self.policy, self.now.0, used.step, Some(found.step), floor);
+            if judgement.verdict == Verdict::Accepted {
+                used.step = judgement.burnt;
+                used.used_at = self.now.0;
+                used.uses = used.uses.saturating_add(1);
+            }
+            attempts.codes = judgement.counter;
+            judgement
+        })?;
+        let Outcome::Decided(judgement, lsn) = outcome else { return Ok(None) };
+        let answer = |reason| Answer::new(reason, judgement.counter, &self.policy, self.now);
+        let device = Some(secret.device.clone());
+        Ok(Some(match judgement.verdict {
+            Verdict::Accepted => {
+                self.accepted(secret, lsn)?;
+                Answer { device, ..answer(Reason::Accepted) }
+            }
+            Verdict::Replayed => {
+                audit::replayed(self.user_id, &secret.device, self.now)?;
+                let under_floor = floor.filter(|floor| found.step <= *floor);
+                let retry_at = under_floor.map(|floor| Timestamp::from_unix_seconds(floor.end(period)).0);
+                Answer { device, retry_at, ..answer(Reason::Replayed) }
+            }
+            Verdict::Locked | Verdict::Wrong { .. } => answer(Reason::Locked),
+        }))
+    }
+
+    /// Makes an accepted code last, and its secret the active one if it is pending.
+    fn accepted(&self, secret: &SealedSecret, lsn: Option<Lsn>) -> Result<(), Error> {
+        lsn.inspect(|l| l.make_durable());
+        let (user_id, device) = (Some(self.user_id), Some(&*secret.device));
+        if secret.slot == Slot::Pending {
+            let mut removed = Removed::nothing();
+            if let Some((old, codes)) = secrets::activate(self.user_id, &secret.device, secret.secret_id, self.now)? {
+                removed.add(old, codes, self.now)?;
+            }
+            audit::record_with(Event::Confirmed, self.now, user_id, device, &removed.detail())?;
+        }
+        if settings::audit_success() {
+            audit::record(Event::Verified, self.now, user_id, device)?;
+        }
+        Ok(())
+    }
 }

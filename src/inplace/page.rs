@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use super::{InPlace, RowAddress, Words};
 use crate::columns::is_named;
 use crate::error::Error;
+use crate::versions;
 
 const WORDS_LEN: usize = size_of::<Words>();
 
@@ -14,6 +15,8 @@ const WORDS_LEN: usize = size_of::<Words>();
 pub struct Target {
     pub relation: pg_sys::Relation,
     pub buffer: pg_sys::Buffer,
+    /// Whether a change of the table goes into the WAL.
+    pub is_logged: bool,
     row: RowAddress,
     /// An xmax whose delete was rolled back, so that only row locks are left of it.
     rolled_back: pg_sys::TransactionId,
@@ -34,19 +37,29 @@ impl Target {
             Ok(Self {
                 relation,
                 buffer: pg_sys::ReadBuffer(relation, block),
+                is_logged: is_logged(relation),
                 row: *row,
                 rolled_back: pg_sys::InvalidTransactionId,
             })
         }
     }
 
-    /// Unpins the page and closes the table, whose lock stays until the end of the transaction.
-    pub fn close(self) -> RowAddress {
-        // SAFETY: opened in `open`, closed once. After an error PostgreSQL does this itself, hence no Drop.
+    /// Whether the own transaction gave the table a new file (CLUSTER, ALTER TABLE, TRUNCATE), or put another table in its
+    /// place: its ROLLBACK brings the old rows back, with every code and guess as it was. What it made by CREATE EXTENSION
+    /// goes altogether.
+    pub fn is_rewritten(&self) -> bool {
+        // SAFETY: the table is open.
         unsafe {
-            pg_sys::ReleaseBuffer(self.buffer);
-            pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
+            if is_made(self.relation) {
+                !are_secrets_made((*(*self.relation).rd_rel).relnamespace)
+            } else {
+                versions::new_file_in(self.relation) != NO_SUBTRANSACTION
+            }
         }
+    }
+
+    /// Where the row was found.
+    pub fn address(&self) -> RowAddress {
         self.row
     }
 
@@ -153,6 +166,20 @@ impl Target {
     }
 }
 
+impl Drop for Target {
+    /// Unpins the page and closes the table, whose lock stays until the end of the transaction.
+    fn drop(&mut self) {
+        // While an error unwinds, the abort of the transaction does it.
+        if !std::thread::panicking() {
+            // SAFETY: opened in `open`, closed once.
+            unsafe {
+                pg_sys::ReleaseBuffer(self.buffer);
+                pg_sys::table_close(self.relation, pg_sys::NoLock as i32);
+            }
+        }
+    }
+}
+
 /// What stands where the look-up found a row.
 enum Found {
     /// The row, by its inserting transaction.
@@ -227,6 +254,11 @@ pub fn wait_for_deleter(header: &pg_sys::HeapTupleHeaderData, row: &RowAddress) 
     }
 }
 
+/// Whether a transaction may be deleting the row, from the header that a look-up saw.
+pub fn may_be_going(header: &pg_sys::HeapTupleHeaderData) -> bool {
+    u32::from(header.t_infomask) & pg_sys::HEAP_XMAX_INVALID == 0 && !is_only_locked(header.t_infomask)
+}
+
 /// HEAP_XMAX_IS_LOCKED_ONLY of PostgreSQL's htup_details.h.
 fn is_only_locked(infomask: u16) -> bool {
     let mask = u32::from(infomask);
@@ -234,7 +266,7 @@ fn is_only_locked(infomask: u16) -> bool {
         || mask & (pg_sys::HEAP_XMAX_IS_MULTI | pg_sys::HEAP_LOCK_MASK) == pg_sys::HEAP_XMAX_EXCL_LOCK
 }
 
-/// A heap table that is logged, whose first five columns are the expected ones, 8 bytes wide and NOT NULL.
+/// A permanent heap table, whose first five columns are the expected ones, 8 bytes wide and NOT NULL.
 ///
 /// # Safety
 /// `relation` is open.
@@ -245,7 +277,6 @@ unsafe fn can_change_in_place<T: InPlace>(relation: pg_sys::Relation) -> bool {
         let columns = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att);
         class.relam == pg_sys::HEAP_TABLE_AM_OID
             && class.relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT
-            && is_logged(relation)
             && T::COLUMNS.iter().enumerate().all(|(i, name)| {
                 columns.get(i).is_some_and(|c| {
                     c.attnotnull
@@ -257,17 +288,45 @@ unsafe fn can_change_in_place<T: InPlace>(relation: pg_sys::Relation) -> bool {
     }
 }
 
-/// Not so under `wal_level = minimal` in the transaction that has just rewritten the table: it skips the WAL.
+/// Whether changes of the table are logged: RelationNeedsWAL of PostgreSQL's rel.h, for a permanent table. Under
+/// `wal_level = minimal` those of a table that the own transaction made are not.
 ///
 /// # Safety
 /// `relation` is open.
 unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
-    // SAFETY: a setting, and a look at our own locks.
+    // SAFETY: promised by the caller, and a setting.
     unsafe {
         pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32
-            || !pg_sys::CheckRelationLockedByMe(relation, pg_sys::AccessExclusiveLock as i32, true)
+            || (!is_made(relation) && versions::new_file_in(relation) == NO_SUBTRANSACTION)
     }
 }
+
+/// Whether the own transaction made the table.
+///
+/// # Safety
+/// `relation` is open.
+unsafe fn is_made(relation: pg_sys::Relation) -> bool {
+    // SAFETY: promised by the caller.
+    unsafe { (*relation).rd_createSubid != NO_SUBTRANSACTION }
+}
+
+/// Whether the own transaction made the secrets in that schema too, and so the extension.
+fn are_secrets_made(schema: pg_sys::Oid) -> bool {
+    // SAFETY: returns NULL for what does not exist; what is open is closed once.
+    unsafe {
+        let table = pg_sys::get_relname_relid(c"secrets".as_ptr(), schema);
+        let secrets = pg_sys::try_table_open(table, pg_sys::AccessShareLock as i32);
+        if secrets.is_null() {
+            return false;
+        }
+        let is_made = is_made(secrets);
+        pg_sys::table_close(secrets, pg_sys::NoLock as i32);
+        is_made
+    }
+}
+
+/// PostgreSQL's InvalidSubTransactionId.
+const NO_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
 
 /// # Safety
 /// `data` points at `WORDS_LEN` readable bytes.

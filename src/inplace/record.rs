@@ -18,6 +18,8 @@ const HEAD: usize = 4;
 /// New values of the columns of one row.
 pub struct Change {
     pub buffer: pg_sys::Buffer,
+    /// Whether the page's table is logged. One that is not is new, and goes to disk when its transaction commits.
+    pub is_logged: bool,
     /// Where the columns begin on the page.
     pub start: usize,
     pub before: Words,
@@ -69,24 +71,33 @@ pub unsafe fn write_and_log<const N: usize>(changes: &[Change; N]) -> Option<Lsn
     }
     let pieces: [_; N] = std::array::from_fn(|i| changes[i].piece());
     let changed = || (0..N).filter(|i| changes[*i].before != changes[*i].after);
+    let logged = || changed().filter(|i| changes[*i].is_logged);
     // SAFETY: as promised by the caller. The order is that of PostgreSQL's src/backend/access/transam/README: critical
     // section, change, mark dirty, log, set the page's LSN. The pieces outlive the making of the record.
     unsafe {
-        pg_sys::XLogBeginInsert();
+        let is_logged = logged().next().is_some();
+        if is_logged {
+            pg_sys::XLogBeginInsert();
+        }
         pg_sys::CritSectionCount += 1;
-        for (block, i) in (0..).zip(changed()) {
+        for i in changed() {
             changes[i].write();
             pg_sys::MarkBufferDirty(changes[i].buffer);
-            pg_sys::XLogRegisterBuffer(block, changes[i].buffer, pg_sys::REGBUF_STANDARD as u8);
-            let (piece, len) = &pieces[i];
-            versions::register_buffer_data(block, &piece[..*len]);
         }
-        let lsn = pg_sys::XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as u8, 0);
-        for i in changed() {
+        let mut lsn = Lsn::AT_COMMIT;
+        if is_logged {
+            for (block, i) in (0..).zip(logged()) {
+                pg_sys::XLogRegisterBuffer(block, changes[i].buffer, pg_sys::REGBUF_STANDARD as u8);
+                let (piece, len) = &pieces[i];
+                versions::register_buffer_data(block, &piece[..*len]);
+            }
+            lsn = Lsn(pg_sys::XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as u8, 0));
+        }
+        for i in logged() {
             let header = pg_sys::BufferGetPage(changes[i].buffer).cast::<pg_sys::PageHeaderData>();
-            (*header).pd_lsn = pg_sys::PageXLogRecPtr { xlogid: (lsn >> 32) as u32, xrecoff: lsn as u32 };
+            (*header).pd_lsn = pg_sys::PageXLogRecPtr { xlogid: (lsn.0 >> 32) as u32, xrecoff: lsn.0 as u32 };
         }
         pg_sys::CritSectionCount -= 1;
-        Some(Lsn(lsn))
+        Some(lsn)
     }
 }

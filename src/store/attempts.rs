@@ -4,10 +4,11 @@
 //! after the other. Sign-ins do not lock it: a row lock does not keep a row from being changed in place.
 
 use otp::Counter;
-use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID};
+use pgrx::pg_sys;
 
 use super::kept::Kept;
 use super::scan::{Checked, Open, UserTable};
+use super::shape;
 use super::spi::{Snapshot, int8, statement, text};
 use crate::error::Error;
 use crate::inplace::{self, InPlace, RowAddress, Words};
@@ -56,19 +57,7 @@ thread_local! {
     static CHECKED: Kept<Checked> = const { Kept::nothing() };
 }
 
-static TABLE: UserTable = UserTable {
-    name: c"attempts",
-    columns: &[
-        ("locked_until", TIMESTAMPTZOID),
-        ("recovery_locked_until", TIMESTAMPTZOID),
-        ("last_failed_at", TIMESTAMPTZOID),
-        ("failures", INT8OID),
-        ("recovery_failures", INT8OID),
-        ("user_id", TEXTOID),
-    ],
-    select: &SELECT,
-    checked: &CHECKED,
-};
+static TABLE: UserTable = UserTable { table: &shape::ATTEMPTS, select: &SELECT, checked: &CHECKED };
 
 statement!(writes INSERT(TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID), c"
 INSERT INTO totp.attempts (user_id, locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures)
@@ -104,12 +93,12 @@ pub fn delete(user_id: &str) -> Result<bool, Error> {
     Ok(deleted)
 }
 
-/// Opens the table to change rows in place. Errors: 55000 where it is not as it was made.
+/// Opens the table to change rows in place. Errors: XX001 if it is not as it was made.
 pub fn open() -> Result<Open, Error> {
     TABLE.open(pg_sys::RowExclusiveLock)
 }
 
-/// Where the user's row is, and what it holds. Errors: 55000 where there are two, as without its key there may be: a
+/// Where the user's row is, and what it holds. Errors: XX001 if there are two, as without its key there may be: a
 /// lock in one of them would not be seen.
 pub fn read(table: &Open, user_id: &str, snapshot: &Snapshot) -> Result<Option<(RowAddress, Attempts)>, Error> {
     let mut rows =

@@ -4,6 +4,7 @@ use super::spi::{Arg, Snapshot, int8, statement, text};
 use pgrx::IntoDatum;
 use pgrx::datum::Interval;
 
+use crate::audit::Detail;
 use crate::clock::Timestamp;
 use crate::error::Error;
 
@@ -28,6 +29,17 @@ SELECT event, pg_catalog.count(*), pg_catalog.count(DISTINCT user_id), pg_catalo
  ORDER BY event");
 statement!(writes PRUNE(TIMESTAMPTZOID, INTERVALOID), c"DELETE FROM totp.audit_log WHERE at < $1 - $2");
 
+statement!(reads LATEST_NUMBER(TEXTOID, TIMESTAMPTZOID, TEXTOID), c"
+SELECT pg_catalog.max((detail->>$3)::bigint)
+  FROM totp.audit_log
+ WHERE user_id = $1 AND at > $2 AND detail ? $3");
+
+/// The highest number that the rows of a user since a time have in a detail.
+pub fn latest_number(user_id: &str, since: Timestamp, detail: &str) -> Result<Option<i64>, Error> {
+    let args = [text(user_id), int8(since.0), text(detail)];
+    Ok(LATEST_NUMBER.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok(row.get(1))))?.flatten())
+}
+
 /// What happened since a while before `now`, by event.
 pub fn stats(now: Timestamp, since: Interval) -> Result<Vec<EventCount>, Error> {
     STATS.with(|s| {
@@ -43,8 +55,8 @@ pub fn prune(now: Timestamp, older_than: Interval) -> Result<i64, Error> {
 }
 
 /// Name, value, name, value; NULL where there is none.
-fn text_array(detail: &[(&str, &str)]) -> Arg {
-    let flat: Vec<&str> = detail.iter().flat_map(|(key, value)| [*key, *value]).collect();
+fn text_array(detail: &Detail) -> Arg {
+    let flat: Vec<&str> = detail.iter().flat_map(|(key, value)| [*key, value]).collect();
     if flat.is_empty() { None } else { flat.into_datum() }
 }
 
@@ -55,7 +67,7 @@ pub fn insert(
     user_id: Option<&str>,
     device: Option<&str>,
     actor: Option<&str>,
-    detail: &[(&str, &str)],
+    detail: &Detail,
 ) -> Result<(), Error> {
     INSERT.with(|s| {
         s.change_one(&[

@@ -2,6 +2,7 @@
 //!
 //! Some read every row of a table: fit for minutes, not for seconds.
 
+use super::shape;
 use super::spi::{Arg, Snapshot, Statement, int8, statement, text};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -223,17 +224,34 @@ SELECT 'recovery_codes_alone', 'ok',
   FROM (SELECT count(*) AS n FROM totp.recovery_codes r
          WHERE NOT EXISTS (SELECT FROM totp.secrets s WHERE s.user_id = r.user_id)) AS x");
 
-/// Every check that is a matter of SQL.
-pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {
+/// The checks that read PostgreSQL's catalog and settings.
+pub fn of_catalog() -> Result<Vec<Check>, Error> {
     let snapshot = Snapshot::latest();
     let mut checks = VERSION.with(|s| read(s, &snapshot, &[text(env!("CARGO_PKG_VERSION"))]))?;
-    for statement in [&TABLES, &ROWS, &SERVER, &RIGHTS] {
+    for statement in [&TABLES, &SERVER, &RIGHTS] {
         checks.extend(statement.with(|s| read(s, &snapshot, &[]))?);
     }
+    Ok(checks)
+}
+
+/// The checks that read the tables. Errors: XX001 if one is [altered](altered_tables).
+pub fn of_rows(now: Timestamp) -> Result<Vec<Check>, Error> {
+    let snapshot = Snapshot::latest();
+    let mut checks = ROWS.with(|s| read(s, &snapshot, &[]))?;
     for statement in [&KEY_AGE, &FLOOR, &SIGNALS] {
         checks.extend(statement.with(|s| read(s, &snapshot, &[int8(now.0)]))?);
     }
     Ok(checks)
+}
+
+/// A check that fails for each table that cannot be read.
+pub fn altered_tables() -> Vec<Check> {
+    let check = |table| Check {
+        name: format!("table_{table}"),
+        status: "fail".into(),
+        detail: format!("table totp.{table}: it is missing, or its columns are not as they were: restore it"),
+    };
+    shape::altered().into_iter().map(check).collect()
 }
 
 /// The last ten users who are in a lock or one wrong code away.

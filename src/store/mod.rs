@@ -1,19 +1,23 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else speaks SPI.
 //!
-//! One file a table, but for `sign_in`, the look-up of the hot path; `rotation`; and `health`. They speak through `spi`,
-//! and where a plan costs too much through `scan`; both hand out a `row`.
+//! One file a table, but for `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health` with `health_rights`.
+//! They speak through `spi`, and where a plan costs too much through `scan`; both hand out a `row`. `shape` knows what the
+//! tables look like.
 
 pub mod attempts;
 pub mod audit;
 pub mod data_keys;
 pub mod floor;
 pub mod health;
+pub mod health_rights;
 pub mod kept;
+pub mod owner;
 pub mod recovery_codes;
 pub mod rotation;
 mod row;
 mod scan;
 pub mod secrets;
+mod shape;
 pub mod sign_in;
 pub mod spi;
 pub mod used_codes;

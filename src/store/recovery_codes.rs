@@ -12,21 +12,38 @@ use crate::inplace::RowAddress;
 pub struct LookUp {
     pub attempts: RowAddress,
     pub seen: Attempts,
-    pub used: RowAddress,
+    used: Option<RowAddress>,
     pub set_id: i64,
     pub count: u8,
     pub sealed: Vec<u8>,
+    /// The own transaction made the set.
+    pub is_own: bool,
     /// A device of the user is disabled, and no other one signs in: one that was never confirmed does not count.
     pub disabled: bool,
     /// Keeps the rows where they were found, and the data key that opens them.
     pub snapshot: Snapshot,
 }
 
+impl LookUp {
+    /// Where its used codes are kept.
+    ///
+    /// Errors, which matter to a code of this set alone: XX001 if the row is missing; 55000 if the own transaction made a
+    /// copy of it.
+    pub fn used(&self) -> Result<RowAddress, Error> {
+        match self.used {
+            None => Err(Error::RowsAltered),
+            Some(address) if address.is_own() && !self.is_own => Err(Error::OwnCopy),
+            Some(address) => Ok(address),
+        }
+    }
+}
+
 statement!(reads LOOK_UP(TEXTOID), c"
 SELECT r.set_id, r.count, r.sealed,
        (SELECT pg_catalog.count(s.disabled_at) > 0
                AND pg_catalog.count(*) FILTER (WHERE s.disabled_at IS NULL AND s.enforced_since IS NOT NULL) = 0
-          FROM totp.secrets s WHERE s.user_id = r.user_id)
+          FROM totp.secrets s WHERE s.user_id = r.user_id),
+       tableoid, ctid, xmin
   FROM totp.recovery_codes r
  WHERE r.user_id = $1");
 statement!(writes INSERT(TEXTOID, INT8OID, INT4OID, INT4OID, BYTEAOID, TIMESTAMPTZOID), c"
@@ -38,18 +55,20 @@ UPDATE totp.recovery_codes SET user_id = $2, key_id = $3, sealed = $4 WHERE user
 
 /// Looks up a user's set. `None` where there is none.
 ///
-/// Errors: 55000 where the set is without its row in `totp.attempts` or `totp.used_codes`.
+/// Errors: XX001 if the set is without its row in `totp.attempts`.
 pub fn look_up(user_id: &str) -> Result<Option<LookUp>, Error> {
     let (attempts, used_codes) = (attempts::open()?, used_codes::open()?);
     let snapshot = Snapshot::latest();
     let set = LOOK_UP.with(|s| {
-        s.first(&snapshot, &[text(user_id)], |row| Ok((row.must(1)?, read_count(row, 2)?, row.must(3)?, row.must(4)?)))
+        s.first(&snapshot, &[text(user_id)], |row| {
+            Ok((row.must(1)?, read_count(row, 2)?, row.must(3)?, row.must(4)?, row.address(5)?.is_own()))
+        })
     })?;
-    let Some((set_id, count, sealed, disabled)) = set else { return Ok(None) };
+    let Some((set_id, count, sealed, disabled, is_own)) = set else { return Ok(None) };
     let (attempts, seen) = attempts::read(&attempts, user_id, &snapshot)?.ok_or(Error::RowsAltered)?;
     let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
-    let (used, _) = used_codes::only_of(set_id, &used)?;
-    Ok(Some(LookUp { attempts, seen, used, set_id, count, sealed, disabled, snapshot }))
+    let used = used_codes::only_of(set_id, &used).map(|(address, _)| address);
+    Ok(Some(LookUp { attempts, seen, used, set_id, count, sealed, is_own, disabled, snapshot }))
 }
 
 fn read_count(row: &Row, column: i32) -> Result<u8, Error> {

@@ -1,10 +1,39 @@
 //! What a key rotation reads and writes, set by set.
 
+use std::cell::Cell;
+
 use pgrx::IntoDatum;
 
 use super::attempts;
+use super::secrets::{Codes, read_codes};
 use super::spi::{Snapshot, int4, statement, text};
 use crate::error::Error;
+
+thread_local! {
+    /// The data key to which this backend is moving values right now.
+    static MOVING_TO: Cell<Option<i32>> = const { Cell::new(None) };
+}
+
+/// While it lives, `totp.reseal` and `totp.reseal_recovery_codes` may be called, for this data key. An error that unwinds
+/// ends it too.
+struct Moving(Option<i32>);
+
+impl Moving {
+    fn to(key_id: i32) -> Self {
+        Self(MOVING_TO.replace(Some(key_id)))
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        MOVING_TO.set(self.0);
+    }
+}
+
+/// Whether a statement of a rotation to that data key is running.
+pub fn is_moving_to(key_id: i32) -> bool {
+    MOVING_TO.get() == Some(key_id)
+}
 
 /// The users of one batch, locked.
 pub struct Batch {
@@ -45,9 +74,9 @@ statement!(reads ANYTHING_UNDER(INT4ARRAYOID), c"
 SELECT EXISTS (SELECT FROM totp.secrets WHERE key_id = ANY ($1))
     OR EXISTS (SELECT FROM totp.recovery_codes WHERE key_id = ANY ($1))");
 statement!(reads SEALED_UNDER(INT4ARRAYOID), c"
-SELECT user_id, device, secret_id FROM totp.secrets WHERE key_id = ANY ($1)
+SELECT user_id, device, secret_id, created_at, period FROM totp.secrets WHERE key_id = ANY ($1)
 UNION ALL
-SELECT user_id, NULL, set_id FROM totp.recovery_codes WHERE key_id = ANY ($1)
+SELECT user_id, NULL, set_id, NULL, NULL FROM totp.recovery_codes WHERE key_id = ANY ($1)
 ORDER BY 1, 2");
 
 /// Whether anything is sealed under one of these keys.
@@ -58,6 +87,7 @@ pub fn is_anything_under(snapshot: &Snapshot, keys: &[i32]) -> Result<bool, Erro
 
 /// Moves everything to a key. Returns the number of secrets, sets of recovery codes not counted.
 pub fn move_all(key_id: i32) -> Result<i64, Error> {
+    let _moving = Moving::to(key_id);
     MOVE_RECOVERY_CODES.with(|s| s.count(&[int4(key_id)]))?;
     Ok(MOVE_SECRETS.with(|s| s.count(&[int4(key_id)]))?.cast_signed())
 }
@@ -65,6 +95,7 @@ pub fn move_all(key_id: i32) -> Result<i64, Error> {
 /// Moves what belongs to users who are locked. Returns the number of secrets.
 pub fn move_users(key_id: i32, users: &[String]) -> Result<i64, Error> {
     let args = || [int4(key_id), users.to_vec().into_datum()];
+    let _moving = Moving::to(key_id);
     MOVE_RECOVERY_CODES_OF.with(|s| s.count(&args()))?;
     Ok(MOVE_SECRETS_OF.with(|s| s.count(&args()))?.cast_signed())
 }
@@ -108,11 +139,21 @@ fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, E
     Ok(users)
 }
 
-/// User, device and id of a secret; without a device, of a set of recovery codes.
-pub type Lost = (String, Option<String>, i64);
+/// A secret that cannot be opened; without a device and codes, a set of recovery codes.
+pub struct Lost {
+    pub user_id: String,
+    pub device: Option<String>,
+    pub secret_id: i64,
+    pub codes: Option<Codes>,
+}
 
 /// What is sealed under these keys, in the order of users and devices.
 pub fn sealed_under(snapshot: &Snapshot, keys: &[i32]) -> Result<Vec<Lost>, Error> {
-    SEALED_UNDER
-        .with(|s| s.rows(snapshot, &[keys.to_vec().into_datum()], |row| Ok((row.must(1)?, row.get(2), row.must(3)?))))
+    SEALED_UNDER.with(|s| {
+        s.rows(snapshot, &[keys.to_vec().into_datum()], |row| {
+            let device = row.get(2);
+            let codes = device.as_ref().map(|_: &String| read_codes(row, 4)).transpose()?;
+            Ok(Lost { user_id: row.must(1)?, device, secret_id: row.must(3)?, codes })
+        })
+    })
 }

@@ -74,6 +74,7 @@ impl Row {
                 // SAFETY: a datum of type tid points at an ItemPointerData in PostgreSQL's memory.
                 tid: unsafe { *tid.cast_mut_ptr::<pg_sys::ItemPointerData>() },
                 xmin: pg_sys::TransactionId::from(xmin.value() as u32),
+                may_be_going: true, // a statement does not tell
             }),
             _ => Err(Error::RowsAltered),
         }

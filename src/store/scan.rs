@@ -1,25 +1,23 @@
 //! A user's rows of one table, by primary key, without SPI: running a plan costs more than all the rest of a sign-in.
 //! PostgreSQL reads its own catalogues so.
 
-use std::ffi::CStr;
 use std::thread::LocalKey;
 
 use pgrx::{IntoDatum, pg_sys};
 
 use super::kept::Kept;
 use super::row::Row;
+use super::shape::Table;
 use super::spi::{Snapshot, Statement, text};
 use super::table_oid;
 use crate::columns::is_named;
 use crate::error::Error;
-use crate::inplace::RowAddress;
+use crate::inplace::{self, RowAddress};
 use crate::versions;
 
-/// A table of schema `totp` whose primary key holds `user_id`.
+/// A table whose primary key holds `user_id`.
 pub struct UserTable {
-    pub name: &'static CStr,
-    /// Names and types of its columns, from the first on.
-    pub columns: &'static [(&'static str, pg_sys::Oid)],
+    pub table: &'static Table,
     /// Selects these columns, then `tableoid, ctid, xmin`, of a user: for a table that is partitioned or has children.
     pub select: &'static LocalKey<Statement>,
     pub checked: &'static LocalKey<Kept<Checked>>,
@@ -50,11 +48,11 @@ enum Unfit {
 impl UserTable {
     /// Opens and locks it.
     ///
-    /// Errors: 55000 where its columns are not the expected ones.
+    /// Errors: XX001 if it is missing, or its columns are not as they were.
     pub fn open(&'static self, lock: u32) -> Result<Open, Error> {
         self.checked.with(|checked| {
             loop {
-                let table = checked.get().map_or_else(|| table_oid(self.name), |checked| checked.table);
+                let table = checked.get().map_or_else(|| table_oid(self.table.name), |checked| checked.table);
                 // SAFETY: returns NULL for what does not exist (any more). Who waits for the lock takes in the messages
                 // of what has changed meanwhile: what is kept after that is true of the table as it is now.
                 let relation = unsafe { pg_sys::try_table_open(table, lock as i32) };
@@ -66,12 +64,12 @@ impl UserTable {
                             // SAFETY: opened above. What is not used is not kept locked.
                             unsafe { pg_sys::table_close(relation, lock as i32) };
                             if matches!(unfit, Unfit::Altered) {
-                                return Err(self.altered());
+                                return Err(self.table.altered());
                             }
                         }
                     }
-                } else if table_oid(self.name) == pg_sys::InvalidOid {
-                    return Err(self.altered());
+                } else if table_oid(self.table.name) == pg_sys::InvalidOid {
+                    return Err(self.table.altered());
                 }
                 pgrx::check_for_interrupts!();
             }
@@ -83,7 +81,7 @@ impl UserTable {
     unsafe fn check(&self, relation: pg_sys::Relation) -> Result<Checked, Unfit> {
         // SAFETY: an open relation has its pg_class row and tuple descriptor.
         unsafe {
-            if (*relation).rd_id != table_oid(self.name) {
+            if (*relation).rd_id != table_oid(self.table.name) {
                 return Err(Unfit::NotTheName);
             }
             let class = &*(*relation).rd_rel;
@@ -99,28 +97,16 @@ impl UserTable {
         }
     }
 
-    /// The number of `user_id`, compared byte by byte, where all columns are as expected.
+    /// The number of `user_id`, compared byte by byte, if all columns are as expected.
     ///
     /// # Safety
     /// `columns` belongs to an open relation.
     unsafe fn user_id_column(&self, columns: pg_sys::TupleDesc) -> Option<pg_sys::AttrNumber> {
         // SAFETY: promised by the caller.
-        let columns = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(columns) };
-        let mut user_id = None;
-        for (index, (name, type_oid)) in self.columns.iter().enumerate() {
-            let column = columns.get(index)?;
-            if column.attisdropped || column.atttypid != *type_oid || !is_named(column, name) {
-                return None;
-            }
-            if *name == "user_id" && column.attcollation == pg_sys::C_COLLATION_OID {
-                user_id = Some(column.attnum);
-            }
-        }
-        user_id
-    }
-
-    fn altered(&self) -> Error {
-        Error::TableAltered(self.name.to_str().unwrap_or_default())
+        let (fits, columns) = unsafe { (self.table.fits(columns), pgrx::PgTupleDesc::from_pg_unchecked(columns)) };
+        let is_user_id =
+            |c: &&pg_sys::FormData_pg_attribute| is_named(c, "user_id") && c.attcollation == pg_sys::C_COLLATION_OID;
+        columns.iter().find(is_user_id).filter(|_| fits).map(|c| c.attnum)
     }
 }
 
@@ -148,7 +134,7 @@ impl Open {
         mut read: impl FnMut(RowAddress, &Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         let Some((index, column)) = self.key else {
-            let address = self.table.columns.len() as i32 + 1;
+            let address = self.table.table.width() as i32 + 1;
             let select = |s: &Statement| s.rows(snapshot, &[text(user_id)], |row| read(row.address(address)?, row));
             return self.table.select.with(select);
         };
@@ -170,6 +156,7 @@ impl Open {
                     table: (*self.relation).rd_id,
                     tid: (*tuple).t_self,
                     xmin: (*(*tuple).t_data).t_choice.t_heap.t_xmin,
+                    may_be_going: inplace::may_be_going(&*(*tuple).t_data),
                 };
                 match read(address, row.load(tuple, (*self.relation).rd_att)) {
                     Ok(value) => rows.push(value),

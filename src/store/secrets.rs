@@ -3,10 +3,11 @@
 //! The writers here are called with the user's row in `totp.attempts` locked and the current data key held.
 
 use otp::{Algorithm, Digits, Parameters, Period};
-use pgrx::pg_sys::{self, BYTEAOID, INT2OID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID};
+use pgrx::pg_sys;
 
 use super::kept::Kept;
 use super::scan::{Checked, Open, UserTable};
+use super::shape;
 use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
 use super::used_codes::{self, UsedCode};
 use crate::clock::Timestamp;
@@ -72,6 +73,12 @@ fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
     parameters(row.text(column)?, row.must(column + 1)?, row.must(column + 2)?)
 }
 
+/// Reads the columns created_at and period, from `column` on.
+pub fn read_codes(row: &Row, column: i32) -> Result<Codes, Error> {
+    let period = Period::new(row.must::<i16>(column + 1)?.into()).map_err(|_| Error::RowsAltered)?;
+    Ok(Codes { created_at: row.time(column)?, period })
+}
+
 /// The parameters of a secret, from what the table stores.
 pub fn parameters(algorithm: &str, digits: i16, period: i16) -> Result<Parameters, Error> {
     Ok(Parameters {
@@ -90,6 +97,13 @@ pub struct Exported {
     pub secret: SealedSecret,
 }
 
+/// Which codes a secret has: since when, in steps of which length.
+#[derive(Clone, Copy)]
+pub struct Codes {
+    pub created_at: Timestamp,
+    pub period: Period,
+}
+
 /// What of a user's secrets the lifecycle functions decide on.
 pub struct Existing {
     pub device: String,
@@ -97,7 +111,7 @@ pub struct Existing {
     pub secret_id: i64,
     pub version: i32,
     pub enforced_since: Option<i64>,
-    pub created_at: Timestamp,
+    pub codes: Codes,
     pub expires_at: Option<i64>,
     pub disabled: bool,
 }
@@ -152,30 +166,7 @@ thread_local! {
     static CHECKED: Kept<Checked> = const { Kept::nothing() };
 }
 
-static TABLE: UserTable = UserTable {
-    name: c"secrets",
-    columns: &[
-        ("user_id", TEXTOID),
-        ("device", TEXTOID),
-        ("slot", TEXTOID),
-        ("secret_id", INT8OID),
-        ("version", INT4OID),
-        ("key_id", INT4OID),
-        ("sealed", BYTEAOID),
-        ("algorithm", TEXTOID),
-        ("digits", INT2OID),
-        ("period", INT2OID),
-        ("issuer", TEXTOID),
-        ("account_name", TEXTOID),
-        ("created_at", TIMESTAMPTZOID),
-        ("confirmed_at", TIMESTAMPTZOID),
-        ("enforced_since", TIMESTAMPTZOID),
-        ("expires_at", TIMESTAMPTZOID),
-        ("disabled_at", TIMESTAMPTZOID),
-    ],
-    select: &SELECT,
-    checked: &CHECKED,
-};
+static TABLE: UserTable = UserTable { table: &shape::SECRETS, select: &SELECT, checked: &CHECKED };
 
 statement!(reads SELECT(TEXTOID), c"
 SELECT user_id, device, slot, secret_id, version, key_id, sealed, algorithm, digits, period, issuer, account_name,
@@ -183,7 +174,7 @@ SELECT user_id, device, slot, secret_id, version, key_id, sealed, algorithm, dig
   FROM totp.secrets
  WHERE user_id = $1");
 statement!(reads OF_USER(TEXTOID), c"
-SELECT device, slot, secret_id, version, enforced_since, created_at, expires_at, disabled_at IS NOT NULL
+SELECT device, slot, secret_id, version, enforced_since, created_at, period, expires_at, disabled_at IS NOT NULL
   FROM totp.secrets
  WHERE user_id = $1
  ORDER BY device, slot");
@@ -196,7 +187,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)")
 statement!(writes DELETE(TEXTOID, INT8OID), c"DELETE FROM totp.secrets WHERE user_id = $1 AND secret_id = $2");
 statement!(writes DELETE_ALL(TEXTOID), c"DELETE FROM totp.secrets WHERE user_id = $1");
 statement!(reads ACTIVE(TEXTOID, TEXTOID), c"
-SELECT secret_id FROM totp.secrets WHERE user_id = $1 AND device = $2 AND slot = 'active'");
+SELECT secret_id, created_at, period FROM totp.secrets WHERE user_id = $1 AND device = $2 AND slot = 'active'");
 statement!(writes ACTIVATE(TEXTOID, INT8OID, TIMESTAMPTZOID), c"
 UPDATE totp.secrets
    SET slot = 'active', confirmed_at = $3, enforced_since = coalesce(enforced_since, $3), expires_at = NULL
@@ -240,7 +231,7 @@ pub const CREATED_AT: i32 = 13;
 pub const EXPIRES_AT: i32 = 16;
 pub const DISABLED_AT: i32 = 17;
 
-/// Opens the table for reading. Errors: 55000 where it is not as it was made.
+/// Opens the table for reading. Errors: XX001 if it is not as it was made.
 pub fn open() -> Result<Open, Error> {
     TABLE.open(pg_sys::AccessShareLock)
 }
@@ -255,9 +246,9 @@ pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Erro
                 secret_id: row.must(3)?,
                 version: row.must(4)?,
                 enforced_since: row.time_or_null(5),
-                created_at: row.time(6)?,
-                expires_at: row.time_or_null(7),
-                disabled: row.must(8)?,
+                codes: read_codes(row, 6)?,
+                expires_at: row.time_or_null(8),
+                disabled: row.must(9)?,
             })
         })
     })
@@ -294,34 +285,41 @@ pub fn insert(new: &NewSecret) -> Result<(), Error> {
     })
 }
 
-/// Removes a secret and the row of its used codes.
-pub fn delete(user_id: &str, secret_id: i64) -> Result<(), Error> {
-    used_codes::delete(user_id, secret_id)?;
-    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))
+/// Removes a secret and the row of its used codes. Returns what that row held when it went.
+pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
+    let used = used_codes::delete(user_id, secret_id)?;
+    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))?;
+    Ok(used)
 }
 
-/// The same, and returns what that row held when it went, to insert it again.
+/// The same, to insert that row again.
 pub fn take(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
     let used = used_codes::take(user_id, secret_id)?;
     DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))?;
     Ok(used)
 }
 
-/// Removes every secret of a user and the rows of their used codes.
-pub fn delete_all(user_id: &str) -> Result<(), Error> {
-    used_codes::delete_all(user_id)?;
-    DELETE_ALL.with(|s| s.count(&[text(user_id)])).map(drop)
+/// Removes every secret of a user and the rows of their used codes. Returns what those rows held when they went.
+pub fn delete_all(user_id: &str) -> Result<Vec<UsedCode>, Error> {
+    let used = used_codes::delete_all(user_id)?;
+    DELETE_ALL.with(|s| s.count(&[text(user_id)]))?;
+    Ok(used)
 }
 
-/// Makes a pending secret the device's active one. An older active one dies.
-pub fn activate(user_id: &str, device: &str, secret_id: i64, at: Timestamp) -> Result<(), Error> {
-    let old = ACTIVE.with(|s| s.first(&Snapshot::latest(), &[text(user_id), text(device)], |row| row.must(1)))?;
-    if let Some(old) = old {
-        delete(user_id, old)?;
-    }
+/// Makes a pending secret the device's active one. An older active one dies: what was used of it, and which codes it had.
+pub fn activate(
+    user_id: &str,
+    device: &str,
+    secret_id: i64,
+    at: Timestamp,
+) -> Result<Option<(UsedCode, Codes)>, Error> {
+    let args = [text(user_id), text(device)];
+    let old = ACTIVE.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok((row.must(1)?, read_codes(row, 2)?))))?;
+    let old = old.map(|(old, codes)| Ok::<_, Error>((delete(user_id, old)?, codes))).transpose()?;
     // SAFETY: sets a flag of the backend: the commit of this transaction is flushed, whatever synchronous_commit says.
     unsafe { pg_sys::ForceSyncCommit() }
-    ACTIVATE.with(|s| s.change_one(&[text(user_id), int8(secret_id), int8(at.0)]))
+    ACTIVATE.with(|s| s.change_one(&[text(user_id), int8(secret_id), int8(at.0)]))?;
+    Ok(old)
 }
 
 /// The secrets of a user, to be opened; active ones first.

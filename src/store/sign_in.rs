@@ -3,6 +3,7 @@
 use otp::TimeStep;
 
 use super::attempts::{self, Attempts};
+use super::scan::Open;
 use super::secrets::{self, SealedSecret};
 use super::spi::Snapshot;
 use super::used_codes;
@@ -10,23 +11,12 @@ use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::inplace::RowAddress;
 
-/// What a look at a user tells.
-pub enum LookUp<R> {
-    /// The user has no secret.
-    Nobody,
-    /// Refused for what the attempts were: nothing else was looked at.
-    Refused(R),
-    User(User),
-}
-
-/// A user's secrets as they are now.
-pub struct User {
-    /// Where the user's attempts are counted, and what they were at the look-up: the page decides, not this.
-    pub attempts: RowAddress,
-    pub seen: Attempts,
-    /// Active ones first.
-    pub secrets: Vec<Candidate>,
-    /// Keeps the rows where they were found, and the data keys that open them.
+/// The tables of a sign-in, locked, and one snapshot of them.
+pub struct LookUp {
+    attempts: Open,
+    used_codes: Open,
+    secrets: Open,
+    /// Keeps the rows where they are found, and the data keys that open them.
     pub snapshot: Snapshot,
 }
 
@@ -36,43 +26,67 @@ pub struct Candidate {
     pub created_at: Timestamp,
     pub expires_at: Option<i64>,
     pub disabled: bool,
-    /// Where its last used step is kept, and what that was at the look-up: the page decides, not this.
-    pub used: RowAddress,
-    pub seen_step: TimeStep,
+    /// The own transaction made or changed the row.
+    pub is_own: bool,
+    /// Where its last used step is kept, and what that was at the look-up: the page decides, not this. `None` if that
+    /// row is missing, which matters to a code of this secret alone.
+    used: Option<(RowAddress, TimeStep)>,
 }
 
-/// Looks up a user, unless `refuse` has an answer to the user's attempts already.
-///
-/// Errors: 55000 where a secret has not one row in `totp.attempts` and one in `totp.used_codes`: never a free guess.
-pub fn look_up<R>(
-    user_id: &str,
-    refuse: impl FnOnce(&Attempts) -> Result<Option<R>, Error>,
-) -> Result<LookUp<R>, Error> {
-    let (attempts, used_codes, secrets) = (attempts::open()?, used_codes::open()?, secrets::open()?);
-    let snapshot = Snapshot::latest();
-    let attempts = attempts::read(&attempts, user_id, &snapshot)?;
-    if let Some((_, seen)) = attempts
-        && let Some(refused) = refuse(&seen)?
-    {
-        return Ok(LookUp::Refused(refused));
+impl Candidate {
+    /// Neither disabled nor expired.
+    pub fn is_usable(&self, now: Timestamp) -> bool {
+        !self.disabled && self.expires_at.is_none_or(|t| t > now.0)
     }
-    let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
-    let mut secrets = secrets.rows_of(user_id, &snapshot, |_, row| {
-        let secret = SealedSecret::read(row, secrets::SEALED_COLUMNS)?;
-        let (used, seen) = used_codes::only_of(secret.secret_id, &used)?;
-        Ok(Candidate {
-            created_at: row.time(secrets::CREATED_AT)?,
-            expires_at: row.time_or_null(secrets::EXPIRES_AT),
-            disabled: row.time_or_null(secrets::DISABLED_AT).is_some(),
-            used,
-            seen_step: seen.step,
-            secret,
-        })
-    })?;
-    if secrets.is_empty() {
-        return Ok(LookUp::Nobody);
+
+    /// Where its last used step is kept.
+    ///
+    /// Errors: XX001 if the row is missing; 55000 if the own transaction made a copy of it.
+    pub fn used(&self) -> Result<RowAddress, Error> {
+        match self.used {
+            None => Err(Error::RowsAltered),
+            Some((address, _)) if address.is_own() && !self.is_own => Err(Error::OwnCopy),
+            Some((address, _)) => Ok(address),
+        }
     }
-    let (attempts, seen) = attempts.ok_or(Error::RowsAltered)?;
-    secrets.sort_by(|a, b| a.secret.order().cmp(&b.secret.order()));
-    Ok(LookUp::User(User { attempts, seen, secrets, snapshot }))
+
+    /// Whether a step is later than the last used one was at the look-up.
+    pub fn is_fresh(&self, step: TimeStep) -> bool {
+        self.used.is_some_and(|(_, seen)| step > seen)
+    }
+}
+
+impl LookUp {
+    /// Opens and locks the tables. What waits for a lock has waited before the snapshot is taken.
+    ///
+    /// Errors: XX001 if a table is not as it was made.
+    pub fn begin() -> Result<Self, Error> {
+        let (attempts, used_codes, secrets) = (attempts::open()?, used_codes::open()?, secrets::open()?);
+        Ok(Self { attempts, used_codes, secrets, snapshot: Snapshot::latest() })
+    }
+
+    /// Where the user's attempts are counted, and what they are now: the page decides, not this.
+    ///
+    /// Errors: XX001 if there are two rows.
+    pub fn attempts(&self, user_id: &str) -> Result<Option<(RowAddress, Attempts)>, Error> {
+        attempts::read(&self.attempts, user_id, &self.snapshot)
+    }
+
+    /// The user's secrets, active ones first.
+    pub fn secrets(&self, user_id: &str) -> Result<Vec<Candidate>, Error> {
+        let used = self.used_codes.rows_of(user_id, &self.snapshot, used_codes::read)?;
+        let mut secrets = self.secrets.rows_of(user_id, &self.snapshot, |address, row| {
+            let secret = SealedSecret::read(row, secrets::SEALED_COLUMNS)?;
+            Ok(Candidate {
+                created_at: row.time(secrets::CREATED_AT)?,
+                expires_at: row.time_or_null(secrets::EXPIRES_AT),
+                disabled: row.time_or_null(secrets::DISABLED_AT).is_some(),
+                is_own: address.is_own(),
+                used: used_codes::only_of(secret.secret_id, &used).map(|(address, seen)| (address, seen.step)),
+                secret,
+            })
+        })?;
+        secrets.sort_by(|a, b| a.secret.order().cmp(&b.secret.order()));
+        Ok(secrets)
+    }
 }

@@ -4,13 +4,14 @@
 //! is old: an UPDATE of a row committed since changes nothing, silently. So every statement here runs under
 //! [`Snapshot::latest`], as PostgreSQL's own foreign-key triggers do.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::ffi::CStr;
 
 use pgrx::IntoDatum;
 use pgrx::pg_sys;
 
 pub use super::row::Row;
+use super::shape::{self, Table};
 use crate::error::Error;
 
 /// A registered snapshot. Rows it can see are not vacuumed away while it lives.
@@ -40,6 +41,8 @@ pub struct Statement {
     sql: &'static CStr,
     types: &'static [pg_sys::Oid],
     read_only: bool,
+    /// The tables that it reads or writes.
+    tables: OnceCell<Vec<&'static Table>>,
     plan: Cell<pg_sys::SPIPlanPtr>,
     is_planned: Cell<bool>,
     is_of_one_user: bool,
@@ -122,6 +125,7 @@ impl Statement {
             sql,
             types,
             read_only,
+            tables: OnceCell::new(),
             plan: Cell::new(std::ptr::null_mut()),
             is_planned: Cell::new(false),
             is_of_one_user: contains(sql.to_bytes(), b"user_id = $1"),
@@ -171,6 +175,7 @@ impl Statement {
         finish: impl FnOnce(u64) -> Result<T, Error>,
     ) -> Result<T, Error> {
         debug_assert_eq!(args.len(), self.types.len());
+        self.check_tables()?;
         let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.unwrap_or(pg_sys::Datum::null())).collect();
         let nulls: Vec<std::ffi::c_char> = args.iter().map(|a| if a.is_none() { b'n' } else { b' ' } as _).collect();
         // SAFETY: connect and finish are paired on every way out but a PostgreSQL error, after which the abort of
@@ -193,11 +198,19 @@ impl Statement {
             );
             self.is_planned.set(true);
             drop(planning);
-            let result =
-                if code < 0 { Err(Error::Internal("SPI_execute_snapshot")) } else { finish(pg_sys::SPI_processed) };
+            let result = match code {
+                ..0 => Err(Error::Internal("SPI_execute_snapshot")),
+                // A table may have changed while the statement waited for its lock, which it has now.
+                _ => self.check_tables().and_then(|()| finish(pg_sys::SPI_processed)),
+            };
             pg_sys::SPI_finish();
             result
         }
+    }
+
+    /// Errors: XX001 if a table is missing, or its columns are not as they were.
+    fn check_tables(&self) -> Result<(), Error> {
+        self.tables.get_or_init(|| shape::named_in(self.sql)).iter().try_for_each(|table| table.check())
     }
 
     fn prepared(&self) -> Result<pg_sys::SPIPlanPtr, Error> {

@@ -1,11 +1,12 @@
 //! `totp.used_codes`: the last used step of each secret and the used codes of each recovery set, changed in place.
 
 use otp::TimeStep;
-use pgrx::pg_sys::{self, INT8OID, TEXTOID, TIMESTAMPTZOID};
+use pgrx::pg_sys;
 
 use super::kept::Kept;
 use super::row::Row;
 use super::scan::{Checked, Open, UserTable};
+use super::shape;
 use super::spi::{Snapshot, int8, statement, text};
 use crate::clock::Timestamp;
 use crate::error::Error;
@@ -46,19 +47,7 @@ thread_local! {
     static CHECKED: Kept<Checked> = const { Kept::nothing() };
 }
 
-static TABLE: UserTable = UserTable {
-    name: c"used_codes",
-    columns: &[
-        ("time_step", INT8OID),
-        ("used_at", TIMESTAMPTZOID),
-        ("uses", INT8OID),
-        ("recovery_mask", INT8OID),
-        ("secret_id", INT8OID),
-        ("user_id", TEXTOID),
-    ],
-    select: &SELECT,
-    checked: &CHECKED,
-};
+static TABLE: UserTable = UserTable { table: &shape::USED_CODES, select: &SELECT, checked: &CHECKED };
 
 statement!(reads SELECT(TEXTOID), c"
 SELECT time_step, used_at, uses, recovery_mask, secret_id, user_id, tableoid, ctid, xmin
@@ -69,9 +58,10 @@ INSERT INTO totp.used_codes (user_id, secret_id, time_step, used_at, uses, recov
 VALUES ($1, $2, $3, $4, $5, $6)");
 statement!(writes DELETE(TEXTOID, INT8OID), c"
 DELETE FROM totp.used_codes WHERE user_id = $1 AND secret_id = $2 RETURNING tableoid, ctid, xmin");
-statement!(writes DELETE_ALL(TEXTOID), c"DELETE FROM totp.used_codes WHERE user_id = $1");
+statement!(writes DELETE_ALL(TEXTOID), c"
+DELETE FROM totp.used_codes WHERE user_id = $1 RETURNING tableoid, ctid, xmin");
 
-/// Opens the table to change rows in place. Errors: 55000 where it is not as it was made.
+/// Opens the table to change rows in place. Errors: XX001 if it is not as it was made.
 pub fn open() -> Result<Open, Error> {
     TABLE.open(pg_sys::RowExclusiveLock)
 }
@@ -81,13 +71,13 @@ pub fn read(address: RowAddress, row: &Row) -> Result<(RowAddress, UsedCode), Er
     Ok((address, UsedCode::from_words(row.words()?)))
 }
 
-/// The row of a secret or a recovery set among those of its user. Errors: 55000 where there is none, or, as without the
-/// table's key there may be, another one.
-pub fn only_of(secret_id: i64, rows: &[(RowAddress, UsedCode)]) -> Result<(RowAddress, UsedCode), Error> {
+/// The row of a secret or a recovery set among those of its user. `None` if there is none or, as without the table's
+/// key there may be, another one.
+pub fn only_of(secret_id: i64, rows: &[(RowAddress, UsedCode)]) -> Option<(RowAddress, UsedCode)> {
     let mut found = rows.iter().filter(|(_, used)| used.secret_id == secret_id);
     match (found.next(), found.next()) {
-        (Some(row), None) => Ok(*row),
-        _ => Err(Error::RowsAltered),
+        (Some(row), None) => Some(*row),
+        _ => None,
     }
 }
 
@@ -105,31 +95,26 @@ pub fn insert(user_id: &str, used: &UsedCode) -> Result<(), Error> {
     })
 }
 
-/// Removes the row of one secret.
-pub fn delete(user_id: &str, secret_id: i64) -> Result<(), Error> {
-    take_address(user_id, secret_id)?;
+/// Removes the row of one secret and returns what it held when it went.
+pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
+    let address = delete_row(user_id, secret_id)?;
     inplace::note_delete();
-    Ok(())
+    inplace::read_deleted(&address)
 }
 
-/// Removes the row of one secret and returns what it held when it went, to insert it again.
+/// The same, to insert it again.
 pub fn take(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
-    inplace::take_for_copy(&take_address(user_id, secret_id)?)
+    inplace::take_for_copy(&delete_row(user_id, secret_id)?)
 }
 
-fn take_address(user_id: &str, secret_id: i64) -> Result<RowAddress, Error> {
+fn delete_row(user_id: &str, secret_id: i64) -> Result<RowAddress, Error> {
     let args = [text(user_id), int8(secret_id)];
     DELETE.with(|s| s.first(&Snapshot::latest(), &args, |row| row.address(1)))?.ok_or(Error::RowsAltered)
 }
 
-/// Gives the row of one secret to another user id.
-pub fn rename(user_id: &str, new_user_id: &str, secret_id: i64) -> Result<(), Error> {
-    insert(new_user_id, &take(user_id, secret_id)?)
-}
-
-/// Removes every row of a user.
-pub fn delete_all(user_id: &str) -> Result<(), Error> {
-    DELETE_ALL.with(|s| s.count(&[text(user_id)]))?;
+/// Removes every row of a user and returns what they held when they went.
+pub fn delete_all(user_id: &str) -> Result<Vec<UsedCode>, Error> {
+    let rows = DELETE_ALL.with(|s| s.rows(&Snapshot::latest(), &[text(user_id)], |row| row.address(1)))?;
     inplace::note_delete();
-    Ok(())
+    rows.iter().map(inplace::read_deleted).collect()
 }

@@ -89,7 +89,7 @@ def test_recovery_codes_have_lines_too(conn, log):
     conn.execute(recover, [code])
     assert log() == ['totp: event=recovery_code_used db_user="postgres" user="alice"']
     conn.execute(recover, [code])
-    assert log() == ['totp: event=replayed db_user="postgres" user="alice" of="recovery_codes"']
+    assert log() == ['totp: event=replayed db_user="postgres" user="alice" of="recovery_codes" failures=1']
 
 
 def test_the_first_judgement_of_a_cluster_has_a_line(db, cluster):

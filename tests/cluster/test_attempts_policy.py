@@ -209,7 +209,7 @@ def test_recovery_codes_have_a_counter_of_their_own(conn):
     assert conn.execute(recover, [code]).fetchone() == (False,)  # a success of the other kind did not clear this lock
     fix_clock(conn, NOON + timedelta(seconds=30))
     assert [conn.execute(recover, [code]).fetchone()[0] for _ in range(2)] == [True, False]
-    assert conn.execute("SELECT failures, recovery_failures FROM totp.attempts").fetchone() == (0, 0)
+    assert conn.execute("SELECT failures, recovery_failures FROM totp.attempts").fetchone() == (0, 1)  # the used one is charged
 
 
 # --- what clears it, and what does not -------------------------------------------------

@@ -208,7 +208,7 @@ CALL = {  # query, and the line that it writes
     "replayed": ("SELECT totp_verify('alice', %(used)s)", ['event=replayed user="alice" device="default"']),
     "unlocked": ("SELECT totp_unlock('alice')", ['event=unlocked user="alice"']),
     "recovery_code_used": ("SELECT totp_recover('alice', %(recovery)s)", ['event=recovery_code_used user="alice"']),
-    "recovery code replayed": ("SELECT totp_recover('alice', %(recovery)s)", ['event=replayed user="alice" of="recovery_codes"']),
+    "recovery code replayed": ("SELECT totp_recover('alice', %(recovery)s)", ['event=replayed user="alice" of="recovery_codes" failures=1']),
     "recovery code failed": ("SELECT totp_recover('alice', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')", ['event=failed user="alice" of="recovery_codes" failures=1']),
 }
 
@@ -308,7 +308,8 @@ def test_names_in_detail_are_text_and_no_json(conn):
     name = '", "actor": "admin", "x": "'
     active_user(conn)
     conn.execute("SELECT totp_rename_user('alice', %s)", [name])
-    assert audit(conn, "event, user_id, detail")[-2:] == [("renamed", "alice", {"new_user_id": name}), ("renamed", name, {"old_user_id": "alice"})]
+    assert audit(conn, "event, user_id, detail")[-2:] == [
+        ("renamed", "alice", {"new_user_id": name, "used_until": str(int(NOON.timestamp()))}), ("renamed", name, {"old_user_id": "alice"})]
 
 
 # --- Nothing is taken away ----------------------------------------------------------------------------------------

@@ -120,22 +120,44 @@ def test_code_at_runs_in_a_worker(forced_parallel):
 
 
 def fails_closed(conn, *codes: str) -> None:
-    for code in codes:
+    for given in codes:
         for call in ("SELECT totp_verify('alice', %s)", "SELECT * FROM totp_check('alice', %s)"):
-            error = error_of(conn, call, [code])
+            error = error_of(conn, call, [given])
             assert error.sqlstate == "XX001" and error.diag.message_hint, (call, error)
 
 
 @pytest.mark.parametrize("table", ["attempts", "used_codes"])
 def test_a_missing_row(conn, table):
-    """Without its row of used codes no code of a device is good; a wrong one is charged, see test_guess_charged.py."""
     secret = active_user(conn)
     conn.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM totp.{table}")
     conn.execute(f"DELETE FROM totp.{table}")
-    fails_closed(conn, code_at(secret, NOON), *[next(wrong_codes(secret, NOON))] if table == "attempts" else [])
+    # A wrong code needs the attempts alone.
+    fails_closed(conn, code_at(secret, NOON), *["000000"] if table == "attempts" else [])
     conn.execute(f"INSERT INTO totp.{table} SELECT * FROM kept")
     conn.execute("DROP TABLE kept")
     assert verify(conn, "alice", code_at(secret, NOON)) is True
+
+
+@pytest.mark.parametrize("table", ["attempts", "used_codes"])
+@pytest.mark.parametrize("alteration", ["ALTER TABLE totp.{table} SET UNLOGGED", "ALTER TABLE totp.{table} ALTER COLUMN {first} DROP NOT NULL",
+                                        "ALTER TABLE totp.{table} DROP COLUMN {first} CASCADE", "ALTER TABLE totp.{table} ALTER COLUMN {number} TYPE int",
+                                        "ALTER TABLE totp.{table} RENAME TO elsewhere", "DROP TABLE totp.{table}", "ALTER TABLE totp.{table} RENAME COLUMN {first} TO other"])
+def test_an_altered_table(db, table, alteration):
+    first, number = {"attempts": ("locked_until", "failures"), "used_codes": ("time_step", "uses")}[table]
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = active_user(conn)
+        code = code_at(secret, NOON)
+        conn.execute("BEGIN")
+        if alteration.startswith(("DROP TABLE", "ALTER TABLE totp.{table} DROP")):
+            conn.execute(f"ALTER EXTENSION pg_totp DROP TABLE totp.{table}")
+        conn.execute(alteration.format(table=table, first=first, number=number))
+        conn.execute("COMMIT")
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        by_its_columns = any(word in alteration for word in ("DROP COLUMN", "TYPE", "RENAME", "DROP TABLE"))
+        fails_closed(conn, code, *["000000"] if table == "attempts" or by_its_columns else [])
+    db.execute("DROP EXTENSION pg_totp CASCADE")
 
 
 def test_an_altered_table_is_seen_by_a_session_that_has_used_it(db):
@@ -144,6 +166,7 @@ def test_an_altered_table_is_seen_by_a_session_that_has_used_it(db):
         secret = active_user(conn)
         other.execute("ALTER TABLE totp.used_codes SET UNLOGGED")
         fails_closed(conn, code_at(secret, NOON))
+        assert verify(conn, "alice", next(wrong_codes(secret, NOON))) is False
         other.execute("ALTER TABLE totp.used_codes SET LOGGED")
         assert verify(conn, "alice", code_at(secret, NOON)) is True
 

@@ -351,14 +351,21 @@ def test_two_users_renamed_to_one_id_at_once(quick_db, conn):
 # --- Who did it --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("act, event, device", [
-    ("SELECT totp_reset('alice')", "reset", "default"), ("SELECT totp_disable('alice')", "disabled", "default"),
-    ("SELECT totp_enable('alice')", "enabled", "default"), ("SELECT totp_remove('alice', 'default')", "removed", "default"),
-    ("SELECT totp_unlock('alice')", "unlocked", None), ("SELECT totp_enroll('alice')", "enrolled", "default"),
-    ("SELECT totp_recovery_codes('alice')", "recovery_codes_created", None),
-    ("SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "imported", "default"),
+USED = {"used_until": str(int(NOON.timestamp()))}  # of the code by which active_user() confirms
+
+
+@pytest.mark.parametrize("act, event, device, detail", [
+    ("SELECT totp_reset('alice')", "reset", "default", {"version": "2"} | USED), ("SELECT totp_disable('alice')", "disabled", "default", None),
+    ("SELECT totp_enable('alice')", "enabled", "default", None), ("SELECT totp_remove('alice', 'default')", "removed", "default", USED),
+    ("SELECT totp_unlock('alice')", "unlocked", None, None),
+    ("SELECT totp_enroll('alice')", "enrolled", "default", {"keep_current": "true", "version": "2"}),
+    ("SELECT totp_enroll('alice', keep_current => false)", "enrolled", "default", {"keep_current": "false", "version": "2"} | USED),
+    ("SELECT totp_recovery_codes('alice')", "recovery_codes_created", None, None),
+    ("SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "imported", "default", {"confirmed": "false", "version": "2"}),
+    ("SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', confirmed => true)", "imported", "default",
+     {"confirmed": "true", "version": "2"} | USED),
 ])
-def test_each_act_is_audited_once(quick_db, conn, act, event, device):
+def test_each_act_is_audited_once(quick_db, conn, act, event, device, detail):
     secret = active_user(conn)
     reason(conn, next(wrong_codes(secret, NOON)))
     if event == "enabled":
@@ -370,7 +377,7 @@ def test_each_act_is_audited_once(quick_db, conn, act, event, device):
             support.execute("SET LOCAL totp.actor = 'support:42'")
             support.execute(act)
     rows = conn.execute("SELECT event, user_id, device, at, actor, db_user, application_name, detail FROM totp.audit_log").fetchall()
-    assert rows == [(event, "alice", device, NOON, "support:42", "postgres", "support desk", None)]
+    assert rows == [(event, "alice", device, NOON, "support:42", "postgres", "support desk", detail)]
 
 
 def test_enabling_and_renaming_are_audited(conn):
@@ -382,7 +389,8 @@ def test_enabling_and_renaming_are_audited(conn):
     conn.execute("SELECT totp_rename_user('alice', 'alicia')")
     assert conn.execute("SELECT event, user_id, device, detail FROM totp.audit_log ORDER BY id").fetchall() == [
         ("enabled", "alice", "phone", None), ("enabled", "alice", "tablet", None),
-        ("renamed", "alice", None, {"new_user_id": "alicia"}), ("renamed", "alicia", None, {"old_user_id": "alice"})]
+        ("renamed", "alice", None, {"new_user_id": "alicia", "used_until": str(int(NOON.timestamp()))}),
+        ("renamed", "alicia", None, {"old_user_id": "alice"})]
 
 
 def test_the_removal_of_a_user_is_audited_for_the_user_and_each_device(conn):

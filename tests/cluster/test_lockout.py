@@ -1,12 +1,14 @@
 """Guesses: charged before their outcome is told, out of reach of every ROLLBACK, and counted exactly by many sessions at once."""
 
 from contextlib import ExitStack, closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import psycopg
 import pytest
-from totp import LEVELS, NOON, code_at, enroll, fix_clock, parallel, verify, wrong_codes
+from totp import LEVELS, NOON, code_at, enroll, fix_clock, import_secret, parallel, verify, wrong_codes
+
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)  # stands for infinity, which Python does not know
 
 
 def user_with_wrong_code(conn, user_id="alice", **parameters) -> tuple[str, str]:
@@ -222,3 +224,24 @@ def test_an_accepted_code_uses_no_transaction_id_and_leaves_no_dead_row(conn):
         assert conn.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
         conn.execute("COMMIT")
     assert [conn.execute(rows.format(table)).fetchall() for table in ("attempts", "used_codes", "secrets")] == before
+
+
+@pytest.mark.parametrize("window, limit", [(0, 100), (1, 33), (2, 20)])
+def test_many_secrets_lower_the_hard_limit(conn, window, limit):
+    """A guess is compared with ten secrets: so many guesses find a code with a probability of one in a thousand."""
+    secrets = [f"{chr(ord('A') + number)}" * 32 for number in range(10)]
+    for secret in secrets:
+        import_secret(conn, "alice", secret, device=secret[0])
+    conn.execute(f"SET totp.window_steps = {window}")
+    clock, guesses, retry_at = NOON, 0, None
+    while retry_at != FOREVER:
+        clock = retry_at or clock
+        fix_clock(conn, clock)
+        near = {code_at(secret, clock.timestamp() + 30 * step) for secret in secrets for step in range(-2, 3)}
+        wrong = next(code for code in (f"{number:06}" for number in range(100)) if code not in near)
+        reason, _, retry_at = conn.execute(
+            "SELECT reason, attempts_left, CASE retry_at WHEN 'infinity' THEN %s ELSE retry_at END FROM totp_check('alice', %s)",
+            [FOREVER, wrong]).fetchone()
+        assert reason == "wrong"
+        guesses += 1
+    assert guesses == limit

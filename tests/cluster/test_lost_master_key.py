@@ -117,8 +117,17 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
         assert verify(conn, "devices", code_at(tablet, NOON - MINUTE / 2), "tablet") is True
         [recovery_code, *_] = [code for [code] in conn.execute("SELECT totp_recovery_codes('devices')")]
         # "staged": the active secret went over and the staged one did not.
-        conn.execute("""UPDATE totp.secrets SET key_id = %s, sealed = totp.reseal(user_id, device, secret_id, algorithm, digits, period, sealed, %s)
-                         WHERE user_id = 'staged' AND slot = 'active'""", [new_key, new_key])
+        hide = {"secrets": "user_id = 'staged' AND slot = 'pending'", "recovery_codes": "user_id = 'staged'"}
+        for table, rows in hide.items():
+            conn.execute(f"CREATE TEMP TABLE hidden_{table} AS SELECT * FROM totp.{table} WHERE {rows}")
+            conn.execute(f"DELETE FROM totp.{table} WHERE {rows}")
+        with session(db) as others:
+            others.execute("BEGIN")
+            others.execute("SELECT FROM totp.attempts WHERE user_id <> 'staged' FOR UPDATE")
+            assert conn.execute("SELECT moved FROM totp.rotation_step(NULL, 100)").fetchone() == (1,)
+            others.execute("ROLLBACK")
+        for table in hide:
+            conn.execute(f"INSERT INTO totp.{table} SELECT * FROM hidden_{table}")
     replace_key_file(key_cluster, f"{NEW}\n")
     with session(db) as conn:
         conn.execute("SET totp.actor = 'ops:7'")
@@ -127,7 +136,9 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
                              ("pending", "default"), ("pending", None), ("staged", None)]
         lost = sorted([*forgotten, ("staged", "default")], key=lambda row: (row[0], row[1] or "~"))
         audited = conn.execute("SELECT user_id, device, actor, at, detail FROM totp.audit_log WHERE event = 'unreadable_forgotten' ORDER BY id").fetchall()
-        assert audited == [(user, device, "ops:7", NOON, {"master_key": old}) for user, device in lost]
+        until = {("active", "default"): NOON, ("both", "default"): NOON, ("devices", "default"): NOON}  # of the codes that confirmed them
+        used = {row: {"used_until": str(int(when.timestamp()))} for row, when in until.items()}
+        assert audited == [(*row, "ops:7", NOON, {"master_key": old} | used.get(row, {})) for row in lost]
         assert keys(conn) == [(new_key, "current")]
 
         left = conn.execute("SELECT user_id, device, slot FROM totp.secrets ORDER BY 1, 2, 3").fetchall()

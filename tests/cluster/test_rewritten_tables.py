@@ -88,10 +88,8 @@ def refuses(own, table, alice):
             assert told(own, f"SELECT {call}", code) == "55000", call
         else:  # a wrong one needs nothing but the attempts; then what it is told is charged
             answer = told(own, f"SELECT {call}", code)
-            assert answer in ("55000", False) or "wrong" in answer, answer
-            charged["recover" in call] += answer != "55000"
-    if table == "attempts":
-        assert told(own, "SELECT totp_unlock(%s)", "alice") == "55000"
+            assert answer is False or "wrong" in answer, answer
+            charged["recover" in call] += 1
     return charged
 
 
@@ -132,6 +130,8 @@ def test_nothing_is_judged_on_a_table_that_the_own_transaction_rewrote(quick_db,
         own.execute("BEGIN")
         execute_all(own, REWRITES[rewrite], table)
         charged = refuses(own, table, alice)
+        if table == "attempts" and rewrite != "the same by hand":  # an unlock that the ROLLBACK takes back gives nothing away
+            assert told(own, "SELECT totp_unlock(%s)", "alice") == "55000"
         own.execute("ROLLBACK")
     nothing_came_back(conn, alice, charged)
 
@@ -184,7 +184,8 @@ def test_a_table_that_was_emptied_is_no_answer(quick_db, conn, alice, table):
     nothing_came_back(conn, alice, charged)
 
 
-@pytest.mark.parametrize("rewrite", [*REWRITES, "TRUNCATE"])
+# Not by hand: an owner may write another floor into the table at any time.
+@pytest.mark.parametrize("rewrite", [*(name for name in REWRITES if name != "the same by hand"), "TRUNCATE"])
 def test_no_floor_is_set_in_a_table_that_the_own_transaction_rewrote(quick_db, conn, alice, rewrite):
     """A ROLLBACK would take it back, and what was judged under it stays."""
     conn.execute("UPDATE totp.floor SET timeline = 0")  # as after a promotion

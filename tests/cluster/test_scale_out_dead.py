@@ -138,7 +138,7 @@ def test_a_shard_that_is_shut_down(router):
 
 
 @pytest.mark.parametrize("sqlstate, dead", [("57P01", True), ("57P02", True), ("57P03", True), ("08P01", True), ("08006", True), ("XX000", True),
-                                            ("57014", False), ("22023", False), ("55000", False), ("XX001", False)])
+                                            ("57014", False), ("22023", False), ("55000", False), ("F0000", False), ("XX001", False)])
 def test_what_an_error_of_a_dead_shard_is(router, sqlstate, dead):
     """A cancelled call and a wrong argument are none: they are not asked of another shard."""
     assert router.database.value("SELECT totp_router.is_dead(%s)", [sqlstate]) is dead

@@ -73,7 +73,7 @@ def plain_router(router):
             GRANT USAGE ON SCHEMA scale_out_test TO PUBLIC;
             CREATE FUNCTION scale_out_test.setting(name text, value text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS $$
             BEGIN
-              PERFORM totp_enabled('nobody');  -- loads the library
+              PERFORM public.totp_enabled('nobody');  -- loads the library
               PERFORM set_config(name, coalesce(value, (SELECT reset_val FROM pg_settings s WHERE s.name = setting.name)), false);
             END $$""")
     script = ["CREATE SCHEMA scale_out_test AUTHORIZATION totp_router"]

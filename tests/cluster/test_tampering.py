@@ -34,7 +34,7 @@ def test_every_byte_counts(conn):
         changed[at] ^= 0x80
         conn.execute("UPDATE totp.secrets SET sealed = %s", [bytes(changed)])
         error = error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)])
-        assert error.sqlstate == "XX001", at  # for the number of a data key that does not exist, too
+        assert error.sqlstate == "XX001", at
     conn.execute("UPDATE totp.secrets SET sealed = %s", [sealed])
     assert verify(conn, "alice", code_at(secret, NOON)) is True
 
@@ -134,3 +134,30 @@ def test_wrong_is_an_answer_and_broken_is_an_error(conn):
     conn.execute("UPDATE totp.secrets SET sealed = set_byte(sealed, 30, get_byte(sealed, 30) # 1) WHERE device = 'phone'")
     assert error_of(conn, "SELECT totp_verify('alice', '000000')").sqlstate == "XX001"
     assert verify(conn, "alice", code_at(tablet, NOON), "tablet") is True
+
+
+def test_old_rows_with_their_data_key_open_until_the_master_key_changes(fresh_cluster):
+    """docs/security-model.md says so. A rotation destroys the old data key, unless its row is put back too."""
+    tables = ("data_keys", "secrets", "used_codes", "recovery_codes")
+    db = fresh_cluster.create_database()
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        conn.execute("".join(f"CREATE TABLE old_{table} AS SELECT * FROM totp.{table};" for table in tables))
+        put_back = "".join(f"DELETE FROM totp.{table}; INSERT INTO totp.{table} SELECT * FROM old_{table};" for table in tables)
+        for _ in range(2):
+            assert verify(conn, "alice", code_at(secret, NOON)) is True
+            conn.execute("SELECT totp_rotate_key()")
+            conn.execute(put_back)
+
+        old = fresh_cluster.key_file.read_text().strip()
+        fresh_cluster.write_key_file(f"{'ab' * 31}cd\n{old}\n")
+        fresh_cluster.reload()
+        with closing(db.connect()) as rotating:
+            rotating.execute("SELECT totp_rotate_key()")
+        fresh_cluster.write_key_file(f"{'ab' * 31}cd\n")
+        fresh_cluster.reload()
+        conn.execute(put_back)
+    with closing(db.connect()) as later:
+        fix_clock(later, NOON)
+        assert error_of(later, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)]).sqlstate == "F0000"

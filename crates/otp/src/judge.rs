@@ -17,7 +17,7 @@ pub enum Verdict {
         /// Whether this failure set a lock.
         newly_locked: bool,
     },
-    /// The code of a step that is burnt, or not above the floor. Not charged.
+    /// The code of a step that is burnt, or not above the floor: not charged. Or a spent recovery code: charged.
     Replayed,
     /// The code of a step above both. The step is burnt now.
     Accepted,
@@ -39,15 +39,18 @@ pub struct Judgement {
 pub enum Guess {
     /// No code or recovery code is this one.
     NoMatch,
-    /// One that was used before, or may have been.
+    /// A code that was used before, or may have been. The window ends it soon.
     Used,
+    /// A recovery code that was used before. No window ends it.
+    Spent,
     /// One that may be used now.
     Fresh,
 }
 
 /// Judges a guess at `now` (microseconds, as in [`Policy`]): its verdict, and the counter after it.
 ///
-/// A lock comes first, whatever the guess is. Only [`Guess::NoMatch`] is charged; only [`Guess::Fresh`] clears failures.
+/// A lock comes first, whatever the guess is. [`Guess::NoMatch`] and [`Guess::Spent`] are charged; only [`Guess::Fresh`]
+/// clears failures.
 pub fn judge_guess(counter: Counter, policy: &Policy, now: i64, guess: Guess) -> (Verdict, Counter) {
     let counter = counter.believed(policy, now);
     if counter.is_locked(now) {
@@ -59,6 +62,7 @@ pub fn judge_guess(counter: Counter, policy: &Policy, now: i64, guess: Guess) ->
             (Verdict::Wrong { newly_locked: counter.is_locked(now) }, counter)
         }
         Guess::Used => (Verdict::Replayed, counter),
+        Guess::Spent => (Verdict::Replayed, counter.charge(policy, now)),
         Guess::Fresh => (Verdict::Accepted, Counter::CLEAR),
     }
 }

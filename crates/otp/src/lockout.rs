@@ -4,6 +4,8 @@
 //!
 //! Times are microseconds of any one epoch; [`NEVER`] is PostgreSQL's `-infinity`, [`FOREVER`] its `infinity`.
 
+use crate::Digits;
+
 /// Before every time: not locked.
 pub const NEVER: i64 = i64::MIN;
 
@@ -27,7 +29,18 @@ pub struct Policy {
     pub hard_limit: i32,
 }
 
+/// A guesser succeeds at most once in so many users before the hard limit is reached.
+const ODDS: u64 = 1000;
+
 impl Policy {
+    /// The policy with a hard limit that keeps the odds of guessing at one in a thousand, if each guess is compared with
+    /// `codes` codes of `digits` digits.
+    pub fn within_odds(self, codes: usize, digits: Digits) -> Policy {
+        let space = 10u64.saturating_pow(digits.get().into());
+        let guesses = space / ODDS / u64::try_from(codes).unwrap_or(u64::MAX).max(1);
+        Policy { hard_limit: self.hard_limit.min(i32::try_from(guesses.max(1)).unwrap_or(i32::MAX)), ..self }
+    }
+
     /// Length of the lock that failure number `failures` sets, in microseconds, or `None` where it sets none.
     ///
     /// `min(lockout * 2^n, max(lockout, lockout_max))` for the n-th failure after the first that locks.

@@ -38,6 +38,9 @@ impl TimeStep {
 pub struct Window(u8);
 
 impl Window {
+    /// Two steps on each side.
+    pub const WIDEST: Window = Window(2);
+
     /// # Errors
     /// [`ParameterError::Window`] outside 0 to 2.
     pub const fn new(steps: i32) -> Result<Window, ParameterError> {

@@ -75,6 +75,7 @@ fn a_guess_is_judged_alike_whatever_it_is_a_guess_of() {
     for (guess, expected) in [
         (Guess::NoMatch, (Verdict::Wrong { newly_locked: true }, charged)),
         (Guess::Used, (Verdict::Replayed, counter)),
+        (Guess::Spent, (Verdict::Replayed, charged)),
         (Guess::Fresh, (Verdict::Accepted, Counter::CLEAR)),
     ] {
         assert_eq!(judge_guess(counter, &POLICY, 0, guess), expected);

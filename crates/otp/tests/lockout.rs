@@ -1,7 +1,7 @@
 //! The lockout policy. Times are microseconds.
 
 use otp::lockout::{CLOCK_DOUBT, FOREVER, NEVER};
-use otp::{Counter, Policy};
+use otp::{Counter, Digits, Policy};
 use proptest::prelude::*;
 
 const SECOND: i64 = 1_000_000;
@@ -28,6 +28,20 @@ fn the_default_policy_failure_by_failure() {
     for failures in [100, 101, i32::MAX] {
         assert_eq!(after(failures, &DEFAULT, now).0.locked_until, FOREVER);
     }
+}
+
+#[test]
+fn the_odds_of_guessing_are_at_most_one_in_a_thousand() {
+    let limit = |codes, digits| DEFAULT.within_odds(codes, Digits::new(digits).unwrap()).hard_limit;
+    // One secret with a window of one step; then two, three, ten, twenty with two staged each and a window of two.
+    assert_eq!([3, 6, 9, 30, 200].map(|codes| limit(codes, 6)), [100, 100, 100, 33, 5]);
+    assert_eq!([11, 100, 101, 1000].map(|codes| limit(codes, 7)), [100, 100, 99, 10]);
+    assert_eq!(limit(200, 8), 100);
+    for codes in 1..=1000 {
+        assert!(codes * limit(codes as usize, 6) <= 1000, "{codes} codes");
+    }
+    assert_eq!([0, usize::MAX].map(|codes| limit(codes, 6)), [100, 1]);
+    assert_eq!(Policy { hard_limit: 7, ..DEFAULT }.within_odds(30, Digits::SIX).hard_limit, 7);
 }
 
 #[test]
