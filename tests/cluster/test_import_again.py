@@ -1,12 +1,12 @@
 """Importing a secret that the user has already: what was used stays used."""
 
 import hashlib
-from contextlib import closing, nullcontext
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from importing import BYTES, SECRET, base32, import_, refused, status, stored, uri_of
-from totp import NOON, OTHER_SECRET, code_at, enroll, fix_clock, verify
+from totp import NOON, code_at, enroll, fix_clock, verify
 
 HALF_MINUTE = timedelta(seconds=30)
 
@@ -102,49 +102,6 @@ def test_what_may_have_been_used_before_lost_wal_stays_used(conn, quick_db):
         assert restored.execute(check, [code_at(SECRET, later)]).fetchone() == ("replayed",)
         fix_clock(restored, later + 4 * HALF_MINUTE)
         assert restored.execute(check, [code_at(SECRET, later + 4 * HALF_MINUTE)]).fetchone() == ("accepted",)
-
-
-GONE = {  # how the device came to have the secret no more
-    "device removed": ["SELECT totp_remove('alice', 'default')"],
-    "user removed": ["SELECT totp_remove('alice')"],
-    "reset": ["SELECT totp_reset('alice')"],
-    "replaced": ["SELECT totp_enroll('alice', keep_current => false)"],
-    "imported over": [f"SELECT totp_import('alice', '{OTHER_SECRET}', confirmed => true)"],
-    "succeeded": [f"SELECT totp_import('alice', '{OTHER_SECRET}')", f"SELECT totp_verify('alice', '{code_at(OTHER_SECRET, NOON)}')"],
-}
-
-
-@pytest.mark.parametrize("confirmed", [True, False], ids=["confirmed", "pending"])
-@pytest.mark.parametrize("period", [30, 60, 15])
-@pytest.mark.parametrize("device", ["default", "tablet"])
-@pytest.mark.parametrize("transactions", ["one transaction", "two transactions"])
-@pytest.mark.parametrize("gone", GONE)
-def test_a_secret_that_was_gone_comes_back_with_its_codes_used(conn, gone, transactions, device, period, confirmed):
-    """No code of a time that is used up, whatever the length of the step; a later one is good."""
-    import_(conn, "alice", SECRET, confirmed=True)
-    assert verify(conn, "alice", code_at(SECRET, NOON)) is True
-    with nullcontext() if transactions == "two transactions" else conn.transaction():
-        for statement in GONE[gone]:
-            conn.execute(statement)
-        import_(conn, "alice", SECRET, device=device, period=period, confirmed=confirmed)
-    for seconds in range(-60, 30, period):
-        when = NOON + timedelta(seconds=seconds)
-        fix_clock(conn, when)
-        answer = conn.execute("SELECT accepted FROM totp_check('alice', %s)", [code_at(SECRET, when, period=period)]).fetchone()
-        assert answer == (False,), when
-    later = NOON + timedelta(minutes=10)
-    fix_clock(conn, later)
-    conn.execute("SELECT totp_unlock('alice')")
-    assert verify(conn, "alice", code_at(SECRET, later, period=period)) is True
-    assert verify(conn, "alice", code_at(SECRET, later, period=period)) is False
-
-
-def test_a_secret_that_another_user_had_is_a_new_one(conn):
-    import_(conn, "alice", SECRET, confirmed=True)
-    assert verify(conn, "alice", code_at(SECRET, NOON)) is True
-    conn.execute("SELECT totp_remove('alice')")
-    import_(conn, "bob", SECRET, confirmed=True)
-    assert verify(conn, "bob", code_at(SECRET, NOON)) is True
 
 
 @pytest.mark.parametrize("there", ["active", "pending", "disabled"])
