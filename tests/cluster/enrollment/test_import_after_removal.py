@@ -17,15 +17,17 @@ REMOVALS = {
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["two transactions", "one transaction"])
+@pytest.mark.parametrize("confirmed", [True, False], ids=["confirmed", "pending"])
+@pytest.mark.parametrize("device", ["default", "phone"])
 @pytest.mark.parametrize("removal", REMOVALS)
-def test_the_code_that_was_used_last_is_not_good_again(conn, removal, together):
+def test_the_code_that_was_used_last_is_not_good_again(conn, removal, device, confirmed, together):
     import_secret(conn, "alice", SECRET)
     import_secret(conn, "alice", "A" * 32, device="other")
     assert verify(conn, "alice", good(1)) is True
     if together:
         conn.execute("BEGIN")
     conn.execute(REMOVALS[removal])
-    import_secret(conn, "alice", SECRET, device="phone" if "replaced" in removal else "default")
+    import_secret(conn, "alice", SECRET, device=device, confirmed=confirmed)
     if together:
         assert error_of_savepoint(conn, good(1)).sqlstate == "55000"
         conn.execute("COMMIT")
@@ -40,6 +42,14 @@ def error_of_savepoint(conn, code):
     error = error_of(conn, "SELECT totp_verify('alice', %s)", [code])
     conn.execute("ROLLBACK TO before")
     return error
+
+
+def test_to_another_user_it_is_a_new_one(conn):
+    import_secret(conn, "alice", SECRET)
+    assert verify(conn, "alice", good()) is True
+    conn.execute("SELECT totp_remove('alice')")
+    import_secret(conn, "bob", SECRET)
+    assert verify(conn, "bob", good()) is True
 
 
 def test_the_code_is_not_good_after_the_first_code_of_the_next_secret(conn):

@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from server import wait_until
-from totp import LEVELS, NOON, SECRET, check, enroll, fix_clock, good, import_secret, is_waiting, verify, wrong
+from totp import LEVELS, NOON, OTHER_SECRET, SECRET, check, enroll, fix_clock, good, import_secret, is_waiting, verify, wrong
 
-OTHER_SECRET = "KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT"
 IN_PLACE = ["attempts", "used_codes"]
 BLOCKED_AFTER = "20s"
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 import pytest
 from server import wait_until
-from totp import MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, code_at, counters, enabled, fix_clock, good, import_secret, is_waiting, recover, recovery_codes, reset, verify, wrong
+from totp import MAX_ATTEMPTS, NOON, NO_CODE, OTHER_SECRET, SECRET, check, code_at, counters, enabled, fix_clock, good, import_secret, is_waiting, recover, recovery_codes, reset, verify, wrong
 
-PENDING = "KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT"
+PENDING = OTHER_SECRET
 TABLES = ["floor", "data_keys", "attempts", "used_codes", "secrets", "recovery_codes"]
 
 
