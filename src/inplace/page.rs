@@ -50,11 +50,17 @@ impl Target {
     pub fn is_rewritten(&self) -> bool {
         // SAFETY: the table is open.
         unsafe {
-            if is_made(self.relation) {
-                !are_secrets_made((*(*self.relation).rd_rel).relnamespace)
-            } else {
-                versions::new_file_in(self.relation) != NO_SUBTRANSACTION
+            // Without an id the transaction has changed nothing.
+            if pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId {
+                return false;
             }
+            let schema = (*(*self.relation).rd_rel).relnamespace;
+            if is_made(self.relation) {
+                return !are_secrets_made(schema);
+            }
+            versions::new_file_in(self.relation) != NO_SUBTRANSACTION
+                || is_own_catalog_row(pg_sys::SysCacheIdentifier::RELOID, (*self.relation).rd_id)
+                || is_own_catalog_row(pg_sys::SysCacheIdentifier::NAMESPACEOID, schema)
         }
     }
 
@@ -322,6 +328,20 @@ fn are_secrets_made(schema: pg_sys::Oid) -> bool {
         let is_made = is_made(secrets);
         pg_sys::table_close(secrets, pg_sys::NoLock as i32);
         is_made
+    }
+}
+
+/// Returns whether this transaction wrote the catalog row: it renamed or moved the object, for one.
+fn is_own_catalog_row(cache: pg_sys::SysCacheIdentifier::Type, object: pg_sys::Oid) -> bool {
+    // SAFETY: returns NULL if the object does not exist; a row is released once.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(cache as i32, object.into());
+        if row.is_null() {
+            return false;
+        }
+        let xmin = (*(*row).t_data).t_choice.t_heap.t_xmin;
+        pg_sys::ReleaseSysCache(row);
+        pg_sys::TransactionIdIsCurrentTransactionId(xmin)
     }
 }
 
