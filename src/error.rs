@@ -194,7 +194,7 @@ impl Error {
                 Some("Restore it as a logged table of access method heap with its original columns.")
             }
             Self::TableRewritten(_) => Some("Commit first. A rollback would undo what was judged."),
-            Self::Isolation(_) => Some("Call it in a READ COMMITTED transaction."),
+            Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
             Self::Restricted(_) => {
                 Some("Call it in a separate statement, not from an index, a materialized view, or similar.")
             }

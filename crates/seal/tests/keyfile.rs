@@ -114,7 +114,7 @@ fn there_is_a_key() {
 #[test]
 fn an_error_names_line_and_rule() {
     let error = MasterKeys::from_file_text(&format!("{A}\n{B}0")).err().unwrap();
-    assert_eq!(error.to_string(), "line 2: a key must be exactly 64 hexadecimal characters");
+    assert_eq!(error.to_string(), "line 2: A key must be exactly 64 hexadecimal characters.");
 }
 
 proptest! {

@@ -89,7 +89,7 @@ def test_refused_at_a_level_that_cannot_see_late_rows(conn, query, level, how):
     conn.execute(how.format(level))
     error = error_of(conn, query)
     assert error.sqlstate == "25001"
-    assert error.diag.message_hint == "Call it in a READ COMMITTED transaction."
+    assert error.diag.message_hint == "Call it in a transaction of isolation level READ COMMITTED."
     conn.execute("ROLLBACK")
     assert table_rows(conn) == before
 
