@@ -21,7 +21,7 @@ KILLS = amount("KILLS", 20, light=4)
 
 @pytest.fixture
 def populated(fresh_cluster):
-    """A server with a database of 2,000 users, some of whom have recovery codes, and 100 who are about to enroll."""
+    """A server with a database of 2,000 users, some of them with recovery codes, and 100 who are about to enroll."""
     db = fresh_cluster.create_database()
     with session(db) as conn:
         users = import_users(conn, USERS)
