@@ -187,7 +187,7 @@ BEGIN
   ELSIF writer IN ('totp_rotate_key', 'totp_rotate_key_online', 'totp_forget_unreadable')
         AND current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
     RAISE EXCEPTION 'cannot execute %() at this isolation level', writer
-      USING ERRCODE = 'active_sql_transaction', HINT = 'Call it in a READ COMMITTED transaction.';
+      USING ERRCODE = 'active_sql_transaction', HINT = 'Call it in a transaction of isolation level READ COMMITTED.';
   END IF;
   RETURN coalesce(nullif(current_setting('totp.actor', true), ''), session_user);
 END
