@@ -191,7 +191,7 @@ def retype(table, column, kind):
             dependents = conn.execute("""
                 SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', c.conrelid::regclass, c.conname)
                   FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
-                 WHERE c.conrelid = %(table)s::regclass AND a.attname = %(column)s
+                 WHERE c.conrelid = %(table)s::regclass AND a.attname = %(column)s AND c.contype <> 'n'  -- a type does not matter to NOT NULL
                 UNION ALL
                 SELECT format('DROP INDEX IF EXISTS %%s', i.indexrelid::regclass)
                   FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
