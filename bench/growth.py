@@ -39,7 +39,7 @@ def measure(compare, figure):
 
 
 def _make(cluster, size: int):
-    """Creates a database with that many users, of whom REAL (number stride, 2 × stride and so on) can sign in."""
+    """Creates a database with that many users. REAL of them (number stride, 2 × stride and so on) can sign in."""
     fixture.say(f"{size:,} users")
     stride = size // REAL
     database = cluster.create_database()
