@@ -2,7 +2,7 @@
 //!
 //! Owns the three algorithms of RFC 6238 section 1.2 and their names. Must never compute anything.
 
-use crate::ParameterError;
+use crate::parameter_error::ParameterError;
 
 /// The hash under the HMAC of a code (RFC 6238 section 1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

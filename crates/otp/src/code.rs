@@ -1,15 +1,12 @@
 //! One-time codes.
 //!
-//! Owns the digits: reads a candidate, computes a code, compares both. Must never allocate, except to render.
+//! Owns the digits: reads them, takes them from a number, compares them. Must never allocate, except to render.
 
-use sha1::Sha1;
-use sha2::{Sha256, Sha512};
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
 use crate::base32::is_white_space;
-use crate::keyed::Keyed;
-use crate::{Algorithm, Digits, Secret, TimeStep};
+use crate::parameters::Digits;
 
 /// Longest text looked at, in bytes. A code has 8; the rest is room for white space.
 const MAX_TEXT: usize = 256;
@@ -43,13 +40,9 @@ impl Code {
         if len < 6 { Err(Malformed) } else { Ok(Code { digits, len }) }
     }
 
-    /// Dynamic truncation (RFC 4226 section 5.3): four bytes from the offset in the low four bits of the last byte,
-    /// without the top bit, modulo a power of ten.
-    pub(crate) fn truncate(mac: &[u8], digits: Digits) -> Code {
-        let offset = mac.last().map_or(0, |last| usize::from(last & 0x0f));
-        // Offset and four bytes end at byte 19; the shortest MAC has 20.
-        let word = mac.iter().skip(offset).take(4).fold(0, |word, byte| word << 8 | u32::from(*byte));
-        let mut rest = word & 0x7fff_ffff;
+    /// Takes the last digits of a number (RFC 4226 section 5.3: modulo a power of ten).
+    pub(crate) fn from_number(number: u32, digits: Digits) -> Code {
+        let mut rest = number;
         let mut code = Code { digits: Zeroizing::new([0; 8]), len: digits.get() };
         for slot in code.digits.iter_mut().take(usize::from(digits.get())).rev() {
             *slot = b'0' + (rest % 10) as u8;
@@ -81,15 +74,6 @@ impl ConstantTimeEq for Code {
     /// Compares all eight places, whatever they contain. Codes of other lengths differ: a zero byte is not a digit.
     fn ct_eq(&self, other: &Code) -> Choice {
         self.digits.ct_eq(other.digits.as_ref())
-    }
-}
-
-/// Computes the code of one step (RFC 4226 section 5.3, RFC 6238 section 4.2). Defined for every step, also negative ones.
-pub fn code_at_step(secret: &Secret, algorithm: Algorithm, digits: Digits, step: TimeStep) -> Code {
-    match algorithm {
-        Algorithm::Sha1 => Keyed::<Sha1>::new(secret).code(digits, step),
-        Algorithm::Sha256 => Keyed::<Sha256>::new(secret).code(digits, step),
-        Algorithm::Sha512 => Keyed::<Sha512>::new(secret).code(digits, step),
     }
 }
 

@@ -8,31 +8,35 @@
 //! of Google Authenticator (<https://github.com/google/google-authenticator/wiki/Key-Uri-Format>).
 //!
 //! Errors have constant messages. No error holds any part of its input.
+//!
+//! Modules import each other by path, never through this file and never in a circle.
 
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
 mod base32;
 pub mod code;
+mod hotp;
 pub mod judge;
-mod keyed;
 pub mod lockout;
+mod parameter_error;
 pub mod parameters;
 pub mod qr;
 pub mod recovery;
 pub mod secret;
 pub mod step;
+pub mod totp;
 pub mod uri;
-pub mod window;
 
 pub use algorithm::Algorithm;
-pub use code::{Code, Malformed, code_at_step};
+pub use code::{Code, Malformed};
 pub use judge::{Guess, Judgement, Verdict, judge, judge_guess};
 pub use lockout::{Counter, Policy};
-pub use parameters::{Digits, ParameterError, Parameters, Period};
+pub use parameter_error::ParameterError;
+pub use parameters::{Digits, Parameters, Period};
 pub use qr::QrError;
 pub use recovery::{RecoveryCode, RecoverySet, UsedMask};
 pub use secret::{Secret, SecretError};
 pub use step::{TimeStep, Window};
+pub use totp::{code_at_step, matching_step};
 pub use uri::{OtpauthUri, UriError, check_account, check_label};
-pub use window::matching_step;

@@ -4,7 +4,7 @@
 //!
 //! Times are microseconds of any one epoch; [`NEVER`] is PostgreSQL's `-infinity`, [`FOREVER`] its `infinity`.
 
-use crate::Digits;
+use crate::parameters::Digits;
 
 /// Before every time: not locked.
 pub const NEVER: i64 = i64::MIN;

@@ -1,8 +1,9 @@
 //! The parameters of a secret: algorithm, digits, period.
 //!
-//! Owns the accepted ranges and their errors. Must never hold a value outside its range.
+//! Owns the accepted ranges of digits and period. Must never hold a value outside its range.
 
-use crate::Algorithm;
+use crate::algorithm::Algorithm;
+use crate::parameter_error::ParameterError;
 
 /// Number of digits of a code: 6, 7 or 8 (RFC 4226 section 5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,34 +68,5 @@ impl Default for Parameters {
     /// SHA1, 6 digits, 30 seconds: the defaults of an otpauth URI (Key URI format).
     fn default() -> Parameters {
         Parameters { algorithm: Algorithm::Sha1, digits: Digits::SIX, period: Period::THIRTY }
-    }
-}
-
-/// A parameter outside its range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParameterError {
-    /// Not the name of an algorithm.
-    #[error("invalid algorithm")]
-    Algorithm,
-    /// Not a number of digits.
-    #[error("invalid number of digits")]
-    Digits,
-    /// Not a period.
-    #[error("invalid period")]
-    Period,
-    /// Not a window.
-    #[error("invalid window")]
-    Window,
-}
-
-impl ParameterError {
-    /// Returns the accepted range, as a sentence.
-    pub const fn detail(&self) -> &'static str {
-        match self {
-            ParameterError::Algorithm => "The algorithm must be SHA1, SHA256, or SHA512.",
-            ParameterError::Digits => "Digits must be 6, 7, or 8.",
-            ParameterError::Period => "The period must be 15 to 120 seconds.",
-            ParameterError::Window => "The window must be 0, 1, or 2 steps.",
-        }
     }
 }

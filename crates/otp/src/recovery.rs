@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-use crate::Malformed;
 use crate::base32;
+use crate::code::Malformed;
 
 /// Symbols of a code: 120 bits, five per symbol.
 const SYMBOLS: usize = 24;

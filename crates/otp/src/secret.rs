@@ -2,13 +2,10 @@
 //!
 //! Owns the bytes, their base32 form, and their length rule. Must never show them: no `Debug`, `Clone` or `Display`.
 
-use sha1::Sha1;
-use sha2::{Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use crate::keyed::same_block;
-use crate::{Algorithm, base32};
+use crate::base32;
 
 /// Longest base32 text looked at, in bytes: 128 secret bytes are 205 symbols, the rest is room for separators.
 const MAX_TEXT: usize = 1024;
@@ -82,16 +79,6 @@ impl Secret {
     /// Returns whether both are the same secret. Takes the same time for all bytes; lengths are not secret.
     pub fn same_as(&self, other: &Secret) -> bool {
         self.0.ct_eq(&other.0).into()
-    }
-
-    /// Returns whether both have the same codes under an algorithm, as a secret and the same secret with zeros appended do
-    /// (RFC 2104 section 2). Takes the same time for all bytes.
-    pub fn same_codes_as(&self, other: &Secret, algorithm: Algorithm) -> bool {
-        match algorithm {
-            Algorithm::Sha1 => same_block::<Sha1>(self, other),
-            Algorithm::Sha256 => same_block::<Sha256>(self, other),
-            Algorithm::Sha512 => same_block::<Sha512>(self, other),
-        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Owns the division of time. Must never read a clock.
 
-use crate::{ParameterError, Period};
+use crate::parameter_error::ParameterError;
+use crate::parameters::Period;
 
 /// A time step: `floor(unix_time / period)` (T of RFC 6238 section 4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,12 +1,15 @@
 //! The otpauth URI that an authenticator scans: the Key URI format of Google Authenticator.
 //!
-//! Writes and reads it, and owns the rule for its names. Must never hold a secret outside a wiped buffer, nor repeat any of
+//! Owns its writing, its reading, and the rule for its names. Must never hold a secret outside a wiped buffer, nor repeat any of
 //! its input in an error.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use zeroize::Zeroizing;
 
-use crate::{Algorithm, Digits, ParameterError, Parameters, Period, Secret, SecretError};
+use crate::algorithm::Algorithm;
+use crate::parameter_error::ParameterError;
+use crate::parameters::{Digits, Parameters, Period};
+use crate::secret::{Secret, SecretError};
 
 /// Longest URI read, in bytes.
 const MAX_URI: usize = 8192;

@@ -1,4 +1,4 @@
-//! The window.
+//! TOTP: the window.
 
 use otp::{Algorithm, Code, Digits, Parameters, Period, Secret, TimeStep, Window, code_at_step, matching_step};
 use proptest::prelude::*;

@@ -1,14 +1,28 @@
-//! The window: which step a code belongs to.
+//! TOTP: the code of one time step, and the window: which step a code belongs to (RFC 6238).
 //!
-//! Owns the search. Must never return early: the time it takes says nothing about the code.
+//! Owns the step as the counter of HOTP, and the search. Must never return early: the time it takes says nothing about the
+//! code.
 
 use hmac::EagerHash;
 use sha1::Sha1;
 use sha2::{Sha256, Sha512};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use crate::keyed::Keyed;
-use crate::{Algorithm, Code, Digits, Parameters, Secret, TimeStep, Window};
+use crate::algorithm::Algorithm;
+use crate::code::Code;
+use crate::hotp::Keyed;
+use crate::parameters::{Digits, Parameters};
+use crate::secret::Secret;
+use crate::step::{TimeStep, Window};
+
+/// Computes the code of one step (RFC 4226 section 5.3, RFC 6238 section 4.2). Defined for every step, also negative ones.
+pub fn code_at_step(secret: &Secret, algorithm: Algorithm, digits: Digits, step: TimeStep) -> Code {
+    match algorithm {
+        Algorithm::Sha1 => Keyed::<Sha1>::new(secret).code(digits, step.get()),
+        Algorithm::Sha256 => Keyed::<Sha256>::new(secret).code(digits, step.get()),
+        Algorithm::Sha512 => Keyed::<Sha512>::new(secret).code(digits, step.get()),
+    }
+}
 
 /// Returns the highest step of the window around `unix_seconds` whose code is `code` (RFC 6238 section 5.2).
 ///
@@ -44,7 +58,7 @@ fn highest_match<D: EagerHash>(
     for offset in -reach..=reach {
         // A period has at least 15 seconds, so a step is far from the ends of i64.
         let candidate = now.get().saturating_add(offset);
-        let equal = keyed.code(digits, TimeStep::new(candidate)).ct_eq(code);
+        let equal = keyed.code(digits, candidate).ct_eq(code);
         step.conditional_assign(&candidate, equal);
         matched |= equal;
     }

@@ -1,13 +1,19 @@
-//! HMAC with a finished key schedule.
+//! HOTP: the code of one counter (RFC 4226).
 //!
-//! Owns the only place where a secret is hashed. Must never fail: RFC 2104 accepts keys of every length.
+//! Owns the key schedule of HMAC and the truncation: the only place where a secret is hashed. Must never know that the counter
+//! is a time, nor fail: RFC 2104 accepts keys of every length.
 
 use hmac::digest::common::Key;
 use hmac::{EagerHash, Hmac, KeyInit, Mac};
+use sha1::Sha1;
+use sha2::{Sha256, Sha512};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-use crate::{Code, Digits, Secret, TimeStep};
+use crate::algorithm::Algorithm;
+use crate::code::Code;
+use crate::parameters::Digits;
+use crate::secret::Secret;
 
 /// HMAC under one secret, both pads already hashed. Clone it per message (RFC 2104 section 4). Wiped when dropped.
 pub(crate) struct Keyed<D: EagerHash>(Hmac<D>);
@@ -22,13 +28,22 @@ impl<D: EagerHash> Keyed<D> {
         keyed
     }
 
-    /// Computes the code of one step (RFC 4226 section 5.3, RFC 6238 section 4.2).
+    /// Computes the code of one counter (RFC 4226 section 5.3).
     ///
-    /// The counter is the step as eight bytes, big endian; a negative step is its two's complement.
-    pub(crate) fn code(&self, digits: Digits, step: TimeStep) -> Code {
-        let mac = self.0.clone().chain_update(step.get().to_be_bytes()).finalize();
-        Code::truncate(mac.as_bytes(), digits)
+    /// The counter is hashed as eight bytes, big endian; a negative one as its two's complement.
+    pub(crate) fn code(&self, digits: Digits, counter: i64) -> Code {
+        let mac = self.0.clone().chain_update(counter.to_be_bytes()).finalize();
+        Code::from_number(truncate(mac.as_bytes()), digits)
     }
+}
+
+/// Truncates a MAC to 31 bits (RFC 4226 section 5.3): four bytes from the offset in the low four bits of the last byte,
+/// without the top bit.
+fn truncate(mac: &[u8]) -> u32 {
+    let offset = mac.last().map_or(0, |last| usize::from(last & 0x0f));
+    // Offset and four bytes end at byte 19; the shortest MAC has 20.
+    let word = mac.iter().skip(offset).take(4).fold(0, |word, byte| word << 8 | u32::from(*byte));
+    word & 0x7fff_ffff
 }
 
 /// Pads a secret to one block, and hashes it first if it is longer (RFC 2104 section 2).
@@ -44,8 +59,21 @@ fn fill_block<D: EagerHash>(secret: &Secret, block: &mut [u8]) {
     hashed.as_mut_slice().zeroize();
 }
 
-/// Returns whether two secrets have the same codes. Padding and hashing can make the same block of different secrets.
-pub(crate) fn same_block<D: EagerHash>(one: &Secret, other: &Secret) -> bool {
+// Not beside the bytes of the secret: it compares what HMAC makes of them.
+impl Secret {
+    /// Returns whether both have the same codes under an algorithm, as a secret and the same secret with zeros appended do
+    /// (RFC 2104 section 2). Takes the same time for all bytes.
+    pub fn same_codes_as(&self, other: &Secret, algorithm: Algorithm) -> bool {
+        match algorithm {
+            Algorithm::Sha1 => same_block::<Sha1>(self, other),
+            Algorithm::Sha256 => same_block::<Sha256>(self, other),
+            Algorithm::Sha512 => same_block::<Sha512>(self, other),
+        }
+    }
+}
+
+/// Returns whether two secrets fill the same block. Padding and hashing can make the same block of different secrets.
+fn same_block<D: EagerHash>(one: &Secret, other: &Secret) -> bool {
     let mut blocks = [Key::<Hmac<D>>::default(), Key::<Hmac<D>>::default()];
     fill_block::<D>(one, &mut blocks[0]);
     fill_block::<D>(other, &mut blocks[1]);
@@ -56,9 +84,6 @@ pub(crate) fn same_block<D: EagerHash>(one: &Secret, other: &Secret) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sha1::Sha1;
-    use sha2::{Sha256, Sha512};
-
     use super::*;
 
     /// Runs a Wycheproof file through the key schedule above; returns how many vectors were checked, and how many were valid.
