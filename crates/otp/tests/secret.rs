@@ -4,6 +4,7 @@ use data_encoding::{BASE32, BASE32_NOPAD};
 use otp::{Algorithm, Digits, Secret, SecretError, TimeStep, code_at_step};
 use proptest::prelude::*;
 use sha1::{Digest, Sha1};
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 /// The bytes of a secret that is read, or the error.
@@ -122,7 +123,7 @@ fn same_as_compares_every_byte() {
     assert!(!secret.same_as(&Secret::from_slice(&[])));
 }
 
-/// RFC 2104 section 2: a key is padded with zeros, and hashed first where it is longer than a block.
+/// RFC 2104 section 2: a key is padded with zeros, and hashed first if it is longer than a block.
 #[test]
 fn secrets_with_the_same_codes() {
     let same = |one: &[u8], other: &[u8], algorithm| {
@@ -143,6 +144,8 @@ fn secrets_with_the_same_codes() {
     assert!(!same(&short, &[7; 21], Algorithm::Sha1));
     assert!(same(&long, &Sha1::digest(long), Algorithm::Sha1));
     assert!(!same(&long, &Sha1::digest(long), Algorithm::Sha512));
+    assert!(same(&long, &Sha256::digest(long), Algorithm::Sha256));
+    assert!(!same(&long, &Sha256::digest(long), Algorithm::Sha512));
 }
 
 proptest! {
