@@ -53,7 +53,7 @@ CREATE TABLE totp.secrets (
 );
 CREATE INDEX secrets_key_id ON totp.secrets (key_id);
 
--- Changed in place by src/inplace.rs: the first five columns are 8 bytes wide and NOT NULL, and no column that
+-- Changed in place by src/inplace: the first five columns are 8 bytes wide and NOT NULL, and no column that
 -- changes has an index. Never UPDATE these rows by SQL.
 CREATE TABLE totp.used_codes (
   time_step     bigint      NOT NULL,

@@ -9,8 +9,8 @@ use pgrx::pg_sys;
 
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::log::Line;
 use crate::removed::Removed;
+use crate::server_log::Line;
 use crate::{settings, store};
 
 /// The events of the audit log.
@@ -78,7 +78,7 @@ pub fn record_with(
     device: Option<&str>,
     detail: &Detail,
 ) -> Result<(), Error> {
-    store::audit::insert(event.as_str(), at, user_id, device, settings::actor().as_deref(), detail)
+    store::audit_log::insert(event.as_str(), at, user_id, device, settings::actor().as_deref(), detail)
 }
 
 /// Records a wrong code, and the lock if it set one.

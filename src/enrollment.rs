@@ -7,13 +7,13 @@ use otp::{OtpauthUri, Parameters, TimeStep};
 use crate::audit::{self, Event};
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
-use crate::names::{DeviceName, UserId};
 use crate::removed::Removed;
 use crate::store::attempts;
 use crate::store::secrets::{self, Existing, NewSecret, Slot};
 use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
-use crate::{floor, inplace, keyring, settings};
+use crate::user::{DeviceName, UserId};
+use crate::{inplace, keyring, replay_floor, settings};
 
 /// How a secret is stored.
 pub struct Plan {
@@ -34,7 +34,7 @@ pub fn begin(user: UserId) -> Result<(), Error> {
 /// secret of the last one works.
 pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) -> Result<(), Error> {
     // Before the time is read, so that this secret is younger than the floor.
-    floor::current()?;
+    replay_floor::current()?;
     let now = clock::now()?;
     let existing = secrets::of_user(&Snapshot::latest(), user.as_str())?;
     make_room(user, device, &existing, now)?;

@@ -6,7 +6,7 @@
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
-use crate::log::quoted;
+use crate::server_log::quoted;
 
 /// What can go wrong. A wrong code is not an error: it is an answer.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! pg_totp: TOTP secrets stored encrypted in PostgreSQL, codes checked by plain SQL.
 //!
-//! Reading order: `api/verify.rs` (the hot path), then the two pure crates `otp` and `seal`, then `inplace.rs`.
+//! Reading order: `api/verify.rs` (the hot path), then the two pure crates `otp` and `seal`, then `inplace`.
 //! Dependencies point one way: `api` uses `store`, `keyring`, `inplace`, `audit`; they use the pure crates.
 
 // PostgreSQL errors cross Rust frames as panics: without unwinding they would end the backend.
@@ -9,22 +9,20 @@ compile_error!("pg_totp must be built with panic = \"unwind\"");
 
 mod api;
 mod audit;
+mod backend;
 mod clock;
-mod columns;
 mod enrollment;
 mod error;
-mod floor;
-mod guard;
 mod inplace;
 mod keyring;
-mod log;
-mod names;
 mod removed;
+mod replay_floor;
+mod server_log;
 mod settings;
 mod store;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
-mod versions;
+mod user;
 
 use pgrx::PgLogLevel;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -46,7 +44,7 @@ extern "C-unwind" fn _PG_init() {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
     }
     settings::register();
-    store::kept::watch();
+    store::relcache::watch();
 }
 
 #[cfg(test)]

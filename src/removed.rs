@@ -8,7 +8,7 @@ use otp::{Period, TimeStep};
 use crate::audit::Detail;
 use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::floor;
+use crate::replay_floor;
 use crate::store;
 use crate::store::secrets::Codes;
 use crate::store::used_codes::UsedCode;
@@ -31,7 +31,7 @@ impl Removed {
 
     /// Adds a removed secret and its used step. Steps under the floor count as used.
     pub fn add(&mut self, used: UsedCode, codes: Codes, now: Timestamp) -> Result<(), Error> {
-        let floor = floor::step(floor::current()?, codes.created_at, now, codes.period);
+        let floor = replay_floor::step(replay_floor::current()?, codes.created_at, now, codes.period);
         let last = Some(used.step).filter(|step| *step != TimeStep::NONE).max(floor);
         let until = last.map(|step| step.end(codes.period));
         self.0 = self.0.max(until.filter(|until| Timestamp::from_unix_seconds(*until).0 > now.0.saturating_sub(REACH)));
@@ -45,7 +45,7 @@ impl Removed {
 
     /// Reads the used steps of removed secrets of a user from the audit log.
     pub fn of_user(user_id: &str, now: Timestamp) -> Result<Self, Error> {
-        store::audit::latest_number(user_id, Timestamp(now.0.saturating_sub(2 * REACH)), USED_UNTIL).map(Self)
+        store::audit_log::latest_number(user_id, Timestamp(now.0.saturating_sub(2 * REACH)), USED_UNTIL).map(Self)
     }
 
     /// Raises the used step of a secret of the same user, which may be one of the removed ones, in steps of its period.

@@ -4,8 +4,8 @@ use std::ffi::{CStr, CString};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
+use crate::backend;
 use crate::error::Error;
-use crate::versions;
 
 const SECOND: i64 = 1_000_000;
 
@@ -96,7 +96,7 @@ pub fn refuse_startup_options() -> Result<(), Error> {
     // SAFETY: reads of backend state, before any of our settings is defined: every setting of the prefix is a
     // placeholder.
     unsafe {
-        for setting in versions::all_settings() {
+        for setting in backend::all_settings() {
             let setting = &**setting;
             let name = CStr::from_ptr(setting.name).to_bytes().to_ascii_lowercase();
             let of_client = name.starts_with(b"totp.") && setting.reset_source == pg_sys::GucSource::PGC_S_CLIENT;

@@ -10,7 +10,7 @@ mod tests {
     use crate::error::Error;
     use crate::inplace::{self, Outcome, Target};
     use crate::keyring;
-    use crate::log::quoted;
+    use crate::server_log::quoted;
     use crate::store::attempts::{self, Attempts};
     use crate::store::spi::Snapshot;
     use crate::store::{data_keys, secrets};

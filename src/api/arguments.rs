@@ -3,8 +3,8 @@
 use otp::{Algorithm, Digits, Parameters, Period};
 
 use crate::error::Error;
-use crate::names::UserId;
 use crate::settings;
+use crate::user::UserId;
 
 /// Reads algorithm, digits, and period of a secret.
 pub fn parameters(algorithm: Option<&str>, digits: Option<i32>, period: Option<i32>) -> Result<Parameters, Error> {

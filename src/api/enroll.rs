@@ -6,15 +6,16 @@ use pgrx::prelude::*;
 use zeroize::Zeroizing;
 
 use super::arguments::{self, labels};
-use super::shown::Shown;
+use super::guard;
+use super::secret_text::SecretText;
 use crate::audit::Event;
 use crate::enrollment::{self, Plan};
 use crate::error::Error;
-use crate::names::{DeviceName, UserId};
+use crate::keyring;
 use crate::store::attempts;
 use crate::store::secrets;
 use crate::store::spi::Snapshot;
-use crate::{guard, keyring};
+use crate::user::{DeviceName, UserId};
 
 /// Creates a secret for a device and returns it, this one time. It is pending until its first good code. An active
 /// secret of the device works until then, unless `keep_current` is false.
@@ -30,7 +31,7 @@ fn totp_enroll(
     digits: default!(Option<i32>, 6),
     period: default!(Option<i32>, 30),
     keep_current: default!(Option<bool>, true),
-) -> Result<TableIterator<'static, (name!(secret, Shown), name!(otpauth_uri, Shown))>, ErrorReport> {
+) -> Result<TableIterator<'static, (name!(secret, SecretText), name!(otpauth_uri, SecretText))>, ErrorReport> {
     guard::writable("totp_enroll")?;
     let user = UserId::new(user_id)?;
     let device = DeviceName::new(device)?;
@@ -52,7 +53,7 @@ fn totp_enroll(
 fn totp_reset(
     user_id: Option<&str>,
     device: default!(Option<&str>, "'default'"),
-) -> Result<TableIterator<'static, (name!(secret, Shown), name!(otpauth_uri, Shown))>, ErrorReport> {
+) -> Result<TableIterator<'static, (name!(secret, SecretText), name!(otpauth_uri, SecretText))>, ErrorReport> {
     guard::writable("totp_reset")?;
     let user = UserId::new(user_id)?;
     let device = DeviceName::new(device)?;
@@ -70,8 +71,8 @@ fn totp_reset(
 }
 
 /// Returns the one row that shows secret and URI.
-fn shown(uri: &OtpauthUri) -> TableIterator<'static, (name!(secret, Shown), name!(otpauth_uri, Shown))> {
-    TableIterator::once((Shown(uri.secret.to_base32()), Shown(uri.build())))
+fn shown(uri: &OtpauthUri) -> TableIterator<'static, (name!(secret, SecretText), name!(otpauth_uri, SecretText))> {
+    TableIterator::once((SecretText(uri.secret.to_base32()), SecretText(uri.build())))
 }
 
 /// Generates a secret as long as the hash of the algorithm, as RFC 4226 section 4 recommends.

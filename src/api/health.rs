@@ -3,13 +3,13 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::health_rights;
+use super::{guard, health_rights};
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::store::data_keys;
 use crate::store::health::{self, Check};
 use crate::store::spi::Snapshot;
-use crate::{guard, keyring, log, settings};
+use crate::{keyring, server_log, settings};
 
 /// Returns one row per check: `status` is ok, warn, or fail, and `detail` says what to do.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -94,7 +94,7 @@ fn counted(number: i64, one: &str, many: &str) -> String {
 
 /// Quotes names as the server log does, so that no name looks like another one or like a part of the sentence.
 fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| log::quoted(name)).collect::<Vec<_>>().join(", ")
+    names.iter().map(|name| server_log::quoted(name)).collect::<Vec<_>>().join(", ")
 }
 
 /// Fails for each data key whose master key is not loaded: what is sealed under it cannot be opened.

@@ -2,7 +2,7 @@
 
 use super::health::check;
 use crate::error::Error;
-use crate::log::quoted;
+use crate::server_log::quoted;
 use crate::store::health::Check;
 use crate::store::health_rights::{self, Grant, Grantee, SchemaRight};
 

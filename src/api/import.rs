@@ -5,12 +5,12 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::{self, labels};
-use super::shown::Shown;
+use super::guard;
+use super::secret_text::SecretText;
 use crate::audit::Event;
 use crate::enrollment::{self, Plan};
 use crate::error::Error;
-use crate::guard;
-use crate::names::{DeviceName, UserId};
+use crate::user::{DeviceName, UserId};
 
 /// Imports an existing secret. Returns its otpauth URI.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -27,7 +27,7 @@ fn totp_import(
     period: default!(Option<i32>, 30),
     confirmed: default!(Option<bool>, false),
     allow_weak: default!(Option<bool>, false),
-) -> Result<Shown, ErrorReport> {
+) -> Result<SecretText, ErrorReport> {
     guard::writable("totp_import")?;
     let user = UserId::new(user_id)?;
     let request = Import { secret, account_name, issuer, device, algorithm, digits, period, confirmed, allow_weak };
@@ -47,7 +47,7 @@ struct Import<'a> {
     allow_weak: Option<bool>,
 }
 
-fn import(user: UserId, request: &Import) -> Result<Shown, Error> {
+fn import(user: UserId, request: &Import) -> Result<SecretText, Error> {
     let device = DeviceName::new(request.device)?;
     let confirmed = request.confirmed.ok_or(Error::Null("confirmed"))?;
     let allow_weak = request.allow_weak.ok_or(Error::Null("allow_weak"))?;
@@ -56,7 +56,7 @@ fn import(user: UserId, request: &Import) -> Result<Shown, Error> {
 
     enrollment::begin(user)?;
     enrollment::store(user, device, &uri, &Plan { keep_current: true, confirmed, event: Event::Imported })?;
-    Ok(Shown(uri.build()))
+    Ok(SecretText(uri.build()))
 }
 
 /// Reads the secret with its parameters and names. An otpauth URI has its own parameters. Names given as arguments win.

@@ -7,14 +7,15 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::guard;
 use crate::audit;
 use crate::clock;
 use crate::error::Error;
+use crate::keyring;
 use crate::removed::Removed;
 use crate::store::rotation::{self, Lost};
 use crate::store::spi::Snapshot;
 use crate::store::{attempts, data_keys, recovery_codes, secrets};
-use crate::{guard, keyring};
 
 /// Returns one row per data key, with the fingerprint of the master key that wraps it.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::guard;
 use crate::audit::{self, Event};
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
-use crate::names::{DeviceName, UserId};
+use crate::keyring;
 use crate::removed::Removed;
 use crate::store::attempts::{self, Attempts};
 use crate::store::spi::Snapshot;
 use crate::store::{recovery_codes, secrets, used_codes};
-use crate::{guard, keyring};
+use crate::user::{DeviceName, UserId};
 
 /// Disables a device of a user, or all devices if `device` is NULL. Returns how many devices changed.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]

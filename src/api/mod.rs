@@ -2,16 +2,17 @@
 
 mod arguments;
 mod enroll;
+mod guard;
 mod health;
 mod health_rights;
 mod import;
 mod in_memory;
-mod internal;
 mod keys;
 mod lifecycle;
 mod operations;
 mod qr;
 mod recovery;
-mod shown;
+mod rotation;
+mod secret_text;
 mod status;
 mod verify;

@@ -5,15 +5,15 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::shown::Shown;
-use super::{arguments, in_memory};
+use super::secret_text::SecretText;
+use super::{arguments, guard, in_memory};
 use crate::audit;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
+use crate::keyring;
 use crate::store;
 use crate::store::secrets::{self, Exported};
 use crate::store::spi::Snapshot;
-use crate::{guard, keyring};
 
 /// Counts audit rows of the given interval, by event: how many, of how many users, and the time of the last one.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -29,7 +29,7 @@ fn totp_stats(
 > {
     guard::not_parallel("totp_stats")?;
     let since = bounded(since.ok_or(Error::Null("since"))?)?;
-    let rows = store::audit::stats(clock::now()?, since)?;
+    let rows = store::audit_log::stats(clock::now()?, since)?;
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.event, r.count, r.users, r.last_at.to_sql()))))
 }
 
@@ -46,7 +46,7 @@ fn totp_prune_audit(older_than: Option<Interval>, fcinfo: pg_sys::FunctionCallIn
     if fields.iter().any(|field| *field < 0) || fields == [0; 3] {
         return Err(Error::Age.into());
     }
-    let pruned = store::audit::prune(clock::now()?, older_than)?;
+    let pruned = store::audit_log::prune(clock::now()?, older_than)?;
     audit::pruned(pruned);
     Ok(pruned)
 }
@@ -87,10 +87,10 @@ fn totp_export(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     Ok(unsafe { in_memory::give(fcinfo, texts) }?)
 }
 
-fn exported(snapshot: &Snapshot, row: Exported) -> Result<(String, String, String, Shown), Error> {
+fn exported(snapshot: &Snapshot, row: Exported) -> Result<(String, String, String, SecretText), Error> {
     let secret = keyring::open_secret(snapshot, &row.user_id, &row.secret)?;
     let uri = OtpauthUri { issuer: row.issuer, account: row.account_name, secret, parameters: row.secret.parameters };
-    Ok((row.user_id, row.secret.device, row.state, Shown(uri.build())))
+    Ok((row.user_id, row.secret.device, row.state, SecretText(uri.build())))
 }
 
 /// Returns the code that an authenticator with this secret shows at that time (RFC 6238 section 4).
@@ -101,10 +101,10 @@ fn totp_code_at(
     algorithm: default!(Option<&str>, "'SHA1'"),
     digits: default!(Option<i32>, 6),
     period: default!(Option<i32>, 30),
-) -> Result<Shown, ErrorReport> {
+) -> Result<SecretText, ErrorReport> {
     let parameters = arguments::parameters(algorithm, digits, period)?;
     let secret = Secret::from_base32(secret.ok_or(Error::Null("secret"))?).map_err(Error::from)?;
     let at = Timestamp::from_sql(at.ok_or(Error::Null("at"))?).ok_or(Error::TimeRange)?;
     let step = TimeStep::at(at.unix_seconds(), parameters.period);
-    Ok(Shown(otp::code_at_step(&secret, parameters.algorithm, parameters.digits, step).render()))
+    Ok(SecretText(otp::code_at_step(&secret, parameters.algorithm, parameters.digits, step).render()))
 }

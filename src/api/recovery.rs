@@ -4,18 +4,19 @@ use otp::{Counter, Guess, Policy, RecoveryCode, RecoverySet, UsedMask, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::shown::Shown;
+use super::guard;
+use super::secret_text::SecretText;
 use crate::audit;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
-use crate::names::UserId;
 use crate::store::attempts::{self, Attempts};
 use crate::store::recovery_codes::{self, LookUp, look_up};
 use crate::store::secrets;
 use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
-use crate::{guard, keyring, settings};
+use crate::user::UserId;
+use crate::{keyring, settings};
 
 /// Creates a set of recovery codes and returns it, this one time. The old set stops working.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -23,7 +24,7 @@ use crate::{guard, keyring, settings};
 fn totp_recovery_codes(
     user_id: Option<&str>,
     count: default!(Option<i32>, 10),
-) -> Result<SetOfIterator<'static, Shown>, ErrorReport> {
+) -> Result<SetOfIterator<'static, SecretText>, ErrorReport> {
     guard::writable("totp_recovery_codes")?;
     let user = UserId::new(user_id)?;
     let count = count.ok_or(Error::Null("count"))?;
@@ -41,7 +42,7 @@ fn totp_recovery_codes(
     let now = clock::now()?;
     recovery_codes::replace(user.as_str(), set_id, count, key.get(), &sealed, now)?;
     audit::record(audit::Event::RecoveryCodesCreated, now, Some(user.as_str()), None)?;
-    Ok(SetOfIterator::new(codes.into_iter().map(|code| Shown(code.render()))))
+    Ok(SetOfIterator::new(codes.into_iter().map(|code| SecretText(code.render()))))
 }
 
 /// Returns true once for each recovery code of a user. Wrong ones have a separate counter and lock.

@@ -3,8 +3,8 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::guard;
 use crate::clock::Timestamp;
-use crate::guard;
 use crate::store::secrets;
 use crate::store::spi::Snapshot;
 

@@ -11,6 +11,7 @@ use otp::{Code, Counter, Guess, Policy, Secret, TimeStep, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::guard;
 use crate::audit::{self, Event};
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
@@ -20,7 +21,7 @@ use crate::store::attempts::{self, Attempts};
 use crate::store::secrets::{self, SealedSecret, Slot};
 use crate::store::sign_in::{Candidate, LookUp};
 use crate::store::used_codes::UsedCode;
-use crate::{floor, guard, keyring, settings};
+use crate::{keyring, replay_floor, settings};
 
 /// Returns true once for each good code of a user, on any device or on the named one, and false for everything else, also
 /// NULL.
@@ -203,9 +204,9 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
             keys_were_read = true;
             continue;
         }
-        let Some(floor_at) = floor::known(now) else {
+        let Some(floor_at) = replay_floor::known(now) else {
             drop(opened);
-            floor::current()?;
+            replay_floor::current()?;
             continue;
         };
         let Some(row) = attempts_row(&address, &secrets)? else { continue };
@@ -321,7 +322,7 @@ impl Attempt<'_> {
         let secret = &found.candidate.secret;
         let used = Target::<UsedCode>::open(&found.candidate.used()?)?;
         let period = secret.parameters.period;
-        let floor = floor::step(self.floor_at, found.candidate.created_at, self.now, period);
+        let floor = replay_floor::step(self.floor_at, found.candidate.created_at, self.now, period);
         let outcome = inplace::change_two(row, used, |attempts: &mut Attempts, used: &mut UsedCode| {
             let judgement = otp::judge(attempts.codes, &self.policy, self.now.0, used.step, Some(found.step), floor);
             if judgement.verdict == Verdict::Accepted {

@@ -5,9 +5,9 @@
 use pgrx::pg_sys;
 
 use super::{InPlace, RowAddress, Words};
-use crate::columns::is_named;
+use crate::backend;
+use crate::backend::is_named;
 use crate::error::Error;
-use crate::versions;
 
 const WORDS_LEN: usize = size_of::<Words>();
 
@@ -58,7 +58,7 @@ impl Target {
             if is_made(self.relation) {
                 return !are_secrets_made(schema);
             }
-            versions::new_file_in(self.relation) != NO_SUBTRANSACTION
+            backend::new_file_in(self.relation) != NO_SUBTRANSACTION
                 || is_own_catalog_row(pg_sys::SysCacheIdentifier::RELOID, (*self.relation).rd_id)
                 || is_own_catalog_row(pg_sys::SysCacheIdentifier::NAMESPACEOID, schema)
         }
@@ -303,7 +303,7 @@ unsafe fn is_logged(relation: pg_sys::Relation) -> bool {
     // SAFETY: promised by the caller, and a setting.
     unsafe {
         pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32
-            || (!is_made(relation) && versions::new_file_in(relation) == NO_SUBTRANSACTION)
+            || (!is_made(relation) && backend::new_file_in(relation) == NO_SUBTRANSACTION)
     }
 }
 

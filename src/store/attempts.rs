@@ -6,7 +6,7 @@
 use otp::Counter;
 use pgrx::pg_sys;
 
-use super::kept::Kept;
+use super::relcache::Kept;
 use super::scan::{Checked, Open, UserTable};
 use super::shape;
 use super::spi::{Snapshot, int8, statement, text};

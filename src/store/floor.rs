@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use pgrx::pg_sys;
 
-use super::kept::Kept;
+use super::relcache::Kept;
 use super::spi::{Snapshot, statement};
 use super::table_oid;
 use crate::error::Error;

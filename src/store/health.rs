@@ -22,7 +22,7 @@ SELECT 'version', CASE WHEN extversion = $1 THEN 'ok' ELSE 'warn' END,
   FROM pg_catalog.pg_extension
  WHERE extname = 'pg_totp'");
 
-// inplace.rs relies on the access method and the columns, and on no index on them and no trigger.
+// src/inplace relies on the access method and the columns, and on no index on them and no trigger.
 statement!(reads TABLES(), c"
 WITH expected(name, words) AS (VALUES
   ('attempts', ARRAY['locked_until', 'recovery_locked_until', 'last_failed_at', 'failures', 'recovery_failures']),

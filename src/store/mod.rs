@@ -5,14 +5,14 @@
 //! tables.
 
 pub mod attempts;
-pub mod audit;
+pub mod audit_log;
 pub mod data_keys;
 pub mod floor;
 pub mod health;
 pub mod health_rights;
-pub mod kept;
 pub mod owner;
 pub mod recovery_codes;
+pub mod relcache;
 pub mod rotation;
 mod row;
 mod scan;

@@ -42,7 +42,7 @@ pub struct Batch {
     pub last_user: Option<String>,
 }
 
-// totp.reseal and totp.reseal_recovery_codes are functions of this library (api/internal.rs). They open a value and seal
+// totp.reseal and totp.reseal_recovery_codes are functions of this library (api/rotation.rs). They open a value and seal
 // it under another key, with no plaintext in SQL.
 statement!(writes MOVE_SECRETS(INT4OID), c"
 UPDATE totp.secrets

@@ -5,15 +5,15 @@ use std::thread::LocalKey;
 
 use pgrx::{IntoDatum, pg_sys};
 
-use super::kept::Kept;
+use super::relcache::Kept;
 use super::row::Row;
 use super::shape::Table;
 use super::spi::{Snapshot, Statement, text};
 use super::table_oid;
-use crate::columns::is_named;
+use crate::backend;
+use crate::backend::is_named;
 use crate::error::Error;
 use crate::inplace::{self, RowAddress};
-use crate::versions;
 
 /// A table whose primary key holds `user_id`.
 pub struct UserTable {
@@ -117,7 +117,7 @@ impl UserTable {
 unsafe fn key_with(relation: pg_sys::Relation, column: pg_sys::AttrNumber) -> Option<pg_sys::Oid> {
     // SAFETY: promised by the caller. Both answers come from the relation's cache entry.
     unsafe {
-        let index = versions::primary_key(relation);
+        let index = backend::primary_key(relation);
         let columns =
             pg_sys::RelationGetIndexAttrBitmap(relation, pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_PRIMARY_KEY);
         let member = i32::from(column) - pg_sys::FirstLowInvalidHeapAttributeNumber;

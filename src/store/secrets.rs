@@ -5,7 +5,7 @@
 use otp::{Algorithm, Digits, Parameters, Period};
 use pgrx::pg_sys;
 
-use super::kept::Kept;
+use super::relcache::Kept;
 use super::scan::{Checked, Open, UserTable};
 use super::shape;
 use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};

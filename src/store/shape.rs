@@ -10,9 +10,9 @@ use pgrx::pg_sys::{
     self, BOOLOID, BYTEAOID, INETOID, INT2OID, INT4OID, INT8OID, JSONBOID, NAMEOID, TEXTOID, TIMESTAMPTZOID,
 };
 
-use super::kept::Kept;
+use super::relcache::Kept;
 use super::table_oid;
-use crate::columns::is_named;
+use crate::backend::is_named;
 use crate::error::Error;
 
 /// A table of schema `totp`.

@@ -3,7 +3,7 @@
 use otp::TimeStep;
 use pgrx::pg_sys;
 
-use super::kept::Kept;
+use super::relcache::Kept;
 use super::row::Row;
 use super::scan::{Checked, Open, UserTable};
 use super::shape;

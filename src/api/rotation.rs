@@ -9,11 +9,12 @@ mod totp {
     use pgrx::prelude::*;
     use seal::KeyId;
 
+    use crate::api::guard;
     use crate::error::Error;
     use crate::store::rotation::{self, Batch};
     use crate::store::spi::Snapshot;
     use crate::store::{data_keys, secrets};
-    use crate::{audit, clock, guard, keyring};
+    use crate::{audit, clock, keyring};
 
     const CALLER: &str = "totp_rotate_key_online";
 

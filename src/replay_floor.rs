@@ -19,7 +19,7 @@ use pgrx::pg_sys;
 use crate::clock::{self, Timestamp};
 use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
-use crate::log::Line;
+use crate::server_log::Line;
 use crate::store::floor::{self, Floor};
 
 thread_local! {

@@ -3,11 +3,11 @@
 //! Owns the key file and the cache. A master key comes from outside of the database and never enters it. A data key is
 //! stored in `totp.data_keys`, wrapped by a master key. Keys leave this module only as sealed or opened values.
 
-mod source;
+mod key_file;
 
 #[cfg(any(test, feature = "pg_test"))]
-pub use source::FileRule;
-pub use source::is_environment;
+pub use key_file::FileRule;
+pub use key_file::is_environment;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use seal::{Context, DataKey, Fingerprint, KeyId, MasterKey, MasterKeys};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
-use crate::log::Line;
+use crate::server_log::Line;
 use crate::store::data_keys::{self, StoredKey};
 use crate::store::secrets::SealedSecret;
 use crate::store::spi::Snapshot;
@@ -252,7 +252,7 @@ fn with_master<R>(fingerprint: &Fingerprint, f: impl Fn(&MasterKey) -> R) -> Res
     if let Some(key) = masters()?.find(fingerprint) {
         return Ok(f(key));
     }
-    match source::read() {
+    match key_file::read() {
         Ok(fresh) => {
             let fresh = Rc::new(fresh);
             remember(&fresh);
@@ -271,14 +271,14 @@ fn masters() -> Result<Rc<MasterKeys>, Error> {
     if let Some(keys) = CACHE.with_borrow(|c| c.masters.clone()) {
         return Ok(keys);
     }
-    let keys = Rc::new(source::read()?);
+    let keys = Rc::new(key_file::read()?);
     remember(&keys);
     Ok(keys)
 }
 
 /// Reads the master keys now. A broken file is an error, even if keys are in use.
 pub fn reread() -> Result<(), Error> {
-    remember(&Rc::new(source::read()?));
+    remember(&Rc::new(key_file::read()?));
     Ok(())
 }
 
@@ -290,7 +290,7 @@ fn reread_after_reload() -> Result<(), Error> {
         return Ok(());
     }
     note_read();
-    match source::read() {
+    match key_file::read() {
         Ok(keys) => remember(&Rc::new(keys)),
         Err(error) => {
             CACHE.with_borrow_mut(|c| c.read_at = reloaded);

@@ -1,6 +1,9 @@
 //! Differences between the major versions of PostgreSQL. No other module has a condition on the version.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
+use pgrx::pg_sys::FormData_pg_attribute;
 
 /// Returns all settings of the server and of its extensions.
 ///
@@ -56,4 +59,10 @@ pub unsafe fn new_file_in(relation: pg_sys::Relation) -> pg_sys::SubTransactionI
 pub unsafe fn register_buffer_data(block: u8, bytes: &[u8]) {
     // SAFETY: promised by the caller. PostgreSQL only reads them, whatever the type says.
     unsafe { pg_sys::XLogRegisterBufData(block, bytes.as_ptr().cast_mut().cast(), bytes.len() as _) }
+}
+
+/// Returns whether the column has that name, without a copy.
+pub fn is_named(column: &FormData_pg_attribute, name: &str) -> bool {
+    // SAFETY: PostgreSQL ends a name with a NUL.
+    unsafe { CStr::from_ptr(column.attname.data.as_ptr()) }.to_bytes() == name.as_bytes()
 }

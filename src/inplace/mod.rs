@@ -9,7 +9,7 @@
 //! `HeapTupleSatisfiesUpdate`, the caller's arithmetic on five integers, and the construction of the WAL record.
 
 mod page;
-mod record;
+mod wal;
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -18,7 +18,7 @@ use pgrx::pg_sys;
 
 pub use self::page::may_be_going;
 use self::page::{Place, State};
-use self::record::Change;
+use self::wal::Change;
 use crate::error::Error;
 
 /// The columns that change: the first five of the table, each 8 bytes wide and NOT NULL, so their offset is constant.
@@ -267,7 +267,7 @@ unsafe fn decide_and_log<const N: usize, R>(
             std::array::from_fn(|i| page::read_words(places[i].data(pg_sys::BufferGetPage(targets[i].buffer))));
         let mut after = before;
         let result = decide(&mut after);
-        let lsn = record::write_and_log(&std::array::from_fn::<_, N, _>(|i| Change {
+        let lsn = wal::write_and_log(&std::array::from_fn::<_, N, _>(|i| Change {
             buffer: targets[i].buffer,
             is_logged: targets[i].is_logged,
             start: places[i].start_of_data(),

@@ -6,11 +6,11 @@ use pgrx::{IntoDatum, pg_sys};
 use zeroize::Zeroizing;
 
 /// A secret, a URI with it, or a recovery code, on its way to the client as `text`.
-pub struct Shown(pub Zeroizing<String>);
+pub struct SecretText(pub Zeroizing<String>);
 
-pgrx::pgrx_sql_entity_graph::impl_sql_translatable!(Shown, "TEXT");
+pgrx::pgrx_sql_entity_graph::impl_sql_translatable!(SecretText, "TEXT");
 
-impl IntoDatum for Shown {
+impl IntoDatum for SecretText {
     fn into_datum(self) -> Option<pg_sys::Datum> {
         self.0.as_str().into_datum()
     }
@@ -21,7 +21,7 @@ impl IntoDatum for Shown {
 }
 
 // SAFETY: returns a datum of the declared SQL type, allocated in PostgreSQL's memory.
-unsafe impl BoxRet for Shown {
+unsafe impl BoxRet for SecretText {
     unsafe fn box_into<'fcx>(self, fcinfo: &mut FcInfo<'fcx>) -> Datum<'fcx> {
         match self.into_datum() {
             // SAFETY: as above.

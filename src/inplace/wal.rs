@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use pgrx::pg_sys;
 
 use super::{Lsn, Words};
-use crate::versions;
+use crate::backend;
 
 /// Bytes of the two numbers before each piece.
 const HEAD: usize = 4;
@@ -89,7 +89,7 @@ pub unsafe fn write_and_log<const N: usize>(changes: &[Change; N]) -> Option<Lsn
             for (block, i) in (0..).zip(logged()) {
                 pg_sys::XLogRegisterBuffer(block, changes[i].buffer, pg_sys::REGBUF_STANDARD as u8);
                 let (piece, len) = &pieces[i];
-                versions::register_buffer_data(block, &piece[..*len]);
+                backend::register_buffer_data(block, &piece[..*len]);
             }
             lsn = Lsn(pg_sys::XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as u8, 0));
         }
