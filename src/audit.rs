@@ -2,16 +2,16 @@
 //!
 //! No code, secret, URI, or key ever gets here: the events have names and numbers only.
 
-use std::ffi::CStr;
-
 use otp::Counter;
-use pgrx::pg_sys;
+use seal::KeyId;
 
-use crate::clock::Timestamp;
 use crate::error::Error;
-use crate::removed::Removed;
 use crate::server_log::Line;
-use crate::{settings, store};
+use crate::store::audit_log;
+pub use crate::store::audit_log::Detail;
+use crate::timestamp::Timestamp;
+use crate::user::{DeviceName, UserId};
+use crate::{backend, settings};
 
 /// The events of the audit log.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,33 +62,30 @@ impl Event {
     }
 }
 
-/// The names and values of a detail.
-pub type Detail = Vec<(&'static str, String)>;
-
 /// Writes one audit row.
-pub fn record(event: Event, at: Timestamp, user_id: Option<&str>, device: Option<&str>) -> Result<(), Error> {
-    record_with(event, at, user_id, device, &Detail::new())
+pub fn record(event: Event, at: Timestamp, user: Option<UserId>, device: Option<DeviceName>) -> Result<(), Error> {
+    record_with(event, at, user, device, &Detail::new())
 }
 
 /// Writes one audit row with details.
 pub fn record_with(
     event: Event,
     at: Timestamp,
-    user_id: Option<&str>,
-    device: Option<&str>,
+    user: Option<UserId>,
+    device: Option<DeviceName>,
     detail: &Detail,
 ) -> Result<(), Error> {
-    store::audit_log::insert(event.as_str(), at, user_id, device, settings::actor().as_deref(), detail)
+    audit_log::insert(event.as_str(), at, user, device, settings::actor().as_deref(), detail)
 }
 
 /// Records a wrong code, and the lock if it set one.
-pub fn failed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    charged(Event::Failed, user_id, counter, newly_locked, at, &Detail::new())
+pub fn failed(user: UserId, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
+    charged(Event::Failed, user, counter, newly_locked, at, &Detail::new())
 }
 
 /// Records a wrong recovery code, and the lock if it set one.
-pub fn recovery_failed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    charged(Event::Failed, user_id, counter, newly_locked, at, &of_recovery_codes())
+pub fn recovery_failed(user: UserId, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
+    charged(Event::Failed, user, counter, newly_locked, at, &of_recovery_codes())
 }
 
 fn of_recovery_codes() -> Detail {
@@ -98,7 +95,7 @@ fn of_recovery_codes() -> Detail {
 /// Records a guess that was charged, and the lock if it set one.
 fn charged(
     event: Event,
-    user_id: &str,
+    user: UserId,
     counter: &Counter,
     newly_locked: bool,
     at: Timestamp,
@@ -107,60 +104,63 @@ fn charged(
     let events = if newly_locked { &[event, Event::Locked][..] } else { &[event] };
     // All lines first: writing a row may fail, but the event has happened.
     for event in events {
-        line(*event, user_id, detail).number("failures", counter.failures.into()).write();
+        line(*event, user, detail).number("failures", counter.failures.into()).write();
     }
-    events.iter().try_for_each(|event| record_with(*event, at, Some(user_id), None, detail))
+    events.iter().try_for_each(|event| record_with(*event, at, Some(user), None, detail))
 }
 
 /// Records a good code that was used before.
-pub fn replayed(user_id: &str, device: &str, at: Timestamp) -> Result<(), Error> {
-    line(Event::Replayed, user_id, &vec![("device", device.into())]).write();
-    record(Event::Replayed, at, Some(user_id), Some(device))
+pub fn replayed(user: UserId, device: DeviceName, at: Timestamp) -> Result<(), Error> {
+    line(Event::Replayed, user, &vec![("device", device.as_str().into())]).write();
+    record(Event::Replayed, at, Some(user), Some(device))
 }
 
 /// Records a recovery code that was used before, and the lock if it set one.
-pub fn recovery_replayed(user_id: &str, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    charged(Event::Replayed, user_id, counter, newly_locked, at, &of_recovery_codes())
+pub fn recovery_replayed(user: UserId, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
+    charged(Event::Replayed, user, counter, newly_locked, at, &of_recovery_codes())
 }
 
 /// Records a recovery code that was accepted.
-pub fn recovery_code_used(user_id: &str, at: Timestamp) -> Result<(), Error> {
-    line(Event::RecoveryCodeUsed, user_id, &Detail::new()).write();
-    record(Event::RecoveryCodeUsed, at, Some(user_id), None)
+pub fn recovery_code_used(user: UserId, at: Timestamp) -> Result<(), Error> {
+    line(Event::RecoveryCodeUsed, user, &Detail::new()).write();
+    record(Event::RecoveryCodeUsed, at, Some(user), None)
 }
 
 /// Records that failures and locks were cleared.
-pub fn unlocked(user_id: &str, at: Timestamp) -> Result<(), Error> {
-    line(Event::Unlocked, user_id, &Detail::new()).write();
-    record(Event::Unlocked, at, Some(user_id), None)
+pub fn unlocked(user: UserId, at: Timestamp) -> Result<(), Error> {
+    line(Event::Unlocked, user, &Detail::new()).write();
+    record(Event::Unlocked, at, Some(user), None)
 }
 
-/// Records a new id of a user: one row for each id, with the used steps of secrets that it has lost, so that the history of
-/// either id can be found.
-pub fn renamed((old, lost): (&str, &Removed), (new, inherited): (&str, &Removed), at: Timestamp) -> Result<(), Error> {
-    let detail = |removed: &Removed, name, other: &str| [removed.detail(), vec![(name, other.into())]].concat();
-    record_with(Event::Renamed, at, Some(old), None, &detail(lost, "new_user_id", new))?;
-    record_with(Event::Renamed, at, Some(new), None, &detail(inherited, "old_user_id", old))
+/// Records one side of a rename: `name` says what the other id is to the user of the row. Each id has a row, so that
+/// the history of either can be found.
+pub fn renamed(
+    user: UserId,
+    (name, other): (&'static str, UserId),
+    mut detail: Detail,
+    at: Timestamp,
+) -> Result<(), Error> {
+    detail.push((name, other.as_str().into()));
+    record_with(Event::Renamed, at, Some(user), None, &detail)
 }
 
 /// Records a complete rotation.
-pub fn key_rotated(key_id: i32, secrets: i64, at: Timestamp) -> Result<(), Error> {
-    let detail = vec![("key_id", key_id.to_string()), ("secrets", secrets.to_string())];
+pub fn key_rotated(key: KeyId, secrets: i64, at: Timestamp) -> Result<(), Error> {
+    let detail = vec![("key_id", key.get().to_string()), ("secrets", secrets.to_string())];
     record_with(Event::KeyRotated, at, None, None, &detail)
 }
 
 /// Records the removal of a secret that can never be opened again. Without a device it is a set of recovery codes, without a
 /// user only a key.
 pub fn unreadable_forgotten(
-    user_id: Option<&str>,
-    device: Option<&str>,
+    user: Option<UserId>,
+    device: Option<DeviceName>,
     master_key: &str,
-    removed: &Removed,
+    mut detail: Detail,
     at: Timestamp,
 ) -> Result<(), Error> {
-    let mut detail = removed.detail();
     detail.push(("master_key", master_key.into()));
-    record_with(Event::UnreadableForgotten, at, user_id, device, &detail)
+    record_with(Event::UnreadableForgotten, at, user, device, &detail)
 }
 
 /// Records that a superuser exported all secrets.
@@ -175,8 +175,8 @@ pub fn pruned(rows: i64) {
 }
 
 /// Begins a line in the server log, which a ROLLBACK does not undo.
-fn line(event: Event, user_id: &str, detail: &Detail) -> Line {
-    let line = signed(event.as_str()).text("user", user_id);
+fn line(event: Event, user: UserId, detail: &Detail) -> Line {
+    let line = signed(event.as_str()).text("user", user.as_str());
     detail.iter().fold(line, |line, (key, value)| line.text(key, value))
 }
 
@@ -186,18 +186,9 @@ fn signed(event: &str) -> Line {
     if !line.is_wanted() {
         return line;
     }
-    let line = line.text("db_user", &session_user());
+    let line = line.text("db_user", &backend::session_user());
     match settings::actor() {
         Some(actor) => line.text("actor", &actor),
         None => line,
-    }
-}
-
-fn session_user() -> String {
-    // SAFETY: the session's role exists while the session does, or its OID is shown; the name is copied.
-    unsafe {
-        let role = pg_sys::GetSessionUserId();
-        let name = pg_sys::GetUserNameFromId(role, true);
-        if name.is_null() { role.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
     }
 }

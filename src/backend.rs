@@ -5,6 +5,28 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::pg_sys::FormData_pg_attribute;
 
+/// Returns when the configuration was last read again in this backend.
+pub fn reloaded_at() -> pg_sys::TimestampTz {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::PgReloadTime }
+}
+
+/// Makes the commit of this transaction wait for its flush, whatever `synchronous_commit` says.
+pub fn force_sync_commit() {
+    // SAFETY: sets a flag of the backend.
+    unsafe { pg_sys::ForceSyncCommit() }
+}
+
+/// Returns the name of the session user, or its OID if the role is gone.
+pub fn session_user() -> String {
+    // SAFETY: look-ups of backend state and of the catalog; the name is copied.
+    unsafe {
+        let role = pg_sys::GetSessionUserId();
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() { role.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}
+
 /// Returns all settings of the server and of its extensions.
 ///
 /// # Safety

@@ -81,8 +81,8 @@ pub enum Error {
     KeyEnvironment { rule: &'static str },
     #[error("sealed under master key {0}, which is not loaded")]
     MasterKeyNotLoaded(seal::Fingerprint),
-    #[error("sealed under data key {0}, which does not exist")]
-    NoDataKey(i32),
+    #[error("sealed under data key {}, which does not exist", .0.get())]
+    NoDataKey(seal::KeyId),
     #[error("sealed value does not open")]
     DoesNotOpen,
     #[error("rows of schema \"totp\" are missing or altered")]

@@ -11,10 +11,10 @@ mod api;
 mod audit;
 mod backend;
 mod clock;
-mod enrollment;
 mod error;
 mod inplace;
 mod keyring;
+mod random;
 mod removed;
 mod replay_floor;
 mod server_log;
@@ -22,6 +22,7 @@ mod settings;
 mod store;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod timestamp;
 mod user;
 
 use pgrx::PgLogLevel;

@@ -5,13 +5,13 @@
 
 use otp::{Period, TimeStep};
 
-use crate::audit::Detail;
-use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::replay_floor;
-use crate::store;
+use crate::store::audit_log::{self, Detail};
 use crate::store::secrets::Codes;
 use crate::store::used_codes::UsedCode;
+use crate::timestamp::Timestamp;
+use crate::user::UserId;
 
 /// The name of the detail.
 const USED_UNTIL: &str = "used_until";
@@ -44,8 +44,8 @@ impl Removed {
     }
 
     /// Reads the used steps of removed secrets of a user from the audit log.
-    pub fn of_user(user_id: &str, now: Timestamp) -> Result<Self, Error> {
-        store::audit_log::latest_number(user_id, Timestamp(now.0.saturating_sub(2 * REACH)), USED_UNTIL).map(Self)
+    pub fn of_user(user: UserId, now: Timestamp) -> Result<Self, Error> {
+        audit_log::latest_number(user, Timestamp(now.0.saturating_sub(2 * REACH)), USED_UNTIL).map(Self)
     }
 
     /// Raises the used step of a secret of the same user, which may be one of the removed ones, in steps of its period.

@@ -16,11 +16,12 @@ use std::time::UNIX_EPOCH;
 use otp::{Period, TimeStep, Window};
 use pgrx::pg_sys;
 
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
 use crate::server_log::Line;
 use crate::store::floor::{self, Floor};
+use crate::timestamp::Timestamp;
 
 thread_local! {
     /// The floor that this backend has judged under. The identity cannot change while the backend lives: a promotion
@@ -31,7 +32,7 @@ thread_local! {
 /// Returns the floor that this backend knows, if it need not look again.
 pub fn known(now: Timestamp) -> Option<Timestamp> {
     let (judged, floor_at) = JUDGED.get()?;
-    (judged == floor::table() && !is_far_ahead(floor_at.0, now)).then_some(floor_at)
+    (judged == floor::table() && !is_far_ahead(floor_at, now)).then_some(floor_at)
 }
 
 /// Returns the floor of this cluster. Sets it to now if this identity has not judged before; no ROLLBACK undoes that. May
@@ -46,13 +47,13 @@ pub fn current() -> Result<Timestamp, Error> {
         let ours = identity()?;
         let now = clock::now()?;
         if found.identity == ours && !is_far_ahead(found.floor_at, now) {
-            break Timestamp(found.floor_at);
+            break found.floor_at;
         }
         let new_floor = last_known(now);
         let outcome = inplace::change_one(Target::open(&address)?, |row: &mut Floor| {
             // Another session may have been faster.
             if row.identity != ours || is_far_ahead(row.floor_at, now) {
-                *row = Floor { floor_at: new_floor.0, identity: ours };
+                *row = Floor { floor_at: new_floor, identity: ours };
             }
             row.floor_at
         })?;
@@ -61,7 +62,7 @@ pub fn current() -> Result<Timestamp, Error> {
                 lsn.make_durable();
                 Line::new("floor").number("timeline", ours[3]).write();
             }
-            break Timestamp(floor_at);
+            break floor_at;
         }
     };
     JUDGED.set(Some((table, floor_at)));
@@ -73,13 +74,13 @@ pub fn current() -> Result<Timestamp, Error> {
 fn last_known(now: Timestamp) -> Timestamp {
     // SAFETY: a read of shared memory; 0 if nothing was replayed.
     let replayed = unsafe { pg_sys::GetLatestXTime() };
-    if replayed == 0 || is_far_ahead(replayed, now) { now } else { now.max(Timestamp(replayed)) }
+    if replayed == 0 || is_far_ahead(Timestamp(replayed), now) { now } else { now.max(Timestamp(replayed)) }
 }
 
 /// Returns whether the clock was so far ahead when the floor was set that nobody should wait until then: the floor is set
 /// again, to now. If it is a little ahead, the clock may have gone back since, and codes up to the floor may have been used.
-fn is_far_ahead(floor_at: i64, now: Timestamp) -> bool {
-    floor_at.saturating_sub(now.0) > otp::lockout::CLOCK_DOUBT
+fn is_far_ahead(floor_at: Timestamp, now: Timestamp) -> bool {
+    floor_at.0.saturating_sub(now.0) > otp::lockout::CLOCK_DOUBT
 }
 
 /// Returns the last step whose codes may have been accepted before the floor, for a secret that is older than the floor. A

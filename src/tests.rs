@@ -14,12 +14,15 @@ mod tests {
     use crate::store::attempts::{self, Attempts};
     use crate::store::spi::Snapshot;
     use crate::store::{data_keys, secrets};
+    use crate::user::UserId;
 
     /// A master key for this backend, as an operator would give it in the environment.
     fn with_master_key() {
         // SAFETY: a backend has one thread.
         unsafe { std::env::set_var("TOTP_ENCRYPTION_KEY", "0123456789abcdef".repeat(4)) };
     }
+
+    const ALICE: UserId<'static> = UserId::stored("alice");
 
     fn failures(user_id: &str) -> i64 {
         Spi::get_one_with_args("SELECT failures FROM totp.attempts WHERE user_id = $1", &[user_id.into()])
@@ -113,7 +116,7 @@ mod tests {
             Error::KeyFile { .. } => [Error::KeyFile { line: 0, rule: RULE }, Error::KeyFile { line: 3, rule: RULE }],
             Error::KeyEnvironment { .. } => [Error::KeyEnvironment { rule: RULE }],
             Error::MasterKeyNotLoaded(_) => [Error::MasterKeyNotLoaded(seal::Fingerprint::parse("0123456789abcdef").unwrap())],
-            Error::NoDataKey(_) => [Error::NoDataKey(1)],
+            Error::NoDataKey(_) => [Error::NoDataKey(seal::KeyId::new(1))],
             Error::DoesNotOpen => [Error::DoesNotOpen],
             Error::RowsAltered => [Error::RowsAltered],
             Error::TableAltered(_) => [Error::TableAltered("attempts")],
@@ -172,10 +175,10 @@ mod tests {
 
     #[pg_test]
     fn a_change_in_place_outlives_its_subtransaction() {
-        attempts::lock_or_insert("alice").unwrap();
+        attempts::lock_or_insert(ALICE).unwrap();
         // SAFETY: begun and rolled back in this order; nothing in between raises.
         unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
-        let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
+        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
         let outcome =
             inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures = 3).unwrap();
         assert!(matches!(outcome, Outcome::Decided((), Some(_))));
@@ -187,8 +190,8 @@ mod tests {
 
     #[pg_test]
     fn a_decision_that_changes_nothing_writes_nothing() {
-        attempts::lock_or_insert("alice").unwrap();
-        let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
+        attempts::lock_or_insert(ALICE).unwrap();
+        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
         let outcome =
             inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures).unwrap();
         assert!(matches!(outcome, Outcome::Decided(0, None)));
@@ -196,26 +199,26 @@ mod tests {
 
     #[pg_test]
     fn a_row_that_is_gone_is_looked_up_again() {
-        attempts::lock_or_insert("alice").unwrap();
-        let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
-        assert!(attempts::delete("alice").unwrap());
+        attempts::lock_or_insert(ALICE).unwrap();
+        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
+        assert!(attempts::delete(ALICE).unwrap());
         let outcome = inplace::change_one(Target::open(&address).unwrap(), |_: &mut Attempts| ()).unwrap();
         assert!(matches!(outcome, Outcome::LookAgain));
     }
 
     #[pg_test]
     fn a_deleted_row_is_read_as_it_was_when_it_went() {
-        attempts::lock_or_insert("alice").unwrap();
-        let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
+        attempts::lock_or_insert(ALICE).unwrap();
+        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
         inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures = 7).unwrap();
-        assert_eq!(attempts::take("alice").unwrap().unwrap().codes.failures, 7);
+        assert_eq!(attempts::take(ALICE).unwrap().unwrap().codes.failures, 7);
     }
 
     #[pg_test]
     fn an_unlogged_table_is_not_changed_in_place() {
-        attempts::lock_or_insert("alice").unwrap();
+        attempts::lock_or_insert(ALICE).unwrap();
         Spi::run("ALTER TABLE totp.attempts SET UNLOGGED").unwrap();
-        let (address, _snapshot) = attempts::find("alice").unwrap().unwrap();
+        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
         let target = Target::<Attempts>::open(&address);
         assert!(matches!(target, Err(Error::TableAltered("attempts"))));
     }
@@ -225,17 +228,17 @@ mod tests {
         with_master_key();
         Spi::run("SELECT totp_enroll('alice')").unwrap();
         // What DROP EXTENSION and CREATE EXTENSION in one session amount to: another key, the same id.
-        let id = data_keys::current(&Snapshot::latest()).unwrap().unwrap().id;
+        let id = data_keys::current(&Snapshot::latest()).unwrap().unwrap().id.get();
         Spi::run("DELETE FROM totp.secrets; DELETE FROM totp.used_codes; DELETE FROM totp.data_keys").unwrap();
         Spi::run(&format!("SELECT setval('totp.key_ids', {id}, false)")).unwrap();
         Spi::run("SELECT totp_enroll('alice')").unwrap();
         let current = data_keys::current(&Snapshot::latest()).unwrap().unwrap();
-        assert_eq!(current.id, id);
+        assert_eq!(current.id.get(), id);
 
         let snapshot = Snapshot::latest();
-        let stored = secrets::sealed_of_user(&snapshot, "alice").unwrap();
+        let stored = secrets::sealed_of_user(&snapshot, ALICE).unwrap();
         keyring::forget();
-        assert!(keyring::open_secret(&snapshot, "alice", &stored[0]).is_ok());
+        assert!(keyring::open_secret(&snapshot, ALICE, &stored[0]).is_ok());
     }
 
     #[pg_test(error = "sealed value does not open")]

@@ -1,4 +1,7 @@
-//! User ids and device names: text of 1 to 256 bytes, compared byte by byte.
+//! The names of what is stored: user ids and device names, text of 1 to 256 bytes that is compared byte by byte, and the
+//! numbers of secrets.
+//!
+//! Owns their limits. Must never change a name: what was enrolled as one text is not found under another.
 
 use crate::error::Error;
 
@@ -19,6 +22,16 @@ impl<'a> UserId<'a> {
         bounded(argument, value).map(Self)
     }
 
+    /// Returns the id in a sign-in, where no id is an error. `None` for what cannot be the id of a user.
+    pub fn of_sign_in(value: Option<&'a str>) -> Option<Self> {
+        Self::new(value).ok()
+    }
+
+    /// Takes an id from a table.
+    pub const fn stored(value: &'a str) -> Self {
+        Self(value)
+    }
+
     /// The text.
     pub fn as_str(self) -> &'a str {
         self.0
@@ -35,8 +48,34 @@ impl<'a> DeviceName<'a> {
         bounded("device", value).map(Self)
     }
 
+    /// Reads an argument that may be NULL, which means all devices.
+    pub fn optional(value: Option<&'a str>) -> Result<Option<Self>, Error> {
+        value.map(|device| Self::new(Some(device))).transpose()
+    }
+
+    /// Takes a name from a table.
+    pub const fn stored(value: &'a str) -> Self {
+        Self(value)
+    }
+
     /// The text.
     pub fn as_str(self) -> &'a str {
+        self.0
+    }
+}
+
+/// The number of a secret or of a set of recovery codes. One sequence numbers both.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretId(i64);
+
+impl SecretId {
+    /// Any number.
+    pub const fn new(number: i64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> i64 {
         self.0
     }
 }

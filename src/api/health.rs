@@ -4,11 +4,12 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::{guard, health_rights};
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::error::Error;
 use crate::store::data_keys;
 use crate::store::health::{self, Check};
 use crate::store::spi::Snapshot;
+use crate::timestamp::Timestamp;
 use crate::{keyring, server_log, settings};
 
 /// Returns one row per check: `status` is ok, warn, or fail, and `detail` says what to do.

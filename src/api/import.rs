@@ -5,10 +5,10 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::{self, labels};
+use super::enroll::{self, Plan};
 use super::guard;
 use super::secret_text::SecretText;
 use crate::audit::Event;
-use crate::enrollment::{self, Plan};
 use crate::error::Error;
 use crate::user::{DeviceName, UserId};
 
@@ -54,8 +54,8 @@ fn import(user: UserId, request: &Import) -> Result<SecretText, Error> {
     let uri = read_secret(user, request)?;
     uri.secret.check_length(allow_weak)?;
 
-    enrollment::begin(user)?;
-    enrollment::store(user, device, &uri, &Plan { keep_current: true, confirmed, event: Event::Imported })?;
+    enroll::begin(user)?;
+    enroll::store(user, device, &uri, &Plan { keep_current: true, confirmed, event: Event::Imported })?;
     Ok(SecretText(uri.build()))
 }
 

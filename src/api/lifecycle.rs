@@ -7,14 +7,16 @@ use pgrx::prelude::*;
 
 use super::guard;
 use crate::audit::{self, Event};
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
 use crate::keyring;
+use crate::keyring::SecretContext;
 use crate::removed::Removed;
 use crate::store::attempts::{self, Attempts};
 use crate::store::spi::Snapshot;
 use crate::store::{recovery_codes, secrets, used_codes};
+use crate::timestamp::Timestamp;
 use crate::user::{DeviceName, UserId};
 
 /// Disables a device of a user, or all devices if `device` is NULL. Returns how many devices changed.
@@ -41,12 +43,12 @@ fn set_disabled(
     event: Event,
 ) -> Result<i32, Error> {
     let user = UserId::new(user_id)?;
-    let device = device.map(|d| DeviceName::new(Some(d))).transpose()?;
+    let device = DeviceName::optional(device)?;
     keyring::hold_existing()?;
-    if !attempts::lock(user.as_str())? {
+    if !attempts::lock(user)? {
         return Ok(0);
     }
-    let devices = secrets::set_disabled(user.as_str(), device.map(DeviceName::as_str), disabled_at)?;
+    let devices = secrets::set_disabled(user, device, disabled_at)?;
     audit_each(event, user, &devices)
 }
 
@@ -56,14 +58,20 @@ fn set_disabled(
 fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) -> Result<i32, ErrorReport> {
     guard::writable("totp_remove")?;
     let user = UserId::new(user_id)?;
-    let device = device.map(|d| DeviceName::new(Some(d))).transpose()?;
+    let device = DeviceName::optional(device)?;
     keyring::hold_existing()?;
     let devices = match device {
         None => remove_user(user)?,
         Some(device) => remove_device(user, device)?,
     };
     for (device, removed) in &devices {
-        audit::record_with(Event::Removed, clock::now()?, Some(user.as_str()), Some(device), &removed.detail())?;
+        audit::record_with(
+            Event::Removed,
+            clock::now()?,
+            Some(user),
+            Some(DeviceName::stored(device)),
+            &removed.detail(),
+        )?;
     }
     Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }
@@ -74,25 +82,25 @@ type RemovedDevices = BTreeMap<String, Removed>;
 /// Removes everything of a user. The attempts row comes first: a concurrent enrollment holds it or waits for us, so it leaves
 /// nothing behind. The removal is audited even if there was no device: failures, locks, and recovery codes are removed too.
 fn remove_user(user: UserId) -> Result<RemovedDevices, Error> {
-    while !attempts::delete(user.as_str())? {
+    while !attempts::delete(user)? {
         // An enrollment may have committed since the delete looked: then there is a row to delete now. If the row was
         // deleted by hand, it is inserted again, so that the rest of the user is removed too.
-        let nothing_left = secrets::of_user(&Snapshot::latest(), user.as_str())?.is_empty()
-            && recovery_codes::sealed(user.as_str())?.is_none();
+        let nothing_left =
+            secrets::of_user(&Snapshot::latest(), user)?.is_empty() && recovery_codes::sealed(user)?.is_none();
         if nothing_left {
             return Ok(RemovedDevices::new());
         }
-        attempts::lock_or_insert(user.as_str())?;
+        attempts::lock_or_insert(user)?;
         pgrx::check_for_interrupts!();
     }
     let now = clock::now()?;
-    audit::record(Event::Removed, now, Some(user.as_str()), None)?;
-    let existing = secrets::of_user(&Snapshot::latest(), user.as_str())?;
-    recovery_codes::delete(user.as_str())?;
-    let used = secrets::delete_all(user.as_str())?;
+    audit::record(Event::Removed, now, Some(user), None)?;
+    let existing = secrets::of_user(&Snapshot::latest(), user)?;
+    recovery_codes::delete(user)?;
+    let used = secrets::delete_all(user)?;
     let mut devices = RemovedDevices::new();
     for secret in existing {
-        let removed = devices.entry(secret.device).or_insert(Removed::nothing());
+        let removed = devices.entry(secret.device().as_str().into()).or_insert(Removed::nothing());
         for used in used.iter().filter(|used| used.secret_id == secret.secret_id) {
             removed.add(*used, secret.codes, now)?;
         }
@@ -103,14 +111,18 @@ fn remove_user(user: UserId) -> Result<RemovedDevices, Error> {
 /// Removes a device. The attempts row and the recovery codes stay: removing a device clears no failures.
 fn remove_device(user: UserId, device: DeviceName) -> Result<RemovedDevices, Error> {
     let mut devices = RemovedDevices::new();
-    if !attempts::lock(user.as_str())? {
+    if !attempts::lock(user)? {
         return Ok(devices);
     }
     let now = clock::now()?;
-    for secret in secrets::of_user(&Snapshot::latest(), user.as_str())? {
-        if secret.device == device.as_str() {
-            let used = secrets::delete(user.as_str(), secret.secret_id)?;
-            devices.entry(secret.device).or_insert(Removed::nothing()).add(used, secret.codes, now)?;
+    for secret in secrets::of_user(&Snapshot::latest(), user)? {
+        if secret.device() == device {
+            let used = secrets::delete(user, secret.secret_id)?;
+            devices.entry(secret.device().as_str().into()).or_insert(Removed::nothing()).add(
+                used,
+                secret.codes,
+                now,
+            )?;
         }
     }
     Ok(devices)
@@ -119,7 +131,7 @@ fn remove_device(user: UserId, device: DeviceName) -> Result<RemovedDevices, Err
 fn audit_each(event: Event, user: UserId, devices: &[String]) -> Result<i32, Error> {
     let now = clock::now()?;
     for device in devices {
-        audit::record(event, now, Some(user.as_str()), Some(device))?;
+        audit::record(event, now, Some(user), Some(DeviceName::stored(device)))?;
     }
     Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }
@@ -131,7 +143,7 @@ fn totp_unlock(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     guard::writable("totp_unlock")?;
     let user = UserId::new(user_id)?;
     loop {
-        let Some((address, _snapshot)) = attempts::find(user.as_str())? else { return Ok(false) };
+        let Some((address, _snapshot)) = attempts::find(user)? else { return Ok(false) };
         let outcome = inplace::change_one(Target::open(&address)?, |row: &mut Attempts| {
             row.codes = otp::Counter::CLEAR;
             row.recovery = otp::Counter::CLEAR;
@@ -141,7 +153,7 @@ fn totp_unlock(user_id: Option<&str>) -> Result<bool, ErrorReport> {
             Outcome::Decided((), None) => return Ok(false),
             Outcome::Decided((), Some(lsn)) => {
                 lsn.make_durable();
-                audit::unlocked(user.as_str(), clock::now()?)?;
+                audit::unlocked(user, clock::now()?)?;
                 return Ok(true);
             }
         }
@@ -160,38 +172,38 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
     }
     let key = keyring::hold_current()?;
     // Rows that change in place are deleted first and read afterward: a sign-in may change them after an earlier read.
-    let counted = attempts::take(old.as_str())?.ok_or(Error::NoSuchDevice)?;
-    if !attempts::insert(new.as_str(), counted)? {
+    let counted = attempts::take(old)?.ok_or(Error::NoSuchDevice)?;
+    if !attempts::insert(new, counted)? {
         return Err(Error::UserExists.into());
     }
     let now = clock::now()?;
     // The used codes of the old id count for the new id, and are kept for the old id, so that no import makes a code good
     // again. The secrets may have been at the new id before.
-    let inherited = Removed::of_user(old.as_str(), now)?;
-    let (mut lost, before) = (inherited, Removed::of_user(new.as_str(), now)?);
+    let inherited = Removed::of_user(old, now)?;
+    let (mut lost, before) = (inherited, Removed::of_user(new, now)?);
     let snapshot = Snapshot::latest();
-    let found = secrets::sealed_of_user(&snapshot, old.as_str())?;
-    let existing = secrets::of_user(&snapshot, old.as_str())?;
+    let found = secrets::sealed_of_user(&snapshot, old)?;
+    let existing = secrets::of_user(&snapshot, old)?;
     let mut devices = Vec::new();
     for stored in &found {
-        let secret = keyring::open_secret(&snapshot, old.as_str(), stored)?;
-        let sealed =
-            keyring::seal_secret(key, new.as_str(), &stored.device, stored.secret_id, stored.parameters, &secret)?;
-        let used = used_codes::take(old.as_str(), stored.secret_id)?;
+        let secret = keyring::open_secret(&snapshot, old, stored)?;
+        let sealed = keyring::seal_secret(key, SecretContext::of(new, stored), &secret)?;
+        let used = used_codes::take(old, stored.secret_id)?;
         let of_stored = existing.iter().find(|e| e.secret_id == stored.secret_id).ok_or(Error::RowsAltered)?;
         lost.add(used, of_stored.codes, now)?;
-        used_codes::insert(new.as_str(), &before.raise(used, stored.parameters.period))?;
-        secrets::rename(old.as_str(), stored.secret_id, new.as_str(), key.get(), &sealed)?;
-        devices.push(stored.device.as_str());
+        used_codes::insert(new, &before.raise(used, stored.parameters.period))?;
+        secrets::rename(old, stored.secret_id, new, key, &sealed)?;
+        devices.push(stored.device().as_str());
     }
     devices.sort_unstable();
     devices.dedup();
-    if let Some((set_id, count, sealed)) = recovery_codes::sealed(old.as_str())? {
-        let hashes = keyring::open_recovery_codes(&snapshot, old.as_str(), set_id, count, &sealed)?;
-        let sealed = keyring::seal_recovery_codes(key, new.as_str(), set_id, count, &hashes)?;
-        used_codes::insert(new.as_str(), &used_codes::take(old.as_str(), set_id)?)?;
-        recovery_codes::rename(old.as_str(), new.as_str(), key.get(), &sealed)?;
+    if let Some(set) = recovery_codes::sealed(old)? {
+        let hashes = keyring::open_recovery_codes(&snapshot, old, &set)?;
+        let sealed = keyring::seal_recovery_codes(key, new, set.set_id, set.count, &hashes)?;
+        used_codes::insert(new, &used_codes::take(old, set.set_id)?)?;
+        recovery_codes::rename(old, new, key, &sealed)?;
     }
-    audit::renamed((old.as_str(), &lost), (new.as_str(), &inherited), now)?;
+    audit::renamed(old, ("new_user_id", new), lost.detail(), now)?;
+    audit::renamed(new, ("old_user_id", old), inherited.detail(), now)?;
     Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }

@@ -1,15 +1,34 @@
 //! The SQL functions, one file per family. They check arguments, call the code that does the work, and shape the answer.
+//!
+//! | functions | file |
+//! |---|---|
+//! | `totp_verify`, `totp_check`, `totp_confirm` | `verify.rs` |
+//! | `totp_enroll`, `totp_reset`, and the rules by which a secret is stored | `enroll.rs` |
+//! | `totp_import` | `import.rs` |
+//! | `totp_recovery_codes`, `totp_recover` | `recovery.rs` |
+//! | `totp_enabled`, `totp_status` | `status.rs` |
+//! | `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user` | `lifecycle.rs` |
+//! | `totp_keys`, `totp_forget_unreadable` | `keys.rs` |
+//! | `totp_rotate_key`, the steps of `totp_rotate_key_online`, `totp.reseal`, `totp.reseal_recovery_codes` | `rotation.rs` |
+//! | `totp_stats`, `totp_prune_audit` | `audit.rs` |
+//! | `totp_export` | `export.rs` |
+//! | `totp_qr_svg`, `totp_qr_png`, `totp_qr_text`, `totp_code_at` | `qr.rs` |
+//! | `totp_health` | `health.rs`, `health_rights.rs` |
+//!
+//! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, and `totp_grant` a function in `sql/rights.sql`.
+//!
+//! Owns SQLSTATE 22023 for arguments. Must never have SQL text, which is in `store`, nor touch a page.
 
 mod arguments;
+mod audit;
 mod enroll;
+mod export;
 mod guard;
 mod health;
 mod health_rights;
 mod import;
-mod in_memory;
 mod keys;
 mod lifecycle;
-mod operations;
 mod qr;
 mod recovery;
 mod rotation;

@@ -7,7 +7,7 @@ use pgrx::prelude::*;
 use super::guard;
 use super::secret_text::SecretText;
 use crate::audit;
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
 use crate::store::attempts::{self, Attempts};
@@ -15,8 +15,9 @@ use crate::store::recovery_codes::{self, LookUp, look_up};
 use crate::store::secrets;
 use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
+use crate::timestamp::Timestamp;
 use crate::user::UserId;
-use crate::{keyring, settings};
+use crate::{keyring, random, settings};
 
 /// Creates a set of recovery codes and returns it, this one time. The old set stops working.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -30,18 +31,18 @@ fn totp_recovery_codes(
     let count = count.ok_or(Error::Null("count"))?;
     let count = u8::try_from(count).ok().filter(|c| (1..=20).contains(c)).ok_or(Error::RecoveryCount)?;
     keyring::hold_existing()?;
-    if !attempts::lock(user.as_str())? || secrets::of_user(&Snapshot::latest(), user.as_str())?.is_empty() {
+    if !attempts::lock(user)? || secrets::of_user(&Snapshot::latest(), user)?.is_empty() {
         return Err(Error::NoSuchDevice.into());
     }
     let key = keyring::hold_current()?;
     let codes =
-        (0..count).map(|_| keyring::random().map(RecoveryCode::from_random)).collect::<Result<Vec<_>, Error>>()?;
+        (0..count).map(|_| random::bytes().map(RecoveryCode::from_random)).collect::<Result<Vec<_>, Error>>()?;
     let hashes = RecoverySet::from_codes(&codes).map_err(|_| Error::RecoveryCount)?.to_bytes();
     let set_id = secrets::next_id(&Snapshot::latest())?;
-    let sealed = keyring::seal_recovery_codes(key, user.as_str(), set_id, count, &hashes)?;
+    let sealed = keyring::seal_recovery_codes(key, user, set_id, count, &hashes)?;
     let now = clock::now()?;
-    recovery_codes::replace(user.as_str(), set_id, count, key.get(), &sealed, now)?;
-    audit::record(audit::Event::RecoveryCodesCreated, now, Some(user.as_str()), None)?;
+    recovery_codes::replace(user, set_id, count, key, &sealed, now)?;
+    audit::record(audit::Event::RecoveryCodesCreated, now, Some(user), None)?;
     Ok(SetOfIterator::new(codes.into_iter().map(|code| SecretText(code.render()))))
 }
 
@@ -50,19 +51,19 @@ fn totp_recovery_codes(
 #[search_path(pg_catalog, pg_temp)]
 fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bool, ErrorReport> {
     guard::writable("totp_recover")?;
-    let (Some(user_id), Some(code)) = (user_id, recovery_code) else { return Ok(false) };
+    let (Some(user), Some(code)) = (UserId::of_sign_in(user_id), recovery_code) else { return Ok(false) };
     let code = RecoveryCode::parse(code).ok();
     let policy = settings::lockout();
     let mut keys_were_read = false;
     loop {
-        let Some(found) = look_up(user_id)? else { return Ok(false) };
+        let Some(found) = look_up(user)? else { return Ok(false) };
         let now = clock::now()?;
         if found.disabled || found.seen.recovery.believed(&policy, now.0).is_locked(now.0) {
             return Ok(false);
         }
         let Some(code) = &code else { return Ok(false) };
         let reads = keyring::reads();
-        let hashes = keyring::open_recovery_codes(&found.snapshot, user_id, found.set_id, found.count, &found.sealed)?;
+        let hashes = keyring::open_recovery_codes(&found.snapshot, user, &found.set)?;
         if keyring::reads() != reads && !keys_were_read {
             // It may have waited: look again, at the current time.
             keys_were_read = true;
@@ -82,9 +83,9 @@ fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bo
             if verdict == Verdict::Accepted || newly_locked { lsn.make_durable() } else { lsn.flush_soon() }
         }
         match verdict {
-            Verdict::Accepted => audit::recovery_code_used(user_id, now)?,
-            Verdict::Wrong { .. } => audit::recovery_failed(user_id, &counter, newly_locked, now)?,
-            Verdict::Replayed => audit::recovery_replayed(user_id, &counter, newly_locked, now)?,
+            Verdict::Accepted => audit::recovery_code_used(user, now)?,
+            Verdict::Wrong { .. } => audit::recovery_failed(user, &counter, newly_locked, now)?,
+            Verdict::Replayed => audit::recovery_replayed(user, &counter, newly_locked, now)?,
             Verdict::Locked => {}
         }
         return Ok(verdict == Verdict::Accepted);
@@ -109,7 +110,7 @@ fn charge(row: Target<Attempts>, policy: &Policy, now: Timestamp) -> Result<Judg
         let (verdict, counter) = otp::judge_guess(row.recovery, policy, now.0, Guess::NoMatch);
         row.recovery = counter;
         if verdict != Verdict::Locked {
-            row.last_failed_at = now.0;
+            row.last_failed_at = now;
         }
         (verdict, counter)
     })
@@ -130,10 +131,10 @@ fn judge(
         match verdict {
             Verdict::Accepted => {
                 used.recovery_mask = i64::from(mask.with_used(place).get());
-                used.used_at = now.0;
+                used.used_at = now;
                 used.uses = used.uses.saturating_add(1);
             }
-            Verdict::Replayed => attempts.last_failed_at = now.0,
+            Verdict::Replayed => attempts.last_failed_at = now,
             _ => {}
         }
         attempts.recovery = counter;

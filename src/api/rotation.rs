@@ -1,7 +1,39 @@
-//! Functions in schema `totp`: the steps of `totp_rotate_key_online`, and the functions that a rotation calls for each row.
-//! Not for applications.
+//! `totp_rotate_key`, and functions in schema `totp` that are not for applications: the steps of `totp_rotate_key_online`,
+//! and what a rotation calls for each row.
+//!
+//! Owns the order of a rotation: lock the keys, add one, move every row, destroy the old ones. Must never destroy a key that
+//! something is sealed under.
+//!
+//! The one arrow of this library that runs upward is here: the UPDATE in `store/rotation.rs` calls `totp.reseal` for each row,
+//! which is SQL that calls back into this file. So no plaintext is in SQL, and a rotation is one statement.
 
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+
+use super::guard;
+use crate::error::Error;
+use crate::store::data_keys;
+use crate::store::rotation;
+use crate::{audit, clock, keyring};
+
+/// Creates a data key under the current master key, moves every secret to it, and destroys the old keys, all in the
+/// transaction of the caller. Returns the new key and the number of secrets moved.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_rotate_key() -> Result<TableIterator<'static, (name!(key_id, i32), name!(secrets, i64))>, ErrorReport> {
+    guard::writable("totp_rotate_key")?;
+    guard::read_committed("totp_rotate_key")?;
+    keyring::reread()?;
+    let old = data_keys::lock_all()?;
+    if old.is_empty() {
+        return Err(Error::NothingToRotate.into());
+    }
+    let key = keyring::replace_current()?;
+    let secrets = rotation::move_all(key)?;
+    data_keys::delete_retiring()?;
+    audit::key_rotated(key, secrets, clock::now()?)?;
+    Ok(TableIterator::once((key.get(), secrets)))
+}
 
 #[pg_schema]
 mod totp {
@@ -11,9 +43,12 @@ mod totp {
 
     use crate::api::guard;
     use crate::error::Error;
+    use crate::keyring::SecretContext;
+    use crate::store::data_keys::KeyState;
     use crate::store::rotation::{self, Batch};
     use crate::store::spi::Snapshot;
     use crate::store::{data_keys, secrets};
+    use crate::user::{DeviceName, SecretId, UserId};
     use crate::{audit, clock, keyring};
 
     const CALLER: &str = "totp_rotate_key_online";
@@ -26,9 +61,9 @@ mod totp {
 
     /// Refuses every caller but the statement of a rotation, and every key but that of the rotation, whatever was granted. So
     /// nobody gets a sealed value that the table does not get.
-    fn check_reseal(function: &'static str, key_id: i32) -> Result<(), Error> {
+    fn check_reseal(function: &'static str, key: KeyId) -> Result<(), Error> {
         guard::writable(function)?;
-        if rotation::is_moving_to(key_id) { Ok(()) } else { Err(Error::RotationOnly(function)) }
+        if rotation::is_moving_to(key) { Ok(()) } else { Err(Error::RotationOnly(function)) }
     }
 
     /// First step: creates a new current data key, unless a rotation is half way. Returns how many secrets must be moved. The
@@ -43,7 +78,7 @@ mod totp {
         if keys.is_empty() {
             return Err(Error::NothingToRotate.into());
         }
-        let half_way = keys.iter().any(|k| k.state == "retiring");
+        let half_way = keys.iter().any(|k| k.state == KeyState::Retiring);
         if !half_way || !keyring::current_is_under_current_master()? {
             keyring::replace_current()?;
         }
@@ -63,8 +98,8 @@ mod totp {
         data_keys::lock_set();
         let key = keyring::hold_current()?;
         keyring::cache_all()?;
-        let Batch { users, last_user } = rotation::lock_batch(key.get(), after_user.unwrap_or(""), batch_size)?;
-        let moved = rotation::move_users(key.get(), &users)?;
+        let Batch { users, last_user } = rotation::lock_batch(key, after_user.unwrap_or(""), batch_size)?;
+        let moved = rotation::move_users(key, &users)?;
         Ok(TableIterator::once((moved, last_user)))
     }
 
@@ -76,7 +111,7 @@ mod totp {
         check_rotation(Some(1))?;
         data_keys::lock_set();
         let keys = data_keys::list(&Snapshot::latest())?;
-        let retiring: Vec<i32> = keys.iter().filter(|k| k.state == "retiring").map(|k| k.id).collect();
+        let retiring: Vec<_> = keys.iter().filter(|k| k.state == KeyState::Retiring).map(|k| k.id).collect();
         // Another rotation may have ended this one.
         if retiring.is_empty() {
             return Ok(true);
@@ -86,7 +121,8 @@ mod totp {
             return Ok(false);
         }
         data_keys::delete(&retiring)?;
-        if let Some(current) = data_keys::list(&Snapshot::latest())?.into_iter().find(|k| k.state == "current") {
+        if let Some(current) = data_keys::list(&Snapshot::latest())?.into_iter().find(|k| k.state == KeyState::Current)
+        {
             audit::key_rotated(current.id, current.secrets, clock::now()?)?;
         }
         Ok(true)
@@ -105,10 +141,12 @@ mod totp {
         sealed: &[u8],
         key_id: i32,
     ) -> Result<Vec<u8>, ErrorReport> {
-        check_reseal("reseal", key_id)?;
+        let key = KeyId::new(key_id);
+        check_reseal("reseal", key)?;
         let parameters = secrets::parameters(algorithm, digits, period)?;
-        let context = keyring::secret_context(user_id, device, secret_id, parameters);
-        Ok(keyring::reseal(KeyId::new(key_id), &context, sealed).map_err(|error| error.of_user(user_id))?)
+        let (user, device) = (UserId::stored(user_id), DeviceName::stored(device));
+        let context = SecretContext { user, device, secret_id: SecretId::new(secret_id), parameters };
+        Ok(keyring::reseal_secret(key, context, sealed).map_err(|error| error.of_user(user_id))?)
     }
 
     /// Opens a set of recovery codes and seals it under another data key, which the rotation holds.
@@ -120,9 +158,11 @@ mod totp {
         sealed: &[u8],
         key_id: i32,
     ) -> Result<Vec<u8>, ErrorReport> {
-        check_reseal("reseal_recovery_codes", key_id)?;
+        let key = KeyId::new(key_id);
+        check_reseal("reseal_recovery_codes", key)?;
         let count = u8::try_from(count).map_err(|_| Error::RowsAltered)?;
-        let context = seal::Context::RecoveryCodes { user_id, set_id, count };
-        Ok(keyring::reseal(KeyId::new(key_id), &context, sealed).map_err(|error| error.of_user(user_id))?)
+        let user = UserId::stored(user_id);
+        Ok(keyring::reseal_recovery_codes(key, user, SecretId::new(set_id), count, sealed)
+            .map_err(|error| error.of_user(user_id))?)
     }
 }

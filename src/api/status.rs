@@ -4,17 +4,18 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::guard;
-use crate::clock::Timestamp;
 use crate::store::secrets;
 use crate::store::spi::Snapshot;
+use crate::timestamp::Timestamp;
+use crate::user::UserId;
 
 /// Returns whether to ask this user for a code: a device was once confirmed, and is neither disabled nor removed.
 #[pg_extern(security_definer, stable, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_enabled(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     guard::not_parallel("totp_enabled")?;
-    let Some(user_id) = user_id else { return Ok(false) };
-    Ok(secrets::is_enforced(&Snapshot::latest(), user_id)?)
+    let Some(user) = UserId::of_sign_in(user_id) else { return Ok(false) };
+    Ok(secrets::is_enforced(&Snapshot::latest(), user)?)
 }
 
 /// Returns one row per secret of the user.
@@ -46,8 +47,8 @@ fn totp_status(
     ErrorReport,
 > {
     guard::not_parallel("totp_status")?;
-    let rows = match user_id {
-        Some(user_id) => secrets::list(&Snapshot::latest(), user_id)?,
+    let rows = match UserId::of_sign_in(user_id) {
+        Some(user) => secrets::list(&Snapshot::latest(), user)?,
         None => Vec::new(),
     };
     Ok(TableIterator::new(rows.into_iter().map(|r| {

@@ -7,13 +7,15 @@
 //! nothing else: anything else that waits or fails would reveal a wrong code without a charge. So everything that does not
 //! depend on the code comes before the comparison, and what only a right code needs comes after it.
 
+use std::ops::ControlFlow;
+
 use otp::{Code, Counter, Guess, Policy, Secret, TimeStep, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::guard;
 use crate::audit::{self, Event};
-use crate::clock::{self, Timestamp};
+use crate::clock;
 use crate::error::Error;
 use crate::inplace::{self, Lsn, Outcome, RowAddress, Target};
 use crate::removed::Removed;
@@ -21,6 +23,8 @@ use crate::store::attempts::{self, Attempts};
 use crate::store::secrets::{self, SealedSecret, Slot};
 use crate::store::sign_in::{Candidate, LookUp};
 use crate::store::used_codes::UsedCode;
+use crate::timestamp::Timestamp;
+use crate::user::UserId;
 use crate::{keyring, replay_floor, settings};
 
 /// Returns true once for each good code of a user, on any device or on the named one, and false for everything else, also
@@ -63,7 +67,7 @@ fn totp_check(
         answer.reason.as_str(),
         answer.device,
         answer.attempts_left,
-        answer.retry_at.and_then(|t| Timestamp(t).to_sql()),
+        answer.retry_at.and_then(Timestamp::to_sql),
     )))
 }
 
@@ -96,8 +100,8 @@ impl<'a> Scope<'a> {
     fn covers(self, secret: &SealedSecret) -> bool {
         match self {
             Self::AnyDevice => true,
-            Self::Device(name) => secret.device == name,
-            Self::Pending(name) => secret.device == name && secret.slot == Slot::Pending,
+            Self::Device(name) => secret.device().as_str() == name,
+            Self::Pending(name) => secret.device().as_str() == name && secret.slot == Slot::Pending,
         }
     }
 }
@@ -133,7 +137,7 @@ struct Answer {
     reason: Reason,
     device: Option<String>,
     attempts_left: Option<i32>,
-    retry_at: Option<i64>,
+    retry_at: Option<Timestamp>,
 }
 
 impl Answer {
@@ -146,17 +150,23 @@ impl Answer {
             reason,
             device: None,
             attempts_left: Some(counter.attempts_left(policy, now.0)),
-            retry_at: counter.retry_at(now.0),
+            retry_at: counter.retry_at(now.0).map(Timestamp),
         }
     }
 }
 
-/// A guess at the code of a user, and the rules under which it is judged.
+/// What a code is compared with, and the rules under which it is judged.
 struct Attempt<'a> {
-    user_id: &'a str,
-    policy: Policy,
-    floor_at: Timestamp,
+    user: UserId<'a>,
+    code: &'a Code,
     now: Timestamp,
+    policy: Policy,
+    /// Where the user's attempts are counted.
+    attempts: RowAddress,
+    /// The secrets of the call that can sign in.
+    candidates: Vec<Candidate>,
+    /// A secret of the user was not inserted or updated by this transaction.
+    is_known_user: bool,
 }
 
 /// The secret that a code belongs to, and its step.
@@ -167,52 +177,34 @@ struct Match<'a> {
 }
 
 fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result<Answer, Error> {
-    let Some(user_id) = user_id else { return Ok(Answer::not_enrolled()) };
+    let Some(user) = UserId::of_sign_in(user_id) else { return Ok(Answer::not_enrolled()) };
     let code = Code::parse(code.unwrap_or_default()).ok();
     let policy = settings::lockout();
     let (mut user_locked, mut keys_were_read) = (false, false);
     loop {
+        // Look up, and refuse what needs no comparison.
         let look_up = LookUp::begin()?;
-        let now = clock::now()?;
-        let attempts = look_up.attempts(user_id)?;
-        if let Some((_, seen)) = &attempts {
-            let counter = seen.codes.believed(&policy, now.0);
-            if counter.is_locked(now.0) {
-                return Ok(Answer::new(Reason::Locked, counter, &policy, now));
-            }
-        }
-        let secrets = look_up.secrets(user_id)?;
-        if secrets.is_empty() {
-            return Ok(Answer::not_enrolled());
-        }
-        let (address, seen) = attempts.ok_or(Error::RowsAltered)?;
-        let counter = seen.codes.believed(&policy, now.0);
-        let candidates = match usable(&secrets, scope, now) {
-            Ok(candidates) => candidates,
-            Err(Reason::NotEnrolled) => return Ok(Answer::not_enrolled()),
-            Err(reason) => return Ok(Answer::new(reason, counter, &policy, now)),
-        };
-        let policy = within_odds(policy, &secrets, now);
-        let Some(code) = code.as_ref().filter(|c| candidates.iter().any(|s| c.has(s.secret.parameters.digits))) else {
-            return Ok(Answer::new(Reason::Malformed, counter, &policy, now));
+        let attempt = match prepare(&look_up, user, code.as_ref(), scope, policy)? {
+            ControlFlow::Continue(attempt) => attempt,
+            ControlFlow::Break(answer) => return Ok(answer),
         };
 
-        // This may wait. Then everything is looked at again, at the current time.
+        // Open. This may wait. Then everything is looked at again, at the current time.
         let reads = keyring::reads();
-        let opened = open(&look_up, user_id, &candidates)?;
+        let opened = attempt.open(&look_up)?;
         if keyring::reads() != reads && !keys_were_read {
             keys_were_read = true;
             continue;
         }
-        let Some(floor_at) = replay_floor::known(now) else {
+        let Some(floor_at) = replay_floor::known(attempt.now) else {
             drop(opened);
             replay_floor::current()?;
             continue;
         };
-        let Some(row) = attempts_row(&address, &secrets)? else { continue };
+        let Some(row) = attempt.row()? else { continue };
 
-        let attempt = Attempt { user_id, policy, floor_at, now };
-        let found = match_code(&opened, code, now);
+        // Match, decide, and tell.
+        let found = match_code(&opened, attempt.code, attempt.now);
         drop(opened);
         let answer = match found {
             None => attempt.charge(row)?,
@@ -220,10 +212,10 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
                 // Everything that can wait or fail comes before the judgment.
                 drop(row);
                 keyring::hold_current()?;
-                user_locked = attempts::lock(user_id)?;
-                None
+                user_locked = attempts::lock(user)?;
+                continue;
             }
-            Some(found) => attempt.judge(row, found)?,
+            Some(found) => attempt.judge(row, found, floor_at)?,
         };
         if let Some(answer) = answer {
             return Ok(answer);
@@ -231,9 +223,43 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
     }
 }
 
+/// Looks up the user, and answers if no code can be compared: the user is locked or has no secret that the call covers, or
+/// the code cannot be a code of one.
+fn prepare<'a>(
+    look_up: &LookUp,
+    user: UserId<'a>,
+    code: Option<&'a Code>,
+    scope: Scope,
+    policy: Policy,
+) -> Result<ControlFlow<Answer, Attempt<'a>>, Error> {
+    let now = clock::now()?;
+    let attempts = look_up.attempts(user)?;
+    let counter = attempts.as_ref().map(|(_, seen)| seen.codes.believed(&policy, now.0));
+    if let Some(counter) = counter.filter(|counter| counter.is_locked(now.0)) {
+        return Ok(ControlFlow::Break(Answer::new(Reason::Locked, counter, &policy, now)));
+    }
+    let secrets = look_up.secrets(user)?;
+    if secrets.is_empty() {
+        return Ok(ControlFlow::Break(Answer::not_enrolled()));
+    }
+    let ((attempts, _), counter) = attempts.zip(counter).ok_or(Error::RowsAltered)?;
+    let is_known_user = secrets.iter().any(|s| !s.is_own);
+    let odds = within_odds(policy, &secrets, now);
+    let candidates = match usable(secrets, scope, now) {
+        Ok(candidates) => candidates,
+        Err(Reason::NotEnrolled) => return Ok(ControlFlow::Break(Answer::not_enrolled())),
+        Err(reason) => return Ok(ControlFlow::Break(Answer::new(reason, counter, &policy, now))),
+    };
+    let is_code = |code: &Code| candidates.iter().any(|s| code.has(s.secret.parameters.digits));
+    let Some(code) = code.filter(|code| is_code(code)) else {
+        return Ok(ControlFlow::Break(Answer::new(Reason::Malformed, counter, &odds, now)));
+    };
+    Ok(ControlFlow::Continue(Attempt { user, code, now, policy: odds, attempts, candidates, is_known_user }))
+}
+
 /// Returns the secrets that a code may match, or why there are none.
-fn usable<'a>(secrets: &'a [Candidate], scope: Scope, now: Timestamp) -> Result<Vec<&'a Candidate>, Reason> {
-    let mut secrets: Vec<_> = secrets.iter().filter(|c| scope.covers(&c.secret)).collect();
+fn usable(mut secrets: Vec<Candidate>, scope: Scope, now: Timestamp) -> Result<Vec<Candidate>, Reason> {
+    secrets.retain(|c| scope.covers(&c.secret));
     if secrets.is_empty() {
         return Err(Reason::NotEnrolled);
     }
@@ -257,28 +283,6 @@ fn within_odds(policy: Policy, secrets: &[Candidate], now: Timestamp) -> Policy 
     })
 }
 
-/// Opens every candidate.
-fn open<'a>(
-    look_up: &LookUp,
-    user_id: &str,
-    candidates: &[&'a Candidate],
-) -> Result<Vec<(&'a Candidate, Secret)>, Error> {
-    let open = |c: &&'a Candidate| Ok((*c, keyring::open_secret(&look_up.snapshot, user_id, &c.secret)?));
-    candidates.iter().map(open).collect()
-}
-
-/// Opens the user's attempts row. `None` if another transaction was deleting it: look again. This may wait, at a point where
-/// right and wrong codes do not differ.
-///
-/// Errors: 55000 if the row is a copy that this transaction made, since its ROLLBACK would undo the charge. If the user is
-/// new, the row and every secret are new, and that is no copy.
-fn attempts_row(address: &RowAddress, secrets: &[Candidate]) -> Result<Option<Target<Attempts>>, Error> {
-    if address.is_own() && secrets.iter().any(|s| !s.is_own) {
-        return Err(Error::OwnCopy);
-    }
-    inplace::settled(Target::open(address)?)
-}
-
 /// Compares every step of every window, whether an earlier one matched or not.
 fn match_code<'a>(opened: &[(&'a Candidate, Secret)], code: &Code, now: Timestamp) -> Option<Match<'a>> {
     let mut best: Option<Match> = None;
@@ -295,13 +299,31 @@ fn match_code<'a>(opened: &[(&'a Candidate, Secret)], code: &Code, now: Timestam
 }
 
 impl Attempt<'_> {
+    /// Opens every candidate.
+    fn open(&self, look_up: &LookUp) -> Result<Vec<(&Candidate, Secret)>, Error> {
+        let snapshot = &look_up.snapshot;
+        self.candidates.iter().map(|c| Ok((c, keyring::open_secret(snapshot, self.user, &c.secret)?))).collect()
+    }
+
+    /// Opens the user's attempts row. `None` if another transaction was deleting it: look again. This may wait, at a point
+    /// where right and wrong codes do not differ.
+    ///
+    /// Errors: 55000 if the row is a copy that this transaction made, since its ROLLBACK would undo the charge. If the user
+    /// is new, the row and every secret are new, and that is no copy.
+    fn row(&self) -> Result<Option<Target<Attempts>>, Error> {
+        if self.attempts.is_own() && self.is_known_user {
+            return Err(Error::OwnCopy);
+        }
+        inplace::settled(Target::open(&self.attempts)?)
+    }
+
     /// Charges a wrong code. `None` if the row is gone: look again.
     fn charge(&self, row: Target<Attempts>) -> Result<Option<Answer>, Error> {
         let outcome = inplace::change_one(row, |row: &mut Attempts| {
             let (verdict, counter) = otp::judge_guess(row.codes, &self.policy, self.now.0, Guess::NoMatch);
             row.codes = counter;
             if verdict != Verdict::Locked {
-                row.last_failed_at = self.now.0;
+                row.last_failed_at = self.now;
             }
             (verdict, counter)
         })?;
@@ -309,7 +331,7 @@ impl Attempt<'_> {
         let reason = match verdict {
             Verdict::Wrong { newly_locked } => {
                 lsn.inspect(|l| if newly_locked { l.make_durable() } else { l.flush_soon() });
-                audit::failed(self.user_id, &counter, newly_locked, self.now)?;
+                audit::failed(self.user, &counter, newly_locked, self.now)?;
                 Reason::Wrong
             }
             _ => Reason::Locked,
@@ -318,16 +340,16 @@ impl Attempt<'_> {
     }
 
     /// Judges a code that belongs to a secret: it may be used, or the user locked. `None` if a row is gone: look again.
-    fn judge(&self, row: Target<Attempts>, found: Match) -> Result<Option<Answer>, Error> {
+    fn judge(&self, row: Target<Attempts>, found: Match, floor_at: Timestamp) -> Result<Option<Answer>, Error> {
         let secret = &found.candidate.secret;
         let used = Target::<UsedCode>::open(&found.candidate.used()?)?;
         let period = secret.parameters.period;
-        let floor = replay_floor::step(self.floor_at, found.candidate.created_at, self.now, period);
+        let floor = replay_floor::step(floor_at, found.candidate.created_at, self.now, period);
         let outcome = inplace::change_two(row, used, |attempts: &mut Attempts, used: &mut UsedCode| {
             let judgement = otp::judge(attempts.codes, &self.policy, self.now.0, used.step, Some(found.step), floor);
             if judgement.verdict == Verdict::Accepted {
                 used.step = judgement.burnt;
-                used.used_at = self.now.0;
+                used.used_at = self.now;
                 used.uses = used.uses.saturating_add(1);
             }
             attempts.codes = judgement.counter;
@@ -335,16 +357,16 @@ impl Attempt<'_> {
         })?;
         let Outcome::Decided(judgement, lsn) = outcome else { return Ok(None) };
         let answer = |reason| Answer::new(reason, judgement.counter, &self.policy, self.now);
-        let device = Some(secret.device.clone());
+        let device = Some(secret.device().as_str().to_owned());
         Ok(Some(match judgement.verdict {
             Verdict::Accepted => {
                 self.accepted(secret, lsn)?;
                 Answer { device, ..answer(Reason::Accepted) }
             }
             Verdict::Replayed => {
-                audit::replayed(self.user_id, &secret.device, self.now)?;
+                audit::replayed(self.user, secret.device(), self.now)?;
                 let under_floor = floor.filter(|floor| found.step <= *floor);
-                let retry_at = under_floor.map(|floor| Timestamp::from_unix_seconds(floor.end(period)).0);
+                let retry_at = under_floor.map(|floor| Timestamp::from_unix_seconds(floor.end(period)));
                 Answer { device, retry_at, ..answer(Reason::Replayed) }
             }
             Verdict::Locked | Verdict::Wrong { .. } => answer(Reason::Locked),
@@ -354,16 +376,16 @@ impl Attempt<'_> {
     /// Makes an accepted code durable, and activates its secret if it is pending.
     fn accepted(&self, secret: &SealedSecret, lsn: Option<Lsn>) -> Result<(), Error> {
         lsn.inspect(|l| l.make_durable());
-        let (user_id, device) = (Some(self.user_id), Some(&*secret.device));
+        let (user, device) = (Some(self.user), Some(secret.device()));
         if secret.slot == Slot::Pending {
             let mut removed = Removed::nothing();
-            if let Some((old, codes)) = secrets::activate(self.user_id, &secret.device, secret.secret_id, self.now)? {
-                removed.add(old, codes, self.now)?;
+            if let Some(old) = secrets::activate(self.user, secret.device(), secret.secret_id, self.now)? {
+                removed.add(old.used, old.codes, self.now)?;
             }
-            audit::record_with(Event::Confirmed, self.now, user_id, device, &removed.detail())?;
+            audit::record_with(Event::Confirmed, self.now, user, device, &removed.detail())?;
         }
         if settings::audit_success() {
-            audit::record(Event::Verified, self.now, user_id, device)?;
+            audit::record(Event::Verified, self.now, user, device)?;
         }
         Ok(())
     }

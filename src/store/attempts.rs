@@ -9,20 +9,22 @@ use pgrx::pg_sys;
 use super::relcache::Kept;
 use super::scan::{Checked, Open, UserTable};
 use super::shape;
-use super::spi::{Snapshot, int8, statement, text};
+use super::spi::{self, Snapshot, int8, statement};
 use crate::error::Error;
 use crate::inplace::{self, InPlace, RowAddress, Words};
+use crate::timestamp::Timestamp;
+use crate::user::UserId;
 
-/// The columns that change in place. Times are microseconds as in `timestamptz`; `-infinity` means never.
+/// The columns that change in place. `-infinity` means never.
 #[derive(Clone, Copy)]
 pub struct Attempts {
     pub codes: Counter,
     pub recovery: Counter,
-    pub last_failed_at: i64,
+    pub last_failed_at: Timestamp,
 }
 
 impl Attempts {
-    const CLEAR: Self = Self { codes: Counter::CLEAR, recovery: Counter::CLEAR, last_failed_at: otp::lockout::NEVER };
+    const CLEAR: Self = Self { codes: Counter::CLEAR, recovery: Counter::CLEAR, last_failed_at: Timestamp::NEVER };
 }
 
 impl InPlace for Attempts {
@@ -38,7 +40,7 @@ impl InPlace for Attempts {
         Self {
             codes: counter(failures, locked_until),
             recovery: counter(recovery_failures, recovery_locked_until),
-            last_failed_at,
+            last_failed_at: Timestamp(last_failed_at),
         }
     }
 
@@ -46,7 +48,7 @@ impl InPlace for Attempts {
         [
             self.codes.locked_until,
             self.recovery.locked_until,
-            self.last_failed_at,
+            self.last_failed_at.0,
             i64::from(self.codes.failures),
             i64::from(self.recovery.failures),
         ]
@@ -72,23 +74,23 @@ statement!(writes LOCK(TEXTOID), c"SELECT FROM totp.attempts WHERE user_id = $1 
 
 /// Makes sure that the user has a row, and locks it until the end of the transaction. Rows that are read under a new
 /// snapshot after this do not change.
-pub fn lock_or_insert(user_id: &str) -> Result<(), Error> {
-    while !lock(user_id)? {
-        insert(user_id, Attempts::CLEAR)?;
+pub fn lock_or_insert(user: UserId) -> Result<(), Error> {
+    while !lock(user)? {
+        insert(user, Attempts::CLEAR)?;
         pgrx::check_for_interrupts!();
     }
     Ok(())
 }
 
 /// Locks the user's row until the end of the transaction. False if there is none.
-pub fn lock(user_id: &str) -> Result<bool, Error> {
-    Ok(LOCK.with(|s| s.count(&[text(user_id)]))? > 0)
+pub fn lock(user: UserId) -> Result<bool, Error> {
+    Ok(LOCK.with(|s| s.count(&[spi::user(user)]))? > 0)
 }
 
 /// Removes the row. Call it before anything else of the user is removed, so that no secret is without its row.
 /// False if there was none.
-pub fn delete(user_id: &str) -> Result<bool, Error> {
-    let deleted = TAKE.with(|s| s.count(&[text(user_id)]))? == 1;
+pub fn delete(user: UserId) -> Result<bool, Error> {
+    let deleted = TAKE.with(|s| s.count(&[spi::user(user)]))? == 1;
     inplace::note_delete();
     Ok(deleted)
 }
@@ -100,32 +102,31 @@ pub fn open() -> Result<Open, Error> {
 
 /// Returns where the user's row is, and its contents. Errors: XX001 if there are two, which is possible without the primary
 /// key: a lock in one of them would not be seen.
-pub fn read(table: &Open, user_id: &str, snapshot: &Snapshot) -> Result<Option<(RowAddress, Attempts)>, Error> {
-    let mut rows =
-        table.rows_of(user_id, snapshot, |address, row| Ok((address, Attempts::from_words(row.words()?))))?;
+pub fn read(table: &Open, user: UserId, snapshot: &Snapshot) -> Result<Option<(RowAddress, Attempts)>, Error> {
+    let mut rows = table.rows_of(user, snapshot, |address, row| Ok((address, Attempts::from_words(row.words()?))))?;
     let found = rows.pop();
     if rows.is_empty() { Ok(found) } else { Err(Error::RowsAltered) }
 }
 
 /// Returns where the user's row is, and the snapshot that keeps it there.
-pub fn find(user_id: &str) -> Result<Option<(RowAddress, Snapshot)>, Error> {
+pub fn find(user: UserId) -> Result<Option<(RowAddress, Snapshot)>, Error> {
     let table = open()?;
     let snapshot = Snapshot::latest();
-    Ok(read(&table, user_id, &snapshot)?.map(|(address, _)| (address, snapshot)))
+    Ok(read(&table, user, &snapshot)?.map(|(address, _)| (address, snapshot)))
 }
 
 /// Removes the row and returns its last contents.
-pub fn take(user_id: &str) -> Result<Option<Attempts>, Error> {
+pub fn take(user: UserId) -> Result<Option<Attempts>, Error> {
     let snapshot = Snapshot::latest();
-    let taken = TAKE.with(|s| s.first(&snapshot, &[text(user_id)], |row| row.address(1)))?;
+    let taken = TAKE.with(|s| s.first(&snapshot, &[spi::user(user)], |row| row.address(1)))?;
     taken.map(|address| inplace::take_for_copy(&address)).transpose()
 }
 
 /// Adds a row. False if the user already has one.
-pub fn insert(user_id: &str, attempts: Attempts) -> Result<bool, Error> {
+pub fn insert(user: UserId, attempts: Attempts) -> Result<bool, Error> {
     let [locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures] = attempts.to_words();
     let args = [
-        text(user_id),
+        spi::user(user),
         int8(locked_until),
         int8(recovery_locked_until),
         int8(last_failed_at),

@@ -1,17 +1,20 @@
 //! `totp.audit_log`.
 
-use super::spi::{Arg, Snapshot, int8, statement, text};
+use super::spi::{self, Arg, Snapshot, statement, text, time};
 use pgrx::IntoDatum;
 use pgrx::datum::Interval;
 
-use crate::audit::Detail;
-use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::timestamp::Timestamp;
+use crate::user::{DeviceName, UserId};
 
 statement!(writes INSERT(TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID), c"
 INSERT INTO totp.audit_log (at, event, user_id, device, actor, db_user, client_addr, application_name, detail)
 VALUES ($1, $2, $3, $4, coalesce($5, session_user::text), session_user, pg_catalog.inet_client_addr(),
         pg_catalog.current_setting('application_name'), pg_catalog.jsonb_object($6))");
+
+/// The names and values of a detail.
+pub type Detail = Vec<(&'static str, String)>;
 
 /// A row of `totp_stats()`.
 pub struct EventCount {
@@ -35,15 +38,15 @@ SELECT pg_catalog.max((detail->>$3)::bigint)
  WHERE user_id = $1 AND at > $2 AND detail ? $3");
 
 /// Returns the highest number in a detail of the rows of a user since a time.
-pub fn latest_number(user_id: &str, since: Timestamp, detail: &str) -> Result<Option<i64>, Error> {
-    let args = [text(user_id), int8(since.0), text(detail)];
+pub fn latest_number(user: UserId, since: Timestamp, detail: &str) -> Result<Option<i64>, Error> {
+    let args = [spi::user(user), time(since), text(detail)];
     Ok(LATEST_NUMBER.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok(row.get(1))))?.flatten())
 }
 
 /// Counts the events in the interval before `now`.
 pub fn stats(now: Timestamp, since: Interval) -> Result<Vec<EventCount>, Error> {
     STATS.with(|s| {
-        s.rows(&Snapshot::latest(), &[int8(now.0), since.into_datum()], |row| {
+        s.rows(&Snapshot::latest(), &[time(now), since.into_datum()], |row| {
             Ok(EventCount { event: row.must(1)?, count: row.must(2)?, users: row.must(3)?, last_at: row.time(4)? })
         })
     })
@@ -51,7 +54,7 @@ pub fn stats(now: Timestamp, since: Interval) -> Result<Vec<EventCount>, Error> 
 
 /// Deletes older rows. Returns the number of rows.
 pub fn prune(now: Timestamp, older_than: Interval) -> Result<i64, Error> {
-    Ok(PRUNE.with(|s| s.count(&[int8(now.0), older_than.into_datum()]))?.cast_signed())
+    Ok(PRUNE.with(|s| s.count(&[time(now), older_than.into_datum()]))?.cast_signed())
 }
 
 /// Converts to name, value, name, value; NULL if there is none.
@@ -64,17 +67,17 @@ fn text_array(detail: &Detail) -> Arg {
 pub fn insert(
     event: &str,
     at: Timestamp,
-    user_id: Option<&str>,
-    device: Option<&str>,
+    user: Option<UserId>,
+    device: Option<DeviceName>,
     actor: Option<&str>,
     detail: &Detail,
 ) -> Result<(), Error> {
     INSERT.with(|s| {
         s.change_one(&[
-            int8(at.0),
+            time(at),
             text(event),
-            user_id.and_then(text),
-            device.and_then(text),
+            user.and_then(spi::user),
+            device.and_then(|d| text(d.as_str())),
             actor.and_then(text),
             text_array(detail),
         ])

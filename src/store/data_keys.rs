@@ -3,24 +3,52 @@
 //! The locks are PostgreSQL's object locks, tagged (table, key id), and not row locks: at REPEATABLE READ a row lock
 //! raises 40001 if a rotation changed the row meanwhile, and no enrollment may fail because of a rotation.
 
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::pg_sys;
+use seal::KeyId;
 
-use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
+use super::spi::{Row, Snapshot, bytes, key_id, key_ids, statement, text, time};
 use super::table_oid;
-use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::timestamp::Timestamp;
+
+/// What a data key is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    /// Seals new secrets.
+    Current,
+    /// Opens secrets that a rotation has not moved yet.
+    Retiring,
+}
+
+impl KeyState {
+    /// The name as the table stores it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Retiring => "retiring",
+        }
+    }
+
+    fn from_stored(name: &str) -> Result<Self, Error> {
+        match name {
+            "current" => Ok(Self::Current),
+            "retiring" => Ok(Self::Retiring),
+            _ => Err(Error::RowsAltered),
+        }
+    }
+}
 
 /// A data key as it is stored: wrapped by the master key with that fingerprint.
 pub struct StoredKey {
-    pub id: i32,
+    pub id: KeyId,
     pub wrapped: Vec<u8>,
     pub master_key: String,
 }
 
 /// A data key as `totp_keys()` lists it.
 pub struct ListedKey {
-    pub id: i32,
-    pub state: String,
+    pub id: KeyId,
+    pub state: KeyState,
     pub created_at: Timestamp,
     pub secrets: i64,
     pub recovery_sets: i64,
@@ -49,7 +77,7 @@ SELECT k.key_id, k.state, k.created_at, k.master_key,
  ORDER BY k.key_id");
 
 fn stored(row: &Row) -> Result<StoredKey, Error> {
-    Ok(StoredKey { id: row.must(1)?, wrapped: row.must(2)?, master_key: row.must(3)? })
+    Ok(StoredKey { id: row.key_id(1)?, wrapped: row.must(2)?, master_key: row.must(3)? })
 }
 
 /// Returns the key that seals new secrets, if there is one.
@@ -58,18 +86,18 @@ pub fn current(snapshot: &Snapshot) -> Result<Option<StoredKey>, Error> {
 }
 
 /// Returns one key.
-pub fn find(snapshot: &Snapshot, id: i32) -> Result<Option<StoredKey>, Error> {
-    FIND.with(|s| s.first(snapshot, &[int4(id)], stored))
+pub fn find(snapshot: &Snapshot, id: KeyId) -> Result<Option<StoredKey>, Error> {
+    FIND.with(|s| s.first(snapshot, &[key_id(id)], stored))
 }
 
 /// Returns a key id that was never used before.
-pub fn next_id(snapshot: &Snapshot) -> Result<i32, Error> {
-    NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
+pub fn next_id(snapshot: &Snapshot) -> Result<KeyId, Error> {
+    NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.key_id(1)))?.ok_or(Error::RowsAltered)
 }
 
 /// Stores a key as the current one.
-pub fn insert(id: i32, wrapped: &[u8], master_key: &str, at: Timestamp) -> Result<(), Error> {
-    INSERT.with(|s| s.change_one(&[int4(id), bytes(wrapped), text(master_key), int8(at.0)]))
+pub fn insert(id: KeyId, wrapped: &[u8], master_key: &str, at: Timestamp) -> Result<(), Error> {
+    INSERT.with(|s| s.change_one(&[key_id(id), bytes(wrapped), text(master_key), time(at)]))
 }
 
 /// Makes the current key a retiring one, if there is one.
@@ -83,8 +111,8 @@ pub fn delete_retiring() -> Result<(), Error> {
 }
 
 /// Destroys keys, whatever their state.
-pub fn delete(ids: &[i32]) -> Result<(), Error> {
-    DELETE.with(|s| s.count(&[ids.to_vec().into_datum()])).map(drop)
+pub fn delete(ids: &[KeyId]) -> Result<(), Error> {
+    DELETE.with(|s| s.count(&[key_ids(ids)])).map(drop)
 }
 
 /// Returns all keys as they are stored.
@@ -97,8 +125,8 @@ pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
     LIST.with(|s| {
         s.rows(snapshot, &[], |row| {
             Ok(ListedKey {
-                id: row.must(1)?,
-                state: row.must(2)?,
+                id: row.key_id(1)?,
+                state: KeyState::from_stored(row.text(2)?)?,
                 created_at: row.time(3)?,
                 master_key: row.must(4)?,
                 secrets: row.must(5)?,
@@ -109,15 +137,15 @@ pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
 }
 
 /// The object that represents the set of data keys. Sessions that add or destroy a key hold it.
-const SET: i32 = 0;
+const SET: KeyId = KeyId::new(0);
 
 /// Keeps a key from being destroyed until the end of the transaction.
-pub fn lock_shared(id: i32) {
+pub fn lock_shared(id: KeyId) {
     lock(id, pg_sys::ShareLock);
 }
 
 /// Releases a key that is no longer current.
-pub fn unlock_shared(id: i32) {
+pub fn unlock_shared(id: KeyId) {
     // SAFETY: taken by `lock_shared` of this transaction.
     unsafe { pg_sys::UnlockDatabaseObject(table_oid(c"data_keys"), object(id), 0, pg_sys::ShareLock as i32) }
 }
@@ -128,16 +156,26 @@ pub fn lock_set() {
 }
 
 /// Waits for every session that writes under a key, and blocks new ones until the end of the transaction.
-pub fn lock_exclusive(id: i32) {
+pub fn lock_exclusive(id: KeyId) {
     lock(id, pg_sys::ExclusiveLock);
 }
 
-fn lock(id: i32, mode: u32) {
+/// Locks every data key, so that no session writes under one. Returns the keys, which no longer change.
+pub fn lock_all() -> Result<Vec<ListedKey>, Error> {
+    lock_set();
+    let keys = list(&Snapshot::latest())?;
+    for key in &keys {
+        lock_exclusive(key.id);
+    }
+    Ok(keys)
+}
+
+fn lock(id: KeyId, mode: u32) {
     // SAFETY: an ordinary heavyweight lock, released at the end of the transaction. The table's own OID as class is
     // used by nothing else.
     unsafe { pg_sys::LockDatabaseObject(table_oid(c"data_keys"), object(id), 0, mode as i32) }
 }
 
-fn object(id: i32) -> pg_sys::Oid {
-    pg_sys::Oid::from(id.cast_unsigned())
+fn object(id: KeyId) -> pg_sys::Oid {
+    pg_sys::Oid::from(id.get().cast_unsigned())
 }

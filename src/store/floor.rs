@@ -9,12 +9,12 @@ use super::spi::{Snapshot, statement};
 use super::table_oid;
 use crate::error::Error;
 use crate::inplace::{InPlace, RowAddress, Words};
+use crate::timestamp::Timestamp;
 
 /// The columns that change in place.
 #[derive(Clone, Copy)]
 pub struct Floor {
-    /// Microseconds as in `timestamptz`.
-    pub floor_at: i64,
+    pub floor_at: Timestamp,
     pub identity: [i64; 4],
 }
 
@@ -23,12 +23,12 @@ impl InPlace for Floor {
     const COLUMNS: [&'static str; 5] = ["floor_at", "system_identifier", "control_inode", "database", "timeline"];
 
     fn from_words([floor_at, identity @ ..]: Words) -> Self {
-        Self { floor_at, identity }
+        Self { floor_at: Timestamp(floor_at), identity }
     }
 
     fn to_words(self) -> Words {
         let [system_identifier, control_inode, database, timeline] = self.identity;
-        [self.floor_at, system_identifier, control_inode, database, timeline]
+        [self.floor_at.0, system_identifier, control_inode, database, timeline]
     }
 }
 

@@ -4,8 +4,8 @@
 
 use super::shape;
 use super::spi::{Arg, Snapshot, Statement, int8, statement, text};
-use crate::clock::Timestamp;
 use crate::error::Error;
+use crate::timestamp::Timestamp;
 
 /// A row of `totp_health()`.
 pub struct Check {

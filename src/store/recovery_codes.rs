@@ -1,27 +1,35 @@
 //! `totp.recovery_codes`: the current set of recovery codes of a user, as sealed hashes.
 
+use seal::KeyId;
+
 use super::attempts::{self, Attempts};
 use super::row::Row;
-use super::spi::{Snapshot, bytes, int4, int8, statement, text};
+use super::spi::{self, Snapshot, bytes, int4, key_id, secret_id, statement, time};
 use super::used_codes::{self, UsedCode};
-use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::inplace::RowAddress;
+use crate::timestamp::Timestamp;
+use crate::user::{SecretId, UserId};
 
 /// A set of recovery codes, for one attempt.
 pub struct LookUp {
     pub attempts: RowAddress,
     pub seen: Attempts,
     used: Option<RowAddress>,
-    pub set_id: i64,
-    pub count: u8,
-    pub sealed: Vec<u8>,
+    pub set: SealedSet,
     /// This transaction created the set.
     pub is_own: bool,
     /// A device of the user is disabled, and no other one can sign in. One that was never confirmed does not count.
     pub disabled: bool,
     /// Keeps the rows where they were found, and the data key that opens them.
     pub snapshot: Snapshot,
+}
+
+/// A stored set: the hashes of its codes, sealed.
+pub struct SealedSet {
+    pub set_id: SecretId,
+    pub count: u8,
+    pub sealed: Vec<u8>,
 }
 
 impl LookUp {
@@ -56,51 +64,56 @@ UPDATE totp.recovery_codes SET user_id = $2, key_id = $3, sealed = $4 WHERE user
 /// Looks up a user's set. `None` if there is none.
 ///
 /// Errors: XX001 if the user has no row in `totp.attempts`.
-pub fn look_up(user_id: &str) -> Result<Option<LookUp>, Error> {
+pub fn look_up(user: UserId) -> Result<Option<LookUp>, Error> {
     let (attempts, used_codes) = (attempts::open()?, used_codes::open()?);
     let snapshot = Snapshot::latest();
     let set = LOOK_UP.with(|s| {
-        s.first(&snapshot, &[text(user_id)], |row| {
-            Ok((row.must(1)?, read_count(row, 2)?, row.must(3)?, row.must(4)?, row.address(5)?.is_own()))
-        })
+        s.first(&snapshot, &[spi::user(user)], |row| Ok((read_set(row)?, row.must(4)?, row.address(5)?.is_own())))
     })?;
-    let Some((set_id, count, sealed, disabled, is_own)) = set else { return Ok(None) };
-    let (attempts, seen) = attempts::read(&attempts, user_id, &snapshot)?.ok_or(Error::RowsAltered)?;
-    let used = used_codes.rows_of(user_id, &snapshot, used_codes::read)?;
-    let used = used_codes::only_of(set_id, &used).map(|(address, _)| address);
-    Ok(Some(LookUp { attempts, seen, used, set_id, count, sealed, is_own, disabled, snapshot }))
+    let Some((set, disabled, is_own)) = set else { return Ok(None) };
+    let (attempts, seen) = attempts::read(&attempts, user, &snapshot)?.ok_or(Error::RowsAltered)?;
+    let used = used_codes.rows_of(user, &snapshot, used_codes::read)?;
+    let used = used_codes::only_of(set.set_id, &used).map(|(address, _)| address);
+    Ok(Some(LookUp { attempts, seen, used, set, is_own, disabled, snapshot }))
 }
 
-fn read_count(row: &Row, column: i32) -> Result<u8, Error> {
-    u8::try_from(row.must::<i16>(column)?).map_err(|_| Error::RowsAltered)
+/// Reads the columns set_id, count, and sealed.
+fn read_set(row: &Row) -> Result<SealedSet, Error> {
+    let count = u8::try_from(row.must::<i16>(2)?).map_err(|_| Error::RowsAltered)?;
+    Ok(SealedSet { set_id: row.secret_id(1)?, count, sealed: row.must(3)? })
 }
 
 /// Replaces the user's set. The old one and its row of used codes are deleted.
-pub fn replace(user_id: &str, set_id: i64, count: u8, key_id: i32, sealed: &[u8], at: Timestamp) -> Result<(), Error> {
-    delete(user_id)?;
-    used_codes::insert(user_id, &UsedCode::none(set_id))?;
+pub fn replace(
+    user: UserId,
+    set_id: SecretId,
+    count: u8,
+    key: KeyId,
+    sealed: &[u8],
+    at: Timestamp,
+) -> Result<(), Error> {
+    delete(user)?;
+    used_codes::insert(user, &UsedCode::none(set_id))?;
     INSERT.with(|s| {
-        s.change_one(&[text(user_id), int8(set_id), int4(count.into()), int4(key_id), bytes(sealed), int8(at.0)])
+        s.change_one(&[spi::user(user), secret_id(set_id), int4(count.into()), key_id(key), bytes(sealed), time(at)])
     })
 }
 
 /// Removes the user's set, if there is one.
-pub fn delete(user_id: &str) -> Result<(), Error> {
-    if let Some((old, ..)) = sealed(user_id)? {
-        used_codes::delete(user_id, old)?;
-        DELETE.with(|s| s.change_one(&[text(user_id)]))?;
+pub fn delete(user: UserId) -> Result<(), Error> {
+    if let Some(old) = sealed(user)? {
+        used_codes::delete(user, old.set_id)?;
+        DELETE.with(|s| s.change_one(&[spi::user(user)]))?;
     }
     Ok(())
 }
 
-/// Returns set id, count, and sealed hashes of a user.
-pub fn sealed(user_id: &str) -> Result<Option<(i64, u8, Vec<u8>)>, Error> {
-    SEALED.with(|s| {
-        s.first(&Snapshot::latest(), &[text(user_id)], |row| Ok((row.must(1)?, read_count(row, 2)?, row.must(3)?)))
-    })
+/// Returns the set of a user.
+pub fn sealed(user: UserId) -> Result<Option<SealedSet>, Error> {
+    SEALED.with(|s| s.first(&Snapshot::latest(), &[spi::user(user)], read_set))
 }
 
 /// Moves the set, sealed again, to another user id.
-pub fn rename(user_id: &str, new_user_id: &str, key_id: i32, sealed: &[u8]) -> Result<(), Error> {
-    RENAME.with(|s| s.change_one(&[text(user_id), text(new_user_id), int4(key_id), bytes(sealed)]))
+pub fn rename(user: UserId, new_user: UserId, key: KeyId, sealed: &[u8]) -> Result<(), Error> {
+    RENAME.with(|s| s.change_one(&[spi::user(user), spi::user(new_user), key_id(key), bytes(sealed)]))
 }

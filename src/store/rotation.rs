@@ -3,24 +3,26 @@
 use std::cell::Cell;
 
 use pgrx::IntoDatum;
+use seal::KeyId;
 
 use super::attempts;
 use super::secrets::{Codes, read_codes};
-use super::spi::{Snapshot, int4, statement, text};
+use super::spi::{Snapshot, int4, key_id, key_ids, statement, text};
 use crate::error::Error;
+use crate::user::{SecretId, UserId};
 
 thread_local! {
     /// The data key to which this backend is moving values now.
-    static MOVING_TO: Cell<Option<i32>> = const { Cell::new(None) };
+    static MOVING_TO: Cell<Option<KeyId>> = const { Cell::new(None) };
 }
 
 /// While this value lives, `totp.reseal` and `totp.reseal_recovery_codes` may be called for its data key. An error that
 /// unwinds drops it too.
-struct Moving(Option<i32>);
+struct Moving(Option<KeyId>);
 
 impl Moving {
-    fn to(key_id: i32) -> Self {
-        Self(MOVING_TO.replace(Some(key_id)))
+    fn to(key: KeyId) -> Self {
+        Self(MOVING_TO.replace(Some(key)))
     }
 }
 
@@ -31,8 +33,8 @@ impl Drop for Moving {
 }
 
 /// Returns whether a statement of a rotation to that data key is running.
-pub fn is_moving_to(key_id: i32) -> bool {
-    MOVING_TO.get() == Some(key_id)
+pub fn is_moving_to(key: KeyId) -> bool {
+    MOVING_TO.get() == Some(key)
 }
 
 /// The users of one batch, locked.
@@ -80,22 +82,22 @@ SELECT user_id, NULL, set_id, NULL, NULL FROM totp.recovery_codes WHERE key_id =
 ORDER BY 1, 2");
 
 /// Returns whether anything is sealed under one of these keys.
-pub fn is_anything_under(snapshot: &Snapshot, keys: &[i32]) -> Result<bool, Error> {
-    let keys = [keys.to_vec().into_datum()];
+pub fn is_anything_under(snapshot: &Snapshot, keys: &[KeyId]) -> Result<bool, Error> {
+    let keys = [key_ids(keys)];
     ANYTHING_UNDER.with(|s| s.first(snapshot, &keys, |row| row.must(1)))?.ok_or(Error::RowsAltered)
 }
 
 /// Moves everything to a key. Returns the number of secrets, without sets of recovery codes.
-pub fn move_all(key_id: i32) -> Result<i64, Error> {
-    let _moving = Moving::to(key_id);
-    MOVE_RECOVERY_CODES.with(|s| s.count(&[int4(key_id)]))?;
-    Ok(MOVE_SECRETS.with(|s| s.count(&[int4(key_id)]))?.cast_signed())
+pub fn move_all(key: KeyId) -> Result<i64, Error> {
+    let _moving = Moving::to(key);
+    MOVE_RECOVERY_CODES.with(|s| s.count(&[key_id(key)]))?;
+    Ok(MOVE_SECRETS.with(|s| s.count(&[key_id(key)]))?.cast_signed())
 }
 
 /// Moves everything of users whose rows are locked. Returns the number of secrets.
-pub fn move_users(key_id: i32, users: &[String]) -> Result<i64, Error> {
-    let args = || [int4(key_id), users.to_vec().into_datum()];
-    let _moving = Moving::to(key_id);
+pub fn move_users(key: KeyId, users: &[String]) -> Result<i64, Error> {
+    let args = || [key_id(key), users.to_vec().into_datum()];
+    let _moving = Moving::to(key);
     MOVE_RECOVERY_CODES_OF.with(|s| s.count(&args()))?;
     Ok(MOVE_SECRETS_OF.with(|s| s.count(&args()))?.cast_signed())
 }
@@ -107,8 +109,8 @@ pub fn remaining(snapshot: &Snapshot) -> Result<i64, Error> {
 
 /// Locks the next users with something under an old key, and skips users that another session holds. If all are held, waits
 /// for the first of them.
-pub fn lock_batch(key_id: i32, after_user: &str, size: i32) -> Result<Batch, Error> {
-    let next = next_users(key_id, after_user, size)?;
+pub fn lock_batch(key: KeyId, after_user: &str, size: i32) -> Result<Batch, Error> {
+    let next = next_users(key, after_user, size)?;
     let last_user = next.last().cloned();
     let first = next.first().cloned();
     let users: Vec<String> =
@@ -116,7 +118,7 @@ pub fn lock_batch(key_id: i32, after_user: &str, size: i32) -> Result<Batch, Err
     match first {
         Some(first) if users.is_empty() => {
             // All are held, or have no row: wait for one, while this session holds no other.
-            attempts::lock(&first)?;
+            attempts::lock(UserId::stored(&first))?;
             Ok(Batch { users: vec![first.clone()], last_user: Some(first) })
         }
         _ => Ok(Batch { users, last_user }),
@@ -124,9 +126,9 @@ pub fn lock_batch(key_id: i32, after_user: &str, size: i32) -> Result<Batch, Err
 }
 
 /// Returns up to `size` users after `after_user` who have something under another key, in order.
-fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, Error> {
+fn next_users(key: KeyId, after_user: &str, size: i32) -> Result<Vec<String>, Error> {
     let snapshot = Snapshot::latest();
-    let args = || [text(after_user), int4(key_id), int4(size)];
+    let args = || [text(after_user), key_id(key), int4(size)];
     let mut users: Vec<String> = NEXT_WITH_SECRETS.with(|s| s.rows(&snapshot, &args(), |row| row.must(1)))?;
     let others: Vec<String> = NEXT_WITH_RECOVERY_CODES.with(|s| s.rows(&snapshot, &args(), |row| row.must(1)))?;
     // A list of full length does not include users after its last one.
@@ -143,17 +145,17 @@ fn next_users(key_id: i32, after_user: &str, size: i32) -> Result<Vec<String>, E
 pub struct Lost {
     pub user_id: String,
     pub device: Option<String>,
-    pub secret_id: i64,
+    pub secret_id: SecretId,
     pub codes: Option<Codes>,
 }
 
 /// Returns what is sealed under these keys, ordered by user and device.
-pub fn sealed_under(snapshot: &Snapshot, keys: &[i32]) -> Result<Vec<Lost>, Error> {
+pub fn sealed_under(snapshot: &Snapshot, keys: &[KeyId]) -> Result<Vec<Lost>, Error> {
     SEALED_UNDER.with(|s| {
-        s.rows(snapshot, &[keys.to_vec().into_datum()], |row| {
+        s.rows(snapshot, &[key_ids(keys)], |row| {
             let device = row.get(2);
             let codes = device.as_ref().map(|_: &String| read_codes(row, 4)).transpose()?;
-            Ok(Lost { user_id: row.must(1)?, device, secret_id: row.must(3)?, codes })
+            Ok(Lost { user_id: row.must(1)?, device, secret_id: row.secret_id(3)?, codes })
         })
     })
 }

@@ -1,10 +1,12 @@
 //! A row from PostgreSQL, read column by column.
 
 use pgrx::{FromDatum, pg_sys};
+use seal::KeyId;
 
-use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::inplace::{RowAddress, Words};
+use crate::timestamp::Timestamp;
+use crate::user::SecretId;
 
 /// A row of a statement's result or of a table. Columns count from 1.
 #[derive(Default)]
@@ -48,7 +50,7 @@ impl Row {
 
     /// Returns a `bigint` or `timestamptz` that is never NULL, as its 8 bytes.
     pub fn word(&self, column: i32) -> Result<i64, Error> {
-        self.time_or_null(column).ok_or(Error::RowsAltered)
+        self.datum(column).map(|d| d.value() as i64).ok_or(Error::RowsAltered)
     }
 
     /// Returns the columns that change in place, of a row that begins with them.
@@ -61,9 +63,19 @@ impl Row {
         self.word(column).map(Timestamp)
     }
 
-    /// Returns a `timestamptz` in microseconds, or `None` for NULL.
-    pub fn time_or_null(&self, column: i32) -> Option<i64> {
-        self.datum(column).map(|d| d.value() as i64)
+    /// Returns a `timestamptz`, or `None` for NULL.
+    pub fn time_or_null(&self, column: i32) -> Option<Timestamp> {
+        self.datum(column).map(|d| Timestamp(d.value() as i64))
+    }
+
+    /// Returns the number of a secret or a set of recovery codes.
+    pub fn secret_id(&self, column: i32) -> Result<SecretId, Error> {
+        self.word(column).map(SecretId::new)
+    }
+
+    /// Returns the number of a data key.
+    pub fn key_id(&self, column: i32) -> Result<KeyId, Error> {
+        self.must(column).map(KeyId::new)
     }
 
     /// Returns the columns `tableoid`, `ctid`, and `xmin`, from `column` on. NULL means that the row is missing.

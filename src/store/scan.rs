@@ -8,12 +8,13 @@ use pgrx::{IntoDatum, pg_sys};
 use super::relcache::Kept;
 use super::row::Row;
 use super::shape::Table;
-use super::spi::{Snapshot, Statement, text};
+use super::spi::{self, Snapshot, Statement};
 use super::table_oid;
 use crate::backend;
 use crate::backend::is_named;
 use crate::error::Error;
 use crate::inplace::{self, RowAddress};
+use crate::user::UserId;
 
 /// A table whose primary key holds `user_id`.
 pub struct UserTable {
@@ -129,13 +130,13 @@ impl Open {
     /// Reads the user's rows that the snapshot sees. Columns that change in place may be newer.
     pub fn rows_of<T>(
         &self,
-        user_id: &str,
+        user: UserId,
         snapshot: &Snapshot,
         mut read: impl FnMut(RowAddress, &Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
         let Some((index, column)) = self.key else {
             let address = self.table.table.width() as i32 + 1;
-            let select = |s: &Statement| s.rows(snapshot, &[text(user_id)], |row| read(row.address(address)?, row));
+            let select = |s: &Statement| s.rows(snapshot, &[spi::user(user)], |row| read(row.address(address)?, row));
             return self.table.select.with(select);
         };
         let (mut rows, mut row) = (Vec::new(), Row::default());
@@ -143,7 +144,7 @@ impl Open {
         // one is asked for, and `read` copies what it takes. After an error PostgreSQL ends the scan itself.
         unsafe {
             let mut key = pg_sys::ScanKeyData::default();
-            let wanted = user_id.into_datum().unwrap_or(pg_sys::Datum::null());
+            let wanted = user.as_str().into_datum().unwrap_or(pg_sys::Datum::null());
             let equal = (pg_sys::BTEqualStrategyNumber as u16, pg_sys::F_TEXTEQ.into());
             pg_sys::ScanKeyInit(&mut key, column, equal.0, equal.1, wanted);
             let scan = pg_sys::systable_beginscan(self.relation, index, true, snapshot.0, 1, &mut key);

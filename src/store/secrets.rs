@@ -4,14 +4,17 @@
 
 use otp::{Algorithm, Digits, Parameters, Period};
 use pgrx::pg_sys;
+use seal::KeyId;
 
 use super::relcache::Kept;
 use super::scan::{Checked, Open, UserTable};
 use super::shape;
-use super::spi::{Row, Snapshot, bytes, int4, int8, statement, text};
+use super::spi::{self, Row, Snapshot, bytes, int4, statement, text, time};
 use super::used_codes::{self, UsedCode};
-use crate::clock::Timestamp;
+use crate::backend;
 use crate::error::Error;
+use crate::timestamp::Timestamp;
+use crate::user::{DeviceName, SecretId, UserId};
 
 /// Which of a device's two secrets.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -43,14 +46,19 @@ impl Slot {
 
 /// A stored secret, with everything that it is bound to except its user.
 pub struct SealedSecret {
-    pub device: String,
+    device: String,
     pub slot: Slot,
-    pub secret_id: i64,
+    pub secret_id: SecretId,
     pub sealed: Vec<u8>,
     pub parameters: Parameters,
 }
 
 impl SealedSecret {
+    /// The device that it belongs to.
+    pub fn device(&self) -> DeviceName<'_> {
+        DeviceName::stored(&self.device)
+    }
+
     /// Returns the sort key: active secrets first.
     pub fn order(&self) -> (bool, &str) {
         (self.slot == Slot::Pending, &self.device)
@@ -61,7 +69,7 @@ impl SealedSecret {
         Ok(Self {
             device: row.must(column)?,
             slot: Slot::from_stored(row.text(column + 1)?)?,
-            secret_id: row.must(column + 2)?,
+            secret_id: row.secret_id(column + 2)?,
             sealed: row.must(column + 5)?,
             parameters: read_parameters(row, column + 6)?,
         })
@@ -106,41 +114,59 @@ pub struct Codes {
 
 /// The columns of a secret that lifecycle functions need.
 pub struct Existing {
-    pub device: String,
+    device: String,
     pub slot: Slot,
-    pub secret_id: i64,
+    pub secret_id: SecretId,
     pub version: i32,
-    pub enforced_since: Option<i64>,
+    pub enforced_since: Option<Timestamp>,
     pub codes: Codes,
-    pub expires_at: Option<i64>,
+    pub expires_at: Option<Timestamp>,
     pub disabled: bool,
 }
 
 impl Existing {
+    /// The device that it belongs to.
+    pub fn device(&self) -> DeviceName<'_> {
+        DeviceName::stored(&self.device)
+    }
+
     /// Returns whether the device was never confirmed and its secret has expired.
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
-        self.enforced_since.is_none() && self.expires_at.is_some_and(|t| t <= now.0)
+        self.enforced_since.is_none() && self.expires_at.is_some_and(|t| t <= now)
     }
 }
 
 /// A secret to store.
 pub struct NewSecret<'a> {
-    pub user_id: &'a str,
-    pub device: &'a str,
+    pub user: UserId<'a>,
+    pub device: DeviceName<'a>,
     pub slot: Slot,
-    pub secret_id: i64,
+    pub secret_id: SecretId,
     pub version: i32,
-    pub key_id: i32,
+    pub key_id: KeyId,
     pub sealed: &'a [u8],
     pub parameters: Parameters,
     pub issuer: Option<&'a str>,
     pub account_name: &'a str,
     pub created_at: Timestamp,
     pub confirmed_at: Option<Timestamp>,
-    pub enforced_since: Option<i64>,
+    pub enforced_since: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
     /// The used codes of the same secret, if it was here before.
     pub used: Option<UsedCode>,
+}
+
+/// The active secret that a confirmed one has replaced: its used codes, and which codes it had.
+pub struct Replaced {
+    pub used: UsedCode,
+    pub codes: Codes,
+}
+
+/// How an authenticator shows a device, and how its codes are computed.
+pub struct Labels {
+    pub issuer: Option<String>,
+    pub account_name: String,
+    pub parameters: Parameters,
 }
 
 /// A row of `totp_status()`.
@@ -237,13 +263,13 @@ pub fn open() -> Result<Open, Error> {
 }
 
 /// Returns the secrets of a user, by device, active before pending.
-pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Error> {
+pub fn of_user(snapshot: &Snapshot, user: UserId) -> Result<Vec<Existing>, Error> {
     OF_USER.with(|s| {
-        s.rows(snapshot, &[text(user_id)], |row| {
+        s.rows(snapshot, &[spi::user(user)], |row| {
             Ok(Existing {
                 device: row.must(1)?,
                 slot: Slot::from_stored(row.text(2)?)?,
-                secret_id: row.must(3)?,
+                secret_id: row.secret_id(3)?,
                 version: row.must(4)?,
                 enforced_since: row.time_or_null(5),
                 codes: read_codes(row, 6)?,
@@ -255,83 +281,84 @@ pub fn of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Existing>, Erro
 }
 
 /// Returns a secret id that was never used before.
-pub fn next_id(snapshot: &Snapshot) -> Result<i64, Error> {
-    NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
+pub fn next_id(snapshot: &Snapshot) -> Result<SecretId, Error> {
+    NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.secret_id(1)))?.ok_or(Error::RowsAltered)
 }
 
 /// Stores a secret, and the row of its used codes.
 pub fn insert(new: &NewSecret) -> Result<(), Error> {
     let used = UsedCode { secret_id: new.secret_id, ..new.used.unwrap_or(UsedCode::none(new.secret_id)) };
-    used_codes::insert(new.user_id, &used)?;
+    used_codes::insert(new.user, &used)?;
     INSERT.with(|s| {
         s.change_one(&[
-            text(new.user_id),
-            text(new.device),
+            spi::user(new.user),
+            text(new.device.as_str()),
             text(new.slot.as_str()),
-            int8(new.secret_id),
+            spi::secret_id(new.secret_id),
             int4(new.version),
-            int4(new.key_id),
+            spi::key_id(new.key_id),
             bytes(new.sealed),
             text(new.parameters.algorithm.as_str()),
             int4(new.parameters.digits.get().into()),
             int4(new.parameters.period.get().into()),
             new.issuer.and_then(text),
             text(new.account_name),
-            int8(new.created_at.0),
-            new.confirmed_at.and_then(|t| int8(t.0)),
-            new.enforced_since.and_then(int8),
-            new.expires_at.and_then(|t| int8(t.0)),
+            time(new.created_at),
+            new.confirmed_at.and_then(time),
+            new.enforced_since.and_then(time),
+            new.expires_at.and_then(time),
         ])
     })
 }
 
 /// Removes a secret and the row of its used codes. Returns the last contents of that row.
-pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
-    let used = used_codes::delete(user_id, secret_id)?;
-    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))?;
+pub fn delete(user: UserId, secret_id: SecretId) -> Result<UsedCode, Error> {
+    let used = used_codes::delete(user, secret_id)?;
+    DELETE.with(|s| s.change_one(&[spi::user(user), spi::secret_id(secret_id)]))?;
     Ok(used)
 }
 
 /// Does the same, to insert that row again.
-pub fn take(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
-    let used = used_codes::take(user_id, secret_id)?;
-    DELETE.with(|s| s.change_one(&[text(user_id), int8(secret_id)]))?;
+pub fn take(user: UserId, secret_id: SecretId) -> Result<UsedCode, Error> {
+    let used = used_codes::take(user, secret_id)?;
+    DELETE.with(|s| s.change_one(&[spi::user(user), spi::secret_id(secret_id)]))?;
     Ok(used)
 }
 
 /// Removes every secret of a user and the rows of their used codes. Returns the last contents of those rows.
-pub fn delete_all(user_id: &str) -> Result<Vec<UsedCode>, Error> {
-    let used = used_codes::delete_all(user_id)?;
-    DELETE_ALL.with(|s| s.count(&[text(user_id)]))?;
+pub fn delete_all(user: UserId) -> Result<Vec<UsedCode>, Error> {
+    let used = used_codes::delete_all(user)?;
+    DELETE_ALL.with(|s| s.count(&[spi::user(user)]))?;
     Ok(used)
 }
 
 /// Makes a pending secret the active one of the device. Deletes an older active one, and returns its used codes and which
 /// codes it had.
 pub fn activate(
-    user_id: &str,
-    device: &str,
-    secret_id: i64,
+    user: UserId,
+    device: DeviceName,
+    secret_id: SecretId,
     at: Timestamp,
-) -> Result<Option<(UsedCode, Codes)>, Error> {
-    let args = [text(user_id), text(device)];
-    let old = ACTIVE.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok((row.must(1)?, read_codes(row, 2)?))))?;
-    let old = old.map(|(old, codes)| Ok::<_, Error>((delete(user_id, old)?, codes))).transpose()?;
-    // SAFETY: sets a flag of the backend: the commit of this transaction is flushed, whatever synchronous_commit says.
-    unsafe { pg_sys::ForceSyncCommit() }
-    ACTIVATE.with(|s| s.change_one(&[text(user_id), int8(secret_id), int8(at.0)]))?;
+) -> Result<Option<Replaced>, Error> {
+    let args = [spi::user(user), text(device.as_str())];
+    let old =
+        ACTIVE.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok((row.secret_id(1)?, read_codes(row, 2)?))))?;
+    let old = old.map(|(old, codes)| Ok::<_, Error>(Replaced { used: delete(user, old)?, codes })).transpose()?;
+    // The commit of this transaction is flushed, whatever synchronous_commit says.
+    backend::force_sync_commit();
+    ACTIVATE.with(|s| s.change_one(&[spi::user(user), spi::secret_id(secret_id), time(at)]))?;
     Ok(old)
 }
 
 /// Returns the sealed secrets of a user, active ones first.
-pub fn sealed_of_user(snapshot: &Snapshot, user_id: &str) -> Result<Vec<SealedSecret>, Error> {
-    SEALED.with(|s| s.rows(snapshot, &[text(user_id)], |row| SealedSecret::read(row, 1)))
+pub fn sealed_of_user(snapshot: &Snapshot, user: UserId) -> Result<Vec<SealedSecret>, Error> {
+    SEALED.with(|s| s.rows(snapshot, &[spi::user(user)], |row| SealedSecret::read(row, 1)))
 }
 
 /// Returns the secrets of all users, except pending ones that have expired.
 pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Error> {
     EXPORT.with(|s| {
-        s.rows(snapshot, &[int8(now.0)], |row| {
+        s.rows(snapshot, &[time(now)], |row| {
             Ok(Exported {
                 user_id: row.must(1)?,
                 state: row.must(2)?,
@@ -344,21 +371,17 @@ pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Erro
 }
 
 /// Returns issuer, account name, and parameters of a device.
-pub fn labels(
-    snapshot: &Snapshot,
-    user_id: &str,
-    device: &str,
-) -> Result<Option<(Option<String>, String, Parameters)>, Error> {
+pub fn labels(snapshot: &Snapshot, user: UserId, device: DeviceName) -> Result<Option<Labels>, Error> {
     LABELS.with(|s| {
-        s.first(snapshot, &[text(user_id), text(device)], |row| {
-            Ok((row.get(1), row.must(2)?, read_parameters(row, 3)?))
+        s.first(snapshot, &[spi::user(user), text(device.as_str())], |row| {
+            Ok(Labels { issuer: row.get(1), account_name: row.must(2)?, parameters: read_parameters(row, 3)? })
         })
     })
 }
 
 /// Disables devices, or enables them again if `at` is `None`. Returns the devices that changed.
-pub fn set_disabled(user_id: &str, device: Option<&str>, at: Option<Timestamp>) -> Result<Vec<String>, Error> {
-    let args = [text(user_id), device.and_then(text), at.and_then(|t| int8(t.0))];
+pub fn set_disabled(user: UserId, device: Option<DeviceName>, at: Option<Timestamp>) -> Result<Vec<String>, Error> {
+    let args = [spi::user(user), device.and_then(|d| text(d.as_str())), at.and_then(time)];
     let mut devices: Vec<String> = SET_DISABLED.with(|s| s.rows(&Snapshot::latest(), &args, |row| row.must(1)))?;
     devices.sort_unstable();
     devices.dedup();
@@ -366,18 +389,26 @@ pub fn set_disabled(user_id: &str, device: Option<&str>, at: Option<Timestamp>) 
 }
 
 /// Moves a secret, sealed again, to another user id.
-pub fn rename(user_id: &str, secret_id: i64, new_user_id: &str, key_id: i32, sealed: &[u8]) -> Result<(), Error> {
-    RENAME.with(|s| s.change_one(&[text(user_id), int8(secret_id), text(new_user_id), int4(key_id), bytes(sealed)]))
+pub fn rename(user: UserId, secret_id: SecretId, new_user: UserId, key: KeyId, sealed: &[u8]) -> Result<(), Error> {
+    RENAME.with(|s| {
+        s.change_one(&[
+            spi::user(user),
+            spi::secret_id(secret_id),
+            spi::user(new_user),
+            spi::key_id(key),
+            bytes(sealed),
+        ])
+    })
 }
 
 /// Returns whether a device of the user was ever confirmed and is neither disabled nor removed.
-pub fn is_enforced(snapshot: &Snapshot, user_id: &str) -> Result<bool, Error> {
-    Ok(ENFORCED.with(|s| s.first(snapshot, &[text(user_id)], |_| Ok(())))?.is_some())
+pub fn is_enforced(snapshot: &Snapshot, user: UserId) -> Result<bool, Error> {
+    Ok(ENFORCED.with(|s| s.first(snapshot, &[spi::user(user)], |_| Ok(())))?.is_some())
 }
 
 /// Returns the rows of `totp_status()`.
-pub fn list(snapshot: &Snapshot, user_id: &str) -> Result<Vec<Listed>, Error> {
-    LIST.with(|s| s.rows(snapshot, &[text(user_id)], listed))
+pub fn list(snapshot: &Snapshot, user: UserId) -> Result<Vec<Listed>, Error> {
+    LIST.with(|s| s.rows(snapshot, &[spi::user(user)], listed))
 }
 
 fn listed(row: &Row) -> Result<Listed, Error> {
@@ -391,7 +422,7 @@ fn listed(row: &Row) -> Result<Listed, Error> {
         period: row.must(7)?,
         version: row.must(8)?,
         created_at: row.time(9)?,
-        confirmed_at: row.time_or_null(10).map(Timestamp),
+        confirmed_at: row.time_or_null(10),
         used_at: row.time(11)?,
         uses: row.must(12)?,
         failures: row.must(13)?,

@@ -7,9 +7,10 @@ use super::scan::Open;
 use super::secrets::{self, SealedSecret};
 use super::spi::Snapshot;
 use super::used_codes;
-use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::inplace::RowAddress;
+use crate::timestamp::Timestamp;
+use crate::user::UserId;
 
 /// The tables of a sign-in, locked, and one snapshot of them.
 pub struct LookUp {
@@ -24,7 +25,7 @@ pub struct LookUp {
 pub struct Candidate {
     pub secret: SealedSecret,
     pub created_at: Timestamp,
-    pub expires_at: Option<i64>,
+    pub expires_at: Option<Timestamp>,
     pub disabled: bool,
     /// This transaction inserted or updated the row.
     pub is_own: bool,
@@ -36,7 +37,7 @@ pub struct Candidate {
 impl Candidate {
     /// Returns whether it is neither disabled nor expired.
     pub fn is_usable(&self, now: Timestamp) -> bool {
-        !self.disabled && self.expires_at.is_none_or(|t| t > now.0)
+        !self.disabled && self.expires_at.is_none_or(|t| t > now)
     }
 
     /// Returns where its last used step is stored.
@@ -68,14 +69,14 @@ impl LookUp {
     /// Returns where the user's attempts are counted, and their current values. The page decides later, not these values.
     ///
     /// Errors: XX001 if there are two rows.
-    pub fn attempts(&self, user_id: &str) -> Result<Option<(RowAddress, Attempts)>, Error> {
-        attempts::read(&self.attempts, user_id, &self.snapshot)
+    pub fn attempts(&self, user: UserId) -> Result<Option<(RowAddress, Attempts)>, Error> {
+        attempts::read(&self.attempts, user, &self.snapshot)
     }
 
     /// Returns the user's secrets, active ones first.
-    pub fn secrets(&self, user_id: &str) -> Result<Vec<Candidate>, Error> {
-        let used = self.used_codes.rows_of(user_id, &self.snapshot, used_codes::read)?;
-        let mut secrets = self.secrets.rows_of(user_id, &self.snapshot, |address, row| {
+    pub fn secrets(&self, user: UserId) -> Result<Vec<Candidate>, Error> {
+        let used = self.used_codes.rows_of(user, &self.snapshot, used_codes::read)?;
+        let mut secrets = self.secrets.rows_of(user, &self.snapshot, |address, row| {
             let secret = SealedSecret::read(row, secrets::SEALED_COLUMNS)?;
             Ok(Candidate {
                 created_at: row.time(secrets::CREATED_AT)?,

@@ -9,10 +9,13 @@ use std::ffi::CStr;
 
 use pgrx::IntoDatum;
 use pgrx::pg_sys;
+use seal::KeyId;
 
 pub use super::row::Row;
 use super::shape::{self, Table};
 use crate::error::Error;
+use crate::timestamp::Timestamp;
+use crate::user::{SecretId, UserId};
 
 /// A registered snapshot. Rows it can see are not vacuumed away while it lives.
 pub struct Snapshot(pub(super) pg_sys::Snapshot);
@@ -108,9 +111,34 @@ pub fn bytes(value: &[u8]) -> Arg {
     value.into_datum()
 }
 
-/// Makes a `bigint` or `timestamptz` argument.
+/// Makes a `bigint` argument.
 pub fn int8(value: i64) -> Arg {
     value.into_datum()
+}
+
+/// Makes a user id argument.
+pub fn user(id: UserId) -> Arg {
+    text(id.as_str())
+}
+
+/// Makes a `timestamptz` argument.
+pub fn time(at: Timestamp) -> Arg {
+    int8(at.0)
+}
+
+/// Makes an argument with the number of a secret or a set of recovery codes.
+pub fn secret_id(id: SecretId) -> Arg {
+    int8(id.get())
+}
+
+/// Makes an argument with the number of a data key.
+pub fn key_id(id: KeyId) -> Arg {
+    int4(id.get())
+}
+
+/// Makes an argument with the numbers of data keys.
+pub fn key_ids(ids: &[KeyId]) -> Arg {
+    ids.iter().map(|id| id.get()).collect::<Vec<_>>().into_datum()
 }
 
 /// Makes an `integer` argument.

@@ -7,20 +7,21 @@ use super::relcache::Kept;
 use super::row::Row;
 use super::scan::{Checked, Open, UserTable};
 use super::shape;
-use super::spi::{Snapshot, int8, statement, text};
-use crate::clock::Timestamp;
+use super::spi::{self, Snapshot, int8, statement};
 use crate::error::Error;
 use crate::inplace::{self, InPlace, RowAddress, Words};
+use crate::timestamp::Timestamp;
+use crate::user::{SecretId, UserId};
 
-/// The columns that change in place. Times are microseconds as in `timestamptz`; `-infinity` means never.
+/// The columns that change in place. `-infinity` means never.
 #[derive(Clone, Copy)]
 pub struct UsedCode {
     pub step: TimeStep,
-    pub used_at: i64,
+    pub used_at: Timestamp,
     pub uses: i64,
     pub recovery_mask: i64,
     /// Does not change. It is among the words so that the row can be recognized under the page lock.
-    pub secret_id: i64,
+    pub secret_id: SecretId,
 }
 
 impl InPlace for UsedCode {
@@ -28,18 +29,24 @@ impl InPlace for UsedCode {
     const COLUMNS: [&'static str; 5] = ["time_step", "used_at", "uses", "recovery_mask", "secret_id"];
 
     fn from_words([step, used_at, uses, recovery_mask, secret_id]: Words) -> Self {
-        Self { step: TimeStep::new(step), used_at, uses, recovery_mask, secret_id }
+        Self {
+            step: TimeStep::new(step),
+            used_at: Timestamp(used_at),
+            uses,
+            recovery_mask,
+            secret_id: SecretId::new(secret_id),
+        }
     }
 
     fn to_words(self) -> Words {
-        [self.step.get(), self.used_at, self.uses, self.recovery_mask, self.secret_id]
+        [self.step.get(), self.used_at.0, self.uses, self.recovery_mask, self.secret_id.get()]
     }
 }
 
 impl UsedCode {
     /// Returns the row of a secret whose codes were never used.
-    pub fn none(secret_id: i64) -> Self {
-        Self { step: TimeStep::NONE, used_at: Timestamp::NEVER.0, uses: 0, recovery_mask: 0, secret_id }
+    pub fn none(secret_id: SecretId) -> Self {
+        Self { step: TimeStep::NONE, used_at: Timestamp::NEVER, uses: 0, recovery_mask: 0, secret_id }
     }
 }
 
@@ -73,7 +80,7 @@ pub fn read(address: RowAddress, row: &Row) -> Result<(RowAddress, UsedCode), Er
 
 /// Returns the row of a secret or a recovery set among those of its user. `None` if there is none, or more than one, which
 /// is possible without the primary key.
-pub fn only_of(secret_id: i64, rows: &[(RowAddress, UsedCode)]) -> Option<(RowAddress, UsedCode)> {
+pub fn only_of(secret_id: SecretId, rows: &[(RowAddress, UsedCode)]) -> Option<(RowAddress, UsedCode)> {
     let mut found = rows.iter().filter(|(_, used)| used.secret_id == secret_id);
     match (found.next(), found.next()) {
         (Some(row), None) => Some(*row),
@@ -82,13 +89,13 @@ pub fn only_of(secret_id: i64, rows: &[(RowAddress, UsedCode)]) -> Option<(RowAd
 }
 
 /// Adds the row of a secret or a recovery set.
-pub fn insert(user_id: &str, used: &UsedCode) -> Result<(), Error> {
+pub fn insert(user: UserId, used: &UsedCode) -> Result<(), Error> {
     INSERT.with(|s| {
         s.change_one(&[
-            text(user_id),
-            int8(used.secret_id),
+            spi::user(user),
+            spi::secret_id(used.secret_id),
             int8(used.step.get()),
-            int8(used.used_at),
+            spi::time(used.used_at),
             int8(used.uses),
             int8(used.recovery_mask),
         ])
@@ -96,25 +103,25 @@ pub fn insert(user_id: &str, used: &UsedCode) -> Result<(), Error> {
 }
 
 /// Removes the row of one secret and returns its last contents.
-pub fn delete(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
-    let address = delete_row(user_id, secret_id)?;
+pub fn delete(user: UserId, secret_id: SecretId) -> Result<UsedCode, Error> {
+    let address = delete_row(user, secret_id)?;
     inplace::note_delete();
     inplace::read_deleted(&address)
 }
 
 /// Does the same, to insert it again.
-pub fn take(user_id: &str, secret_id: i64) -> Result<UsedCode, Error> {
-    inplace::take_for_copy(&delete_row(user_id, secret_id)?)
+pub fn take(user: UserId, secret_id: SecretId) -> Result<UsedCode, Error> {
+    inplace::take_for_copy(&delete_row(user, secret_id)?)
 }
 
-fn delete_row(user_id: &str, secret_id: i64) -> Result<RowAddress, Error> {
-    let args = [text(user_id), int8(secret_id)];
+fn delete_row(user: UserId, secret_id: SecretId) -> Result<RowAddress, Error> {
+    let args = [spi::user(user), spi::secret_id(secret_id)];
     DELETE.with(|s| s.first(&Snapshot::latest(), &args, |row| row.address(1)))?.ok_or(Error::RowsAltered)
 }
 
 /// Removes every row of a user and returns their last contents.
-pub fn delete_all(user_id: &str) -> Result<Vec<UsedCode>, Error> {
-    let rows = DELETE_ALL.with(|s| s.rows(&Snapshot::latest(), &[text(user_id)], |row| row.address(1)))?;
+pub fn delete_all(user: UserId) -> Result<Vec<UsedCode>, Error> {
+    let rows = DELETE_ALL.with(|s| s.rows(&Snapshot::latest(), &[spi::user(user)], |row| row.address(1)))?;
     inplace::note_delete();
     rows.iter().map(inplace::read_deleted).collect()
 }

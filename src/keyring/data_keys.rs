@@ -1,0 +1,158 @@
+//! The data keys: the one that seals now, the ones that opened values need, and their cache in this backend.
+//!
+//! Owns the cache, and the wrapping under master keys. Must never use a cached key whose master key was removed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use seal::{DataKey, Fingerprint, KeyId};
+
+use super::master_keys;
+use crate::error::Error;
+use crate::store::data_keys::{self, StoredKey};
+use crate::store::spi::Snapshot;
+use crate::{clock, random};
+
+/// Largest number of cached data keys. During a rotation there are two or three.
+const MAX_CACHED: usize = 16;
+
+struct Cache {
+    keys: Vec<CachedKey>,
+    /// [`master_keys::removals`] when the keys were opened.
+    removals: u64,
+}
+
+struct CachedKey {
+    id: KeyId,
+    wrapped: Vec<u8>,
+    key: Rc<DataKey>,
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { keys: Vec::new(), removals: 0 }) };
+}
+
+/// Returns the data key that seals new secrets, and holds it until the end of the transaction, so that no rotation destroys
+/// it meanwhile. The first call ever creates it.
+///
+/// Every function that writes rows of a user calls this before it takes any row lock. So it cannot deadlock with a rotation,
+/// which locks the data keys first.
+pub fn hold_current() -> Result<KeyId, Error> {
+    loop {
+        let Some(key) = data_keys::current(&Snapshot::latest())? else {
+            create_first()?;
+            continue;
+        };
+        data_keys::lock_shared(key.id);
+        // It may have been replaced while we waited.
+        if data_keys::current(&Snapshot::latest())?.is_some_and(|k| k.id == key.id) {
+            return Ok(key.id);
+        }
+        data_keys::unlock_shared(key.id);
+    }
+}
+
+/// Does the same for a function that seals nothing. If there is no data key there is nothing to change, so none is
+/// created.
+pub fn hold_existing() -> Result<(), Error> {
+    match data_keys::current(&Snapshot::latest())? {
+        Some(_) => hold_current().map(drop),
+        None => Ok(()),
+    }
+}
+
+fn create_first() -> Result<(), Error> {
+    data_keys::lock_set();
+    if data_keys::current(&Snapshot::latest())?.is_none() {
+        create()?;
+    }
+    Ok(())
+}
+
+/// Creates a new current data key, wrapped by the current master key. The old one retires. The caller holds the set.
+///
+/// Errors: as [`unwrapped`], if a key in use cannot be opened: its secrets could not be moved.
+pub fn replace_current() -> Result<KeyId, Error> {
+    cache_all()?;
+    data_keys::retire_current()?;
+    let id = create()?;
+    cache_all()?;
+    Ok(id)
+}
+
+/// Reads every data key from its table into the cache, which a rotation needs.
+///
+/// Errors: F0000 if one is wrapped by a master key that is not loaded.
+pub fn cache_all() -> Result<(), Error> {
+    let all = data_keys::all(&Snapshot::latest())?;
+    with_cache(|keys| keys.retain(|k| all.iter().any(|stored| stored.id == k.id)));
+    for stored in all {
+        unwrapped(&stored)?;
+    }
+    Ok(())
+}
+
+/// Returns whether the current data key is wrapped by the first master key of the file.
+pub fn current_is_under_current_master() -> Result<bool, Error> {
+    let current = data_keys::current(&Snapshot::latest())?;
+    let master = master_keys::masters()?.current().fingerprint().to_string();
+    Ok(current.is_some_and(|k| k.master_key == master))
+}
+
+/// Makes a data key, wrapped by the current master key, and stores it as the current one.
+fn create() -> Result<KeyId, Error> {
+    let masters = master_keys::masters()?;
+    let master = masters.current();
+    let id = data_keys::next_id(&Snapshot::latest())?;
+    let key = DataKey::from_random(random::key()?);
+    let wrapped = key.wrap(master, id, random::bytes()?).map_err(|_| Error::Internal("wrap a data key"))?;
+    data_keys::insert(id, &wrapped, &master.fingerprint().to_string(), clock::now()?)?;
+    Ok(id)
+}
+
+/// Returns a data key that this backend has opened before.
+pub fn cached(id: KeyId) -> Option<Rc<DataKey>> {
+    with_cache(|keys| keys.iter().find(|k| k.id == id).map(|k| Rc::clone(&k.key)))
+}
+
+/// Opens a stored data key, and caches it.
+///
+/// Errors: F0000 if its master key is not loaded, XX001 if it does not open.
+pub fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
+    let is_this = |k: &&CachedKey| k.id == stored.id && k.wrapped == stored.wrapped;
+    if let Some(key) = with_cache(|keys| keys.iter().find(is_this).map(|k| Rc::clone(&k.key))) {
+        return Ok(key);
+    }
+    let fingerprint = Fingerprint::parse(&stored.master_key).map_err(|_| Error::RowsAltered)?;
+    let key = master_keys::with_master(&fingerprint, |master| DataKey::unwrap(master, stored.id, &stored.wrapped))?
+        .map_err(|_| Error::DoesNotOpen)?;
+    let key = Rc::new(key);
+    with_cache(|keys| {
+        keys.retain(|k| k.id != stored.id);
+        // A backend that sees many rotations keeps the newest keys.
+        if keys.len() >= MAX_CACHED {
+            keys.remove(0);
+        }
+        keys.push(CachedKey { id: stored.id, wrapped: stored.wrapped.clone(), key: Rc::clone(&key) });
+    });
+    Ok(key)
+}
+
+/// Calls `f` with the cached keys, of which none was opened by a master key that is gone.
+fn with_cache<R>(f: impl FnOnce(&mut Vec<CachedKey>) -> R) -> R {
+    CACHE.with_borrow_mut(|cache| {
+        let removals = master_keys::removals();
+        if cache.removals != removals {
+            cache.keys.clear();
+            cache.removals = removals;
+        }
+        f(&mut cache.keys)
+    })
+}
+
+/// Forgets every key, so that the backend is like a new session.
+#[cfg(any(test, feature = "pg_test"))]
+pub fn forget() {
+    master_keys::forget();
+    with_cache(Vec::clear);
+}
