@@ -92,6 +92,7 @@ if [ "${1:-}" = test ]; then
         [ "$PG_MAJOR" -lt 18 ] || need "postgresql-$PG_MAJOR-jit" has_file_below --pkglibdir llvmjit.so
     fi
     need sqlsmith has sqlsmith                        # random SQL
+    need patch has patch                              # for the build with a fault
     [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
 fi
 [ "${1:-}" != package ] || need dpkg-dev has dpkg-shlibdeps
