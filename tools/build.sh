@@ -4,6 +4,7 @@
 # usage: tools/build.sh               the sources of this checkout
 #        tools/build.sh fault PATCH   a copy of them with a fault, into a tree of its own, for the test that must see that
 #                                     fault; prints the folder of that tree's programs. Nothing else may load it.
+#        tools/build.sh clean         remove what was built, but for cargo-pgrx (target/tools), which takes minutes to build
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
@@ -66,8 +67,16 @@ build_patched() {
     install -m 755 "$work/built/release/libpg_totp.so" "$(library_dir "$2")/pg_totp.so"
 }
 
+clean() {
+    [ ! -d target ] || find target -mindepth 1 -maxdepth 1 ! -name tools -exec rm -rf {} +
+    if [ "$TREE_HOME" != "$ROOT/target" ] && [ -O "$TREE_HOME" ]; then
+        rm -rf "$TREE_HOME"
+    fi
+}
+
 case "${1:-} $#" in
     ' 0') build ;;
     'fault 2') build_fault "$2" ;;
-    *) die "usage: tools/build.sh [fault PATCH]" ;;
+    'clean 1') clean ;;
+    *) die "usage: tools/build.sh [fault PATCH | clean]" ;;
 esac

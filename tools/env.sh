@@ -1,9 +1,12 @@
-# shellcheck shell=bash
-# What the other scripts share: where things are, and how to say and run things.
-# Source it from bash; run as a program it prints the values as KEY=value lines.
+#!/usr/bin/env bash
+# What the other scripts share: where things are, and how to say and run things. They source it.
 #
-# PG_CONFIG in the environment names the PostgreSQL installation to build for;
-# without it, it is the first one of pgrx.toml.
+# usage: tools/env.sh                     print the values as KEY=value lines
+#        tools/env.sh COMMAND [ARG]...    run a command that sees them: tools/env.sh cargo clippy, check, doc, expand ...
+#
+# The second is for the debug profile. A plain cargo would look for ~/.pgrx, and build pgrx's bindings again after each make.
+#
+# PG_CONFIG in the environment names the PostgreSQL installation to build for (default: the first one in pgrx.toml).
 
 set -euo pipefail
 umask 022 # the server's user must be able to read what we build and install
@@ -60,8 +63,8 @@ as_server() {
 
 export PGRX_HOME=$ROOT/target/pgrx
 TOOLS=$ROOT/target/tools
-VENV=$ROOT/target/venv
-CLIENTS=$ROOT/target/clients # tools/clients.sh
+VENV=$ROOT/target/venv       # tools/test-packages.sh makes both
+CLIENTS=$ROOT/target/clients
 PATH=$TOOLS/bin:$PATH
 export PATH
 
@@ -88,6 +91,11 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 system_python() { if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3; fi; }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    if [ $# -gt 0 ]; then
+        tools/tree.sh "$TEST_TREE"
+        use_tree "$TEST_TREE"
+        exec "$@"
+    fi
     printf '%s=%s\n' ROOT "$ROOT" PG_CONFIG "$PG_CONFIG" SERVER_USER "$SERVER_USER" \
         TREE "$TREE" TEST_TREE "$TEST_TREE" BIN "$BIN" VENV "$VENV" CLIENTS "$CLIENTS"
 fi

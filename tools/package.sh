@@ -42,7 +42,7 @@ pg-totp ($version) unstable; urgency=medium
  -- $maintainer  $(LC_ALL=C date -u -R -d "@$date")
 CHANGELOG
 cp packaging/copyright "$doc"
-tools/licences.sh >"$work/crates"
+tools/dependencies.sh licenses >"$work/crates"
 gzip -9n <"$work/crates" >"$doc/crates.gz"
 
 # --- What it needs: the libraries that it is linked with, and the PostgreSQL that it was built with or newer ----------
