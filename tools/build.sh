@@ -2,9 +2,9 @@
 # Builds the extension (release) and installs it into the private copy of the PostgreSQL tree.
 #
 # usage: tools/build.sh               the sources of this checkout
-#        tools/build.sh fault PATCH   a copy of them with a fault, into a tree of its own, for the test that must see that
-#                                     fault; prints the folder of that tree's programs. Nothing else may load it.
-#        tools/build.sh clean         remove what was built, but for cargo-pgrx (target/tools), which takes minutes to build
+#        tools/build.sh fault PATCH   a copy of them with a fault, in a separate tree, for the test that must see the
+#                                     fault. Prints the folder of that tree's programs. Nothing else may load it.
+#        tools/build.sh clean         remove what was built, except target/tools: cargo-pgrx takes minutes to build
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Checks the crates that the extension is built from, and lists them.
 #
-# usage: tools/dependencies.sh check         licenses, bans and sources by the rules of deny.toml: reads Cargo.lock and the crates
+# usage: tools/dependencies.sh check         licenses, bans and sources, by the rules of deny.toml; needs no web
 #        tools/dependencies.sh advisories    known vulnerabilities: gets the RustSec database from the web
-#        tools/dependencies.sh licenses      print the crates that the library is linked from, and each license text once
+#        tools/dependencies.sh licenses      print the crates that the library is linked from, and their license texts
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

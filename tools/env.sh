@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# What the other scripts share: where things are, and how to say and run things. They source it.
+# What the other scripts share, which source it: where things are, and how to say and run things.
 #
 # usage: tools/env.sh                     print the values as KEY=value lines
-#        tools/env.sh COMMAND [ARG]...    run a command that sees them: tools/env.sh cargo clippy, check, doc, expand ...
+#        tools/env.sh COMMAND [ARG]...    run a command with the project's pgrx, for debug builds:
+#                                         tools/env.sh cargo clippy, check, doc, expand ...
 #
-# The second is for the debug profile. A plain cargo would look for ~/.pgrx, and build pgrx's bindings again after each make.
+# A plain cargo would look for ~/.pgrx, and build pgrx's bindings again after each make.
 #
 # PG_CONFIG in the environment names the PostgreSQL installation to build for (default: the first one in pgrx.toml).
 
@@ -68,7 +69,7 @@ CLIENTS=$ROOT/target/clients
 PATH=$TOOLS/bin:$PATH
 export PATH
 
-# Private copies of the PostgreSQL tree (tools/tree.sh), under target/ or, where the server's user
+# Private copies of the PostgreSQL tree (tools/tree.sh), under target/ or, if the server's user
 # cannot get there (a checkout below /root), in a folder of root's own in /var/tmp.
 TREE_HOME=$ROOT/target
 if ! as_server test -x "$ROOT" || { [ -d target ] && ! as_server test -x "$TREE_HOME"; }; then

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Measures the extension on servers that it starts. A report each; nothing depends on them.
+# Measures the extension on servers that it starts, and writes reports into bench/.
 #
-# usage: tools/measure.sh bench            beside the bare statements: bench/results.md; SUBJECT=name, only that section
-#        tools/measure.sh soak             for MINUTES (default 30), what grows or breaks: bench/soak.md, from ten minutes on
-#        tools/measure.sh constant-time    whether time reveals what was compared: bench/constant_time.md
+# usage: tools/measure.sh bench            costs, beside the bare statements; SUBJECT=name: only that one
+#        tools/measure.sh soak             what grows or breaks in MINUTES (default 30); no report if under ten
+#        tools/measure.sh constant-time    whether time reveals what was compared
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

