@@ -13,10 +13,10 @@ help:
 	@echo 'make psql          psql on a throw-away server, for trying things out'
 	@echo 'make test          every test there is   (PART=cluster TEST=smoke: one part, some tests; LOAD=light: smaller loads)'
 	@echo 'make bench         measure it beside the bare statements   (SUBJECT=loop: one subject)'
-	@echo 'make soak          run it for 30 minutes and see what grows or breaks   (MINUTES=10: shorter)'
-	@echo 'make fuzz          let a fuzzer at each parser for a minute   (SECONDS_EACH=600: longer)'
-	@echo 'make constant-time measure whether time tells what was compared'
-	@echo 'make advisories    ask for known vulnerabilities of the crates it is built from (needs the web)'
+	@echo 'make soak          run it for 30 minutes and report what grows or breaks   (MINUTES=10: shorter)'
+	@echo 'make fuzz          run a fuzzer on each parser for a minute   (SECONDS_EACH=600: longer)'
+	@echo 'make constant-time measure whether time reveals what was compared'
+	@echo 'make advisories    check its crates for known vulnerabilities (needs the web)'
 	@echo 'make build         build the extension'
 	@echo 'make install       install it into the PostgreSQL that PG_CONFIG names   (DESTDIR=...)'
 	@echo 'make installcheck  run the SQL tests on the running server that PGHOST, PGPORT, PGUSER name'
@@ -44,25 +44,25 @@ demo: build
 	@tools/demo.sh
 
 psql: build
-	@tools/psql.sh
+	@tools/with-server.sh
 
 test: setup
 	@tests/run
 
 bench: setup build
-	@tools/bench.sh
+	@tools/measure.sh bench
 
 soak: setup build
-	@tools/soak.sh
+	@tools/measure.sh soak
 
 fuzz: setup
 	@tools/fuzz.sh
 
 constant-time: setup build
-	@tools/constant-time.sh
+	@tools/measure.sh constant-time
 
 advisories: setup
-	@tools/deny.sh advisories
+	@tools/dependencies.sh advisories
 
 install:
 	@tools/install.sh install
@@ -81,4 +81,4 @@ dist:
 	@tools/dist.sh
 
 clean:
-	@tools/clean.sh
+	@tools/build.sh clean

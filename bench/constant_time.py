@@ -1,6 +1,6 @@
 """Measures whether the time reveals what was compared, and who is enrolled. Writes bench/constant_time.md; a report, no gate.
 
-usage: bench/constant_time.py PROGRAM     the program is bench/constant_time.rs, built; tools/constant-time.sh does both
+usage: bench/constant_time.py PROGRAM     the program is bench/constant_time.rs, built; tools/measure.sh does both
 """
 
 import math

@@ -5,10 +5,10 @@
 #        tools/chroot.sh --fresh RELEASE COMMAND [ARG]...  in a copy of the new system, thrown away after the command
 #
 # RELEASE is bookworm (PostgreSQL 15), trixie (17), forky (18). The command starts in /pg_totp, which is this checkout,
-# read-only, but for /pg_totp/target: that is the folder's own, and $(tools/chroot.sh --target RELEASE) outside of it.
-# The kept folder sees the Rust toolchain of rustup here; --fresh has nothing that a new system has not, but for make.
-# A throw-away mount and process namespace holds the mounts and whatever the command leaves running: no end of this
-# script leaves any of it behind, so "rm -rf target" is safe.
+# read-only, except /pg_totp/target, which belongs to the folder; outside it is $(tools/chroot.sh --target RELEASE).
+# The kept folder sees the Rust toolchain of rustup here; --fresh is a new system with make, and nothing else.
+# The mounts, and whatever the command leaves running, are in namespaces that go with this script, however it ends. So
+# "rm -rf target" is safe.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
@@ -37,7 +37,7 @@ discard=''
 end() {
     trap '' INT TERM HUP
     if [ -n "$child" ]; then
-        kill -KILL "$child" || true # unshare minds no other signal, and takes the rest with it
+        kill -KILL "$child" || true # unshare ignores other signals, and takes the rest with it
         wait "$child" 2>/dev/null || true
     fi
     [ -z "$discard" ] || rm -rf "$discard"
@@ -70,7 +70,7 @@ if [ ! -e "$base" ]; then
         >"$base.log" 2>&1 || die "debootstrap failed, see $base.log"
     sed -n 's|^\(deb [^ ]*\) .*|\1-security '"$release"'-security main|p' "$base.new/etc/apt/sources.list" \
         >"$base.new/etc/apt/sources.list.d/security.list"
-    # Packages come the way they come here: through its proxy, and from a mirror that stands still where it may.
+    # apt there gets packages as apt here does: the same proxy and checks.
     apt-config dump | grep -E '^Acquire::(Check-|https?::)' >"$base.new/etc/apt/apt.conf.d/80pg_totp" || true
     cp -a /usr/local/share/ca-certificates/. "$base.new/usr/local/share/ca-certificates/"
     echo force-unsafe-io >"$base.new/etc/dpkg/dpkg.cfg.d/pg_totp" # nothing here must outlive a power cut
@@ -114,7 +114,7 @@ if [ -z "$fresh" ] && command -v rustup >/dev/null; then
     for folder in "${shared[@]}"; do mkdir -p "$system$folder"; done
 fi
 
-# Out of the caller's environment: what names folders, servers and installations of this system.
+# The command does not see variables that name folders, servers and installations of this system.
 # The seed and the amounts of the tests (tests/cluster/support/amounts.py) stay.
 unset TMPDIR LIBCLANG_PATH VIRTUAL_ENV
 for name in "${!PG@}"; do

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Shows what pg_totp does, on a throw-away server, with oathtool as the authenticator app.
-# Every answer is checked: one that is not the expected one ends the demo with an error.
+# Checks every answer: an unexpected one ends the demo with an error.
+#
+# usage: tools/demo.sh
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Makes the distribution for PGXN, target/pg_totp-VERSION.zip, from what is committed. The same commit gives the same bytes.
+# Makes the distribution for PGXN, target/pg_totp-VERSION.zip, from what is committed. The same commit gives the same
+# bytes.
+#
+# usage: tools/dist.sh
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

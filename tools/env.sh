@@ -1,9 +1,13 @@
-# shellcheck shell=bash
-# What the other scripts share: where things are, and how to say and run things.
-# Source it from bash; run as a program it prints the values as KEY=value lines.
+#!/usr/bin/env bash
+# What the other scripts share, which source it: where things are, and how to say and run things.
 #
-# PG_CONFIG in the environment names the PostgreSQL installation to build for;
-# without it, it is the first one of pgrx.toml.
+# usage: tools/env.sh                     print the values as KEY=value lines
+#        tools/env.sh COMMAND [ARG]...    run a command with the project's pgrx, for debug builds:
+#                                         tools/env.sh cargo clippy, check, doc, expand ...
+#
+# A plain cargo would look for ~/.pgrx, and build pgrx's bindings again after each make.
+#
+# PG_CONFIG in the environment names the PostgreSQL installation to build for (default: the first one in pgrx.toml).
 
 set -euo pipefail
 umask 022 # the server's user must be able to read what we build and install
@@ -60,12 +64,12 @@ as_server() {
 
 export PGRX_HOME=$ROOT/target/pgrx
 TOOLS=$ROOT/target/tools
-VENV=$ROOT/target/venv
-CLIENTS=$ROOT/target/clients # tools/clients.sh
+VENV=$ROOT/target/venv       # tools/test-packages.sh makes both
+CLIENTS=$ROOT/target/clients
 PATH=$TOOLS/bin:$PATH
 export PATH
 
-# Private copies of the PostgreSQL tree (tools/tree.sh), under target/ or, where the server's user
+# Private copies of the PostgreSQL tree (tools/tree.sh), under target/ or, if the server's user
 # cannot get there (a checkout below /root), in a folder of root's own in /var/tmp.
 TREE_HOME=$ROOT/target
 if ! as_server test -x "$ROOT" || { [ -d target ] && ! as_server test -x "$TREE_HOME"; }; then
@@ -88,6 +92,11 @@ unset RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
 system_python() { if [ -x /usr/bin/python3 ]; then echo /usr/bin/python3; else command -v python3; fi; }
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    if [ $# -gt 0 ]; then
+        tools/tree.sh "$TEST_TREE"
+        use_tree "$TEST_TREE"
+        exec "$@"
+    fi
     printf '%s=%s\n' ROOT "$ROOT" PG_CONFIG "$PG_CONFIG" SERVER_USER "$SERVER_USER" \
         TREE "$TREE" TEST_TREE "$TEST_TREE" BIN "$BIN" VENV "$VENV" CLIENTS "$CLIENTS"
 fi

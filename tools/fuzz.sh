@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Fuzzes the parsers of the pure crates with cargo-fuzz, each target for SECONDS_EACH (default 60), on the toolchain that is there.
-# New inputs gather in target/fuzz/corpus/; those worth keeping go into fuzz/corpus/, which make test replays.
-# An input that breaks a property is left in fuzz/artifacts/, and the status is 1.
+# Fuzzes the parsers of the pure crates with cargo-fuzz, each target for SECONDS_EACH (default 60), on stable Rust.
 #
-# usage: tools/fuzz.sh [target]...      default: all of fuzz/fuzz_targets/
+# usage: tools/fuzz.sh [TARGET]...      default: all of fuzz/fuzz_targets/
+#
+# New inputs are in target/fuzz/corpus/; copy those worth keeping to fuzz/corpus/, which make test replays.
+# An input that breaks a property is left in fuzz/artifacts/, and the status is 1.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"

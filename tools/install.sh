@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# make install, make uninstall: copies the built extension into the PostgreSQL that PG_CONFIG names, or removes it.
+# Copies the built extension into the PostgreSQL that PG_CONFIG names, or removes it.
 #
-# Builds first where this user owns the checkout. "make build && sudo make install" works too: root only copies,
+# usage: tools/install.sh install|uninstall
+#
+# Builds first if this user owns the checkout. "make build && sudo make install" works too: root only copies,
 # and needs neither cargo nor any right to the checkout. DESTDIR is put before every path, as with PGXS.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
 
+[[ ${1:-} == @(install|uninstall) ]] || die "usage: tools/install.sh install|uninstall"
 [ -x "$PG_CONFIG" ] || die "$PG_CONFIG: no such program"
 extension_dir=$("$PG_CONFIG" --sharedir)/extension
 library_dir=$("$PG_CONFIG" --pkglibdir)
 
-# Nothing is left half done for want of rights.
+# Without the rights, nothing is done by half.
 writable() {
     local folder=$1
     until [ -e "$folder" ]; do folder=$(dirname "$folder"); done

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# make package: target/package/postgresql-NN-pg-totp_VERSION-1_ARCH.deb, for the PostgreSQL that PG_CONFIG names and the
-# Debian that this runs on. Two runs are alike but for the order of the functions in the extension's script: cargo-pgrx
-# writes them in another one each time.
+# Makes the Debian package for the PostgreSQL that PG_CONFIG names and the Debian that this runs on:
+# target/package/postgresql-NN-pg-totp_VERSION-1_ARCH.deb. Two runs differ only in the order of the functions in the
+# extension's script, which cargo-pgrx changes each time.
+#
+# usage: tools/package.sh
 #
 # DEBFULLNAME, DEBEMAIL    the maintainer, as Debian's own tools take them
 # SOURCE_DATE_EPOCH        the date of the files; default: that of the last commit, else of Cargo.toml
@@ -32,7 +34,7 @@ chmod 644 "$library"
 
 cp README.md SECURITY.md "$doc"
 cp -r docs examples "$doc"
-rm -r "$doc/examples/scale-out/tests" # for the checkout only
+rm -r "$doc/examples/scale-out/tests" # they need the checkout
 gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
 gzip -9n >"$doc/changelog.Debian.gz" <<CHANGELOG
 pg-totp ($version) unstable; urgency=medium
@@ -42,7 +44,7 @@ pg-totp ($version) unstable; urgency=medium
  -- $maintainer  $(LC_ALL=C date -u -R -d "@$date")
 CHANGELOG
 cp packaging/copyright "$doc"
-tools/licences.sh >"$work/crates"
+tools/dependencies.sh licenses >"$work/crates"
 gzip -9n <"$work/crates" >"$doc/crates.gz"
 
 # --- What it needs: the libraries that it is linked with, and the PostgreSQL that it was built with or newer ----------
@@ -67,7 +69,7 @@ Description: TOTP multi-factor authentication for PostgreSQL $PG_MAJOR
  pg_totp keeps TOTP secrets (RFC 6238) encrypted in the database and checks
  one-time codes with plain SQL, so that a backend in any language signs users
  in with one SELECT. A code is accepted once, and a wrong one is counted
- before it is answered, also where the caller rolls back.
+ before it is answered, even if the caller rolls back.
  .
  CREATE EXTENSION pg_totp is the installation: no service, no preload, no
  restart.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing: Debian packages, Rust if Debian's is new enough, cargo-pgrx and its settings.
-# Quick, and silent, where all of it is there.
+# Quick, and silent, if all of it is there.
 #
 # usage: tools/setup.sh            what building, the demo and psql need
 #        tools/setup.sh test       also what the tests and benchmarks need
@@ -92,12 +92,13 @@ if [ "${1:-}" = test ]; then
         [ "$PG_MAJOR" -lt 18 ] || need "postgresql-$PG_MAJOR-jit" has_file_below --pkglibdir llvmjit.so
     fi
     need sqlsmith has sqlsmith                        # random SQL
+    need patch has patch                              # for the build with a fault
     [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
 fi
 [ "${1:-}" != package ] || need dpkg-dev has dpkg-shlibdeps
 [ "${1:-}" != versions ] || need debootstrap has debootstrap
 
-# Debian's server package makes a cluster and starts it. Not asked for: it stays out.
+# Debian's server package makes a cluster and starts it. Nobody asked for that one.
 no_main_cluster=/etc/postgresql-common/createcluster.d/pg_totp-setup.conf
 allow_main_cluster() {
     as_root rm -f "$no_main_cluster"
@@ -113,7 +114,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     install_packages "${missing[@]}"
     allow_main_cluster
     if [[ " ${missing[*]} " == *" pgbouncer "* ]] && [ -d /run/systemd/system ]; then
-        as_root systemctl disable --now pgbouncer # nor was a running pooler
+        as_root systemctl disable --now pgbouncer # nor for a running pooler
     fi
     trap - EXIT
 fi
@@ -128,7 +129,7 @@ if [ "$("$TOOLS/bin/cargo-pgrx" pgrx --version 2>/dev/null)" != "cargo-pgrx $pgr
     CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$pgrx_version" --locked --force --debug --root "$TOOLS"
 fi
 
-# cargo-pgrx's list of installations. Written only where it changes: pgrx builds again when it does.
+# cargo-pgrx's list of installations. Written only if it changes: pgrx builds again when it does.
 mkdir -p "$PGRX_HOME"
 if [ "$PG_CONFIG" = "$(pgrx_toml_entry | cut -d ' ' -f 2)" ]; then
     cp pgrx.toml "$PGRX_HOME/config.toml.new"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs a command beside a throw-away server that has the release build of pg_totp and a master key file.
-# The server goes, with all its files, when the command ends, however it ends.
+# The server and all its files are removed when the command ends, however it ends.
 #
-# usage: tools/with-server.sh COMMAND [ARG]...
+# usage: tools/with-server.sh                     an interactive psql, with the extension in its database
+#        tools/with-server.sh COMMAND [ARG]...
 #
 # The command sees PGHOST, PGPORT, PGUSER, PGDATABASE, the server's programs first in PATH, and
 #   SERVER_DIR    a folder of the server's user: data/, log, master.key and the socket
@@ -10,7 +11,6 @@
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
 
-[ $# -gt 0 ] || die "usage: tools/with-server.sh COMMAND [ARG]..."
 [ -x "$BIN/postgres" ] || die "there is no build yet: run make build"
 
 SERVER_DIR=$(mktemp -d /tmp/pg_totp.XXXXXX) # short: a socket's path may have 107 bytes
@@ -50,6 +50,21 @@ if ! as_server "$BIN/pg_ctl" -D "$SERVER_DIR/data" -l "$SERVER_DIR/log" -s -w st
     die "the server did not start"
 fi
 
+session() {
+    psql -X -q -c 'CREATE EXTENSION pg_totp'
+    cat <<'HINTS'
+A throw-away server with pg_totp, removed when you leave (\q). To try:
+    SELECT * FROM totp_enroll('alice') \gset
+    \setenv SECRET :secret
+    \set code `oathtool --totp -b "$SECRET"`
+    SELECT totp_verify('alice', :'code');
+HINTS
+    # Its own job has the terminal to itself: Ctrl-C cancels a query there, and nothing else.
+    set -m
+    psql -X
+}
+
 export SERVER_DIR PGHOST=$SERVER_DIR PGPORT=5432 PGUSER=postgres PGDATABASE=postgres PATH=$BIN:$PATH
 unset PGSERVICE PGPASSWORD PGOPTIONS PGSSLMODE PGHOSTADDR PGCLIENTENCODING
+[ $# -gt 0 ] || set -- session
 "$@"

@@ -90,9 +90,6 @@ impl Lsn {
     /// A transaction without an id neither flushes nor waits at its commit. So this function flushes, whatever
     /// `synchronous_commit` says. The wait for standbys follows that setting, as COMMIT does.
     pub fn make_durable(self) {
-        if cfg!(feature = "fault_no_flush") {
-            return;
-        }
         // SAFETY: plain calls of PostgreSQL's interface. SyncRepWaitForLSN asserts that interrupts are held; it ends
         // a canceled wait in a WARNING. If it raised, PostgreSQL would reset the count itself.
         unsafe {

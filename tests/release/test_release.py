@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -82,17 +81,27 @@ def test_scripts_of_releases_name_no_path_of_the_machine_that_made_them():
         assert not re.search(r"/(home|root|tmp|usr|var|work)/", path.read_text()), path
 
 
-@pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.name)
-def test_a_workflow_names_only_what_is_there(workflow):
-    """Targets of the Makefile, and scripts."""
-    text = re.sub(r"\$\{\{.*?\}\}", "", workflow.read_text())
-    targets = set(re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split())
-    calls = re.findall(r"(?:^\s+|run: |\S +)make ((?:[\w-]+|[A-Z_]+=\S+)(?: .*)?)$|\bmake: \"([^\"]+)", text, re.MULTILINE)
-    called = [word for call in calls for word in re.sub(r"\w+='[^']*'", "", "".join(call)).split() if "=" not in word]
-    scripts = re.findall(r"(?<![\w/.])(?:tools|tests)/[\w./-]+", text)
-    assert called or scripts
-    assert [target for target in called if target not in targets] == []
-    assert [script for script in scripts if not os.access(ROOT / script, os.X_OK)] == []
+WORKFLOWS = {path.name: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+
+
+def test_the_workflows_run_each_step_of_the_ci_and_nothing_else():
+    """The machines of a workflow differ in nothing but the steps of .ci/run, so that it alone says what is run."""
+    steps = []
+    for text in WORKFLOWS.values():
+        [called] = re.findall(r"- run: \.ci/run (.+)$", text, re.MULTILINE)
+        listed = re.search(r"^ +steps: \[(.*)\]$", text, re.MULTILINE)[1] if called == "${{ matrix.steps }}" else called
+        steps += re.split(r",? +", listed)
+        assert not re.search(r"\bmake \w|tools/\w+\.sh|tests/run", re.sub(r"\$\{\{.*?\}\}", "", text))
+    refused = subprocess.run([".ci/run", "no-such-step"], cwd=ROOT, text=True, capture_output=True)
+    assert refused.returncode == 2 and refused.stdout == ""
+    assert sorted(steps) == sorted(refused.stderr.strip().partition("of: ")[2].split())
+
+
+@pytest.mark.parametrize("workflow", sorted(WORKFLOWS))
+def test_a_workflow_names_only_files_that_are_there(workflow):
+    named = re.findall(r"(?<![\w/.*-])(?:\.ci|tools|tests|Cargo|deny)[/.][\w./-]+", WORKFLOWS[workflow])
+    assert ".ci/run" in named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.fixture

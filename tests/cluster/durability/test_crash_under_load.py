@@ -101,9 +101,8 @@ def test_each_loss_is_found(fresh_cluster):
 @pytest.fixture
 def faulty_cluster():
     """A server with a build in which an answer is given before it is on disk."""
-    subprocess.run(["tools/build-fault.sh"], cwd=CHECKOUT, check=True)
-    tree = subprocess.run(["tools/build-fault.sh", "where"], cwd=CHECKOUT, check=True, text=True, capture_output=True).stdout
-    one = Cluster(Path(tree.strip()))
+    build = ["tools/build.sh", "fault", Path(__file__).with_name("answer_before_flush.patch")]
+    one = Cluster(Path(subprocess.run(build, cwd=CHECKOUT, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()))
     try:
         yield one.init(wal_writer_delay="10s", **SETTINGS).start()
     finally:

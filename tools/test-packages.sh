@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Installs what the tests use of other registries. Quick, and silent, if all of it is there.
+#
+# usage: tools/test-packages.sh            target/venv: the Python packages of tests/requirements.txt
+#        tools/test-packages.sh clients    also target/clients: the packages of tests/clients/node, and the programs of
+#                                          tests/clients/rust
+#
+# Both are made again when their list, Python or Node changes.
+
+# shellcheck source=tools/env.sh
+. "$(dirname "$0")/env.sh"
+
+[ "${1:-clients}" = clients ] || die "usage: tools/test-packages.sh [clients]"
+
+# fresh FOLDER ORIGIN: true if the folder was made from that.
+fresh() { [ "$(cat "$1/origin" 2>/dev/null)" = "$2" ]; }
+
+python=$(system_python)
+origin="$VENV: $("$python" --version) $(cksum <tests/requirements.txt)" # its programs name the folder
+if ! fresh "$VENV" "$origin"; then
+    say "installing the Python packages of tests/requirements.txt into target/venv"
+    rm -rf "$VENV"
+    "$python" -m venv "$VENV"
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+    echo "$origin" >"$VENV/origin"
+fi
+
+[ -n "${1:-}" ] || exit 0
+
+origin="$(node --version) $(cat tests/clients/node/package*.json | cksum)"
+if ! fresh "$CLIENTS/node" "$origin"; then
+    say "installing the packages of tests/clients/node into target/clients"
+    rm -rf "$CLIENTS/node"
+    mkdir -p "$CLIENTS/node"
+    cp tests/clients/node/package*.json "$CLIENTS/node"
+    (cd "$CLIENTS/node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+    echo "$origin" >"$CLIENTS/node/origin"
+fi
+cargo build --locked --quiet --all-targets --manifest-path tests/clients/rust/Cargo.toml --target-dir "$CLIENTS/rust"
