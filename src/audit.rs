@@ -1,6 +1,6 @@
-//! What goes to the audit log and to the server log, and who did it.
+//! What goes to the audit log and to the server log, and who did it. Events have names and numbers only.
 //!
-//! No code, secret, URI, or key ever gets here: the events have names and numbers only.
+//! Owns the names of events. Must never get a code, secret, URI, or key.
 
 use otp::Counter;
 use seal::KeyId;

@@ -1,9 +1,143 @@
-//! Differences between the major versions of PostgreSQL. No other module has a condition on the version.
+//! Safe reads of what PostgreSQL knows in this backend, and what differs between its major versions.
+//!
+//! Owns every condition on the version. Must never keep anything: each call asks PostgreSQL again.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::FormData_pg_attribute;
+
+/// Leaves backtraces, with paths of the build, out of the DETAIL of errors, where pgrx would add them.
+pub fn hide_backtraces() {
+    // SAFETY: a backend has one thread.
+    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+}
+
+/// Returns the id of this transaction, or the invalid one if it has changed nothing yet.
+pub fn transaction_id() -> pg_sys::TransactionId {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() }
+}
+
+/// Returns whether a transaction id is that of this transaction, or of a subtransaction of it that was not rolled back.
+pub fn is_own_transaction(id: pg_sys::TransactionId) -> bool {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(id) }
+}
+
+/// Returns whether the server is a standby, or still recovering.
+pub fn is_in_recovery() -> bool {
+    // SAFETY: a read of shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// Returns whether the transaction is read-only.
+pub fn is_read_only() -> bool {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::XactReadOnly }
+}
+
+/// Returns whether a parallel query is running.
+pub fn is_parallel() -> bool {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::IsInParallelMode() }
+}
+
+/// Returns whether PostgreSQL runs the code of an owner on behalf of another user. A SECURITY DEFINER function keeps the flag
+/// of its caller.
+pub fn is_restricted() -> bool {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::InSecurityRestrictedOperation() }
+}
+
+/// Returns whether the isolation level is READ COMMITTED or below.
+pub fn is_read_committed() -> bool {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::XactIsoLevel <= pg_sys::XACT_READ_COMMITTED as i32 }
+}
+
+/// Returns whether the current user is a superuser.
+pub fn is_superuser() -> bool {
+    // SAFETY: a look-up in the catalog, inside of a transaction.
+    unsafe { pg_sys::superuser() }
+}
+
+/// Returns the operating system user of the server.
+pub fn system_user() -> u32 {
+    // SAFETY: geteuid cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Returns the data directory.
+pub fn data_directory() -> &'static Path {
+    // SAFETY: set once at the start of the server.
+    let directory = unsafe { CStr::from_ptr(pg_sys::DataDir) };
+    Path::new(OsStr::from_bytes(directory.to_bytes()))
+}
+
+/// Returns the current time.
+pub fn clock_time() -> pg_sys::TimestampTz {
+    // SAFETY: reads the system's clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Reads a time as SQL does. Raises 22007 for bad text.
+pub fn read_time(text: &CStr) -> Option<pg_sys::TimestampTz> {
+    let args = [Some(pg_sys::Datum::from(text.as_ptr())), Some(pg_sys::Datum::from(0)), Some(pg_sys::Datum::from(-1))];
+    // SAFETY: timestamptz_in takes a C string, an unused type OID, and a type modifier.
+    unsafe { pgrx::direct_function_call(pg_sys::timestamptz_in, &args) }
+}
+
+/// Returns the time of the last replayed commit, if anything was replayed.
+pub fn replayed_until() -> Option<pg_sys::TimestampTz> {
+    // SAFETY: a read of shared memory; 0 if nothing was replayed.
+    let time = unsafe { pg_sys::GetLatestXTime() };
+    (time != 0).then_some(time)
+}
+
+/// Returns the number that initdb gave the cluster.
+pub fn system_identifier() -> u64 {
+    // SAFETY: a read of shared memory.
+    unsafe { pg_sys::GetSystemIdentifier() }
+}
+
+/// Returns the timeline of new WAL. For a primary only, where it is set.
+pub fn timeline() -> u32 {
+    // SAFETY: a read of shared memory.
+    unsafe { pg_sys::GetWALInsertionTimeLine() }
+}
+
+/// Returns the database of the session.
+pub fn database() -> pg_sys::Oid {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::MyDatabaseId }
+}
+
+/// Returns the OID of a table, or 0.
+pub fn table_oid(schema: &CStr, table: &CStr) -> pg_sys::Oid {
+    // SAFETY: look-ups in the system caches.
+    unsafe { pg_sys::get_relname_relid(table.as_ptr(), pg_sys::get_namespace_oid(schema.as_ptr(), true)) }
+}
+
+/// Locks a table until the end of the transaction. If it does not exist, this locks nothing.
+pub fn lock_table(table: pg_sys::Oid, mode: u32) {
+    // SAFETY: takes an ordinary lock.
+    unsafe { pg_sys::LockRelationOid(table, mode as i32) }
+}
+
+/// Takes a heavyweight lock on an object until the end of the transaction.
+pub fn lock_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) {
+    // SAFETY: takes an ordinary lock.
+    unsafe { pg_sys::LockDatabaseObject(class, object, 0, mode as i32) }
+}
+
+/// Releases a lock on an object that this transaction has taken.
+pub fn unlock_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) {
+    // SAFETY: PostgreSQL warns if the lock is not held, and does nothing.
+    unsafe { pg_sys::UnlockDatabaseObject(class, object, 0, mode as i32) }
+}
 
 /// Returns when the configuration was last read again in this backend.
 pub fn reloaded_at() -> pg_sys::TimestampTz {

@@ -1,7 +1,9 @@
 //! Every error of the extension: its SQLSTATE, message, detail, and hint, each in one place.
 //!
-//! Messages are constant. None ever holds a secret, a code, a key, or a path. DETAIL and HINT are whole sentences: a test in
+//! Messages are constant. DETAIL and HINT are whole sentences: a test in
 //! `tests.rs` goes through every variant.
+//!
+//! Owns all text of errors. Must never get a secret, a code, a key, or a path.
 
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;

@@ -1,7 +1,31 @@
 //! pg_totp: TOTP secrets stored encrypted in PostgreSQL, codes checked by plain SQL.
 //!
-//! Reading order: `api/verify.rs` (the hot path), then the two pure crates `otp` and `seal`, then `inplace`.
-//! Dependencies point one way: `api` uses `store`, `keyring`, `inplace`, `audit`; they use the pure crates.
+//! Reading order: `api/mod.rs` (the functions and their files), `api/verify.rs` (the hot path), the two pure crates `otp` and
+//! `seal`, then `inplace`.
+//!
+//! # The law
+//!
+//! `api` → `removed`, `audit`, `replay_floor`, `keyring` → `store` → `inplace` → `backend`, `error`. Beside them are the
+//! small modules that each of these may use (`user`, `timestamp`, `clock`, `settings`, `server_log`, `random`) and the pure
+//! crates, which know nothing of PostgreSQL. No arrow runs upward, but one, through SQL text: the UPDATE of a rotation in
+//! `store/rotation.rs` calls `totp.reseal`, which is in `api/rotation.rs`.
+//!
+//! # The lock order
+//!
+//! A call takes its locks in this order, and leaves out what it does not need. All but the page locks last until the end of
+//! the transaction.
+//!
+//! 1. The tables of a sign-in: `attempts` and `used_codes` ROW EXCLUSIVE, `secrets` ACCESS SHARE (`store/sign_in.rs`).
+//! 2. The set of data keys, EXCLUSIVE: who adds or destroys a key (`store/data_keys.rs`).
+//! 3. A data key: SHARE for who writes rows of a user, EXCLUSIVE for who destroys it. Sign-ins with a confirmed device hold
+//!    none, so a rotation does not stop them.
+//! 4. The row of the user in `totp.attempts`, FOR NO KEY UPDATE: one writer per user. A rotation takes the rows of a batch in
+//!    the order of their ids, and skips those that are held.
+//! 5. Other rows of that user.
+//! 6. The pages of rows that change in place, for nanoseconds: `attempts` before `used_codes`, or `floor` alone. Nothing
+//!    waits while it holds one.
+//!
+//! Owns the order of the SQL files, and what happens when the library is loaded. Must never read a catalog then.
 
 // PostgreSQL errors cross Rust frames as panics: without unwinding they would end the backend.
 #[cfg(not(panic = "unwind"))]
@@ -39,8 +63,7 @@ pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", finalize);
 /// there may be no session, no transaction, and no catalog.
 #[pgrx::pg_guard]
 extern "C-unwind" fn _PG_init() {
-    // SAFETY: a backend has one thread. pgrx would add a backtrace, with paths of the build, to the DETAIL of errors.
-    unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    backend::hide_backtraces();
     if let Err(error) = settings::refuse_startup_options() {
         ErrorReport::from(error).report(PgLogLevel::ERROR);
     }

@@ -2,6 +2,8 @@
 //!
 //! The used step of a secret is removed with it. If the secret is imported again soon after, the last used code would be good
 //! once more. So the audit row of the removal says until when codes were used, and an import looks there.
+//!
+//! Owns the detail `used_until` of the audit log. Must never lower a used step.
 
 use otp::{Period, TimeStep};
 

@@ -3,12 +3,12 @@
 //! After a failover, a restore, or a copy, a code that was accepted at the very end may look unused here. So the first
 //! call under a new identity sets the floor to now. Codes of older secrets count again from the first step that
 //! cannot have been accepted before it. docs/design/in-place.md says what is recognized, and what is not.
+//!
+//! Owns the identity of the cluster. Must never let a code count that may have been accepted before.
 
 use std::cell::Cell;
-use std::ffi::{CStr, OsStr};
 use std::fs::Metadata;
 use std::io::ErrorKind;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -16,6 +16,7 @@ use std::time::UNIX_EPOCH;
 use otp::{Period, TimeStep, Window};
 use pgrx::pg_sys;
 
+use crate::backend;
 use crate::clock;
 use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
@@ -72,9 +73,8 @@ pub fn current() -> Result<Timestamp, Error> {
 /// Returns now, or the time of the last replayed commit if that is later: after a failover it comes from the clock of the
 /// lost primary, which may have been ahead of ours.
 fn last_known(now: Timestamp) -> Timestamp {
-    // SAFETY: a read of shared memory; 0 if nothing was replayed.
-    let replayed = unsafe { pg_sys::GetLatestXTime() };
-    if replayed == 0 || is_far_ahead(Timestamp(replayed), now) { now } else { now.max(Timestamp(replayed)) }
+    let replayed = backend::replayed_until().map(Timestamp).filter(|replayed| !is_far_ahead(*replayed, now));
+    replayed.map_or(now, |replayed| now.max(replayed))
 }
 
 /// Returns whether the clock was so far ahead when the floor was set that nobody should wait until then: the floor is set
@@ -94,23 +94,19 @@ pub fn step(floor_at: Timestamp, created_at: Timestamp, now: Timestamp, period: 
     Some(TimeStep::new(last.get().saturating_add(i64::from(Window::WIDEST.get()))))
 }
 
-/// Returns the identity: system identifier, the files that differ in a copy of the data directory, database, timeline.
+/// Returns the identity: system identifier, the files that differ in a copy of the data directory, database, timeline. For a
+/// primary only.
 fn identity() -> Result<[i64; 4], Error> {
-    // SAFETY: reads of shared memory and backend state; DataDir is set once at the start of the server. Called on a
-    // primary only, where the insertion timeline is set.
-    let (system, directory, database, timeline) = unsafe {
-        (
-            pg_sys::GetSystemIdentifier(),
-            CStr::from_ptr(pg_sys::DataDir),
-            pg_sys::MyDatabaseId,
-            pg_sys::GetWALInsertionTimeLine(),
-        )
-    };
-    let directory = Path::new(OsStr::from_bytes(directory.to_bytes()));
+    let directory = backend::data_directory();
     let control =
         directory.join("global/pg_control").metadata().map_err(|_| Error::Internal("read the control file"))?;
     let files = which_file(&control) ^ which_backup(directory)?;
-    Ok([system.cast_signed(), files.cast_signed(), i64::from(database.to_u32()), i64::from(timeline)])
+    Ok([
+        backend::system_identifier().cast_signed(),
+        files.cast_signed(),
+        i64::from(backend::database().to_u32()),
+        i64::from(backend::timeline()),
+    ])
 }
 
 /// Returns a number that differs in a copy of the file: its inode and, if the file system stores it, its creation time. It

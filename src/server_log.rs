@@ -3,6 +3,8 @@
 //! One line per event, `totp: event=… key="value" …`. The statement and its context are left out, since the statement
 //! has the code. The client gets nothing. Values are quoted, and everything but printable ASCII is escaped, so that no
 //! user id can forge a line.
+//!
+//! Owns the form of a line. Must never write the statement, or send anything to the client.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fmt::Write;

@@ -1,4 +1,6 @@
-//! The settings `totp.*`: who may change them, their ranges, and their defaults. No setting ever holds key bytes.
+//! The settings `totp.*`: who may change them, their ranges, and their defaults.
+//!
+//! Owns their names, ranges, and defaults. Must never hold key bytes, nor let a session weaken what the administrator set.
 
 use std::ffi::{CStr, CString};
 

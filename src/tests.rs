@@ -1,5 +1,7 @@
 //! Tests that run inside a backend, each in a transaction that is rolled back. What needs several sessions, a restart
 //! or a real COMMIT is tested in `tests/cluster`, what is visible in SQL in `tests/regress`.
+//!
+//! Owns samples of every error. Must never test what a regression test can show.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

@@ -1,4 +1,6 @@
 //! Converts arguments that several functions take from SQL types to those of the pure crates.
+//!
+//! Owns the defaults that depend on settings. Must never accept what the pure crates refuse.
 
 use otp::{Algorithm, Digits, Parameters, Period};
 

@@ -1,8 +1,11 @@
 //! Where a function may run, and who may call it. Checked before anything is judged.
+//!
+//! Owns these refusals. Must never trust the session user: SECURITY DEFINER code may run on its behalf.
 
 use pgrx::pg_catalog::pg_proc::PgProc;
 use pgrx::pg_sys;
 
+use crate::backend;
 use crate::error::Error;
 use crate::store;
 
@@ -11,14 +14,11 @@ use crate::store;
 /// On a standby, in a read-only transaction, and in parallel mode nothing can be used up or counted.
 pub fn writable(function: &'static str) -> Result<(), Error> {
     unrestricted(function)?;
-    // SAFETY: reads of backend state.
-    unsafe {
-        if pg_sys::RecoveryInProgress() {
-            return Err(Error::Standby(function));
-        }
-        if pg_sys::XactReadOnly {
-            return Err(Error::ReadOnly(function));
-        }
+    if backend::is_in_recovery() {
+        return Err(Error::Standby(function));
+    }
+    if backend::is_read_only() {
+        return Err(Error::ReadOnly(function));
     }
     not_parallel(function)
 }
@@ -27,8 +27,7 @@ pub fn writable(function: &'static str) -> Result<(), Error> {
 /// an owner on behalf of another user, or of autovacuum. A guess there would be charged, and audited, in the name of someone
 /// who did not ask for it.
 fn unrestricted(function: &'static str) -> Result<(), Error> {
-    // SAFETY: a read of backend state. A SECURITY DEFINER function keeps the flag of its caller.
-    if unsafe { pg_sys::InSecurityRestrictedOperation() } { Err(Error::Restricted(function)) } else { Ok(()) }
+    if backend::is_restricted() { Err(Error::Restricted(function)) } else { Ok(()) }
 }
 
 /// Refuses everyone but the owner of the extension, the members of that role, and superusers.
@@ -46,11 +45,9 @@ pub unsafe fn owner(fcinfo: pg_sys::FunctionCallInfo, function: &'static str) ->
 /// # Safety
 /// `fcinfo` is that of the running call.
 pub unsafe fn superuser(fcinfo: pg_sys::FunctionCallInfo, function: &'static str) -> Result<(), Error> {
-    // SAFETY: promised by the caller; the other is a look-up of the current user.
-    unsafe {
-        knows_its_caller(fcinfo, function)?;
-        if pg_sys::superuser() { Ok(()) } else { Err(Error::SuperuserOnly) }
-    }
+    // SAFETY: promised by the caller.
+    unsafe { knows_its_caller(fcinfo, function) }?;
+    if backend::is_superuser() { Ok(()) } else { Err(Error::SuperuserOnly) }
 }
 
 /// Refuses a function that is SECURITY DEFINER, as the SQL of 0.1.0 declares these. Its current user is always its owner, and
@@ -69,15 +66,10 @@ unsafe fn knows_its_caller(fcinfo: pg_sys::FunctionCallInfo, function: &'static 
 
 /// Refuses REPEATABLE READ and SERIALIZABLE, where an UPDATE does not see rows that were committed later.
 pub fn read_committed(function: &'static str) -> Result<(), Error> {
-    // SAFETY: a read of backend state.
-    if unsafe { pg_sys::XactIsoLevel } > pg_sys::XACT_READ_COMMITTED as i32 {
-        return Err(Error::Isolation(function));
-    }
-    Ok(())
+    if backend::is_read_committed() { Ok(()) } else { Err(Error::Isolation(function)) }
 }
 
 /// Refuses parallel mode, where no new snapshot can be taken.
 pub fn not_parallel(function: &'static str) -> Result<(), Error> {
-    // SAFETY: a read of backend state.
-    if unsafe { pg_sys::IsInParallelMode() } { Err(Error::Parallel(function)) } else { Ok(()) }
+    if backend::is_parallel() { Err(Error::Parallel(function)) } else { Ok(()) }
 }

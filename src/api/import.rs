@@ -1,4 +1,6 @@
 //! `totp_import`: a device keeps the secret that it already has.
+//!
+//! Owns which of two sources of a parameter wins. Must never store a secret by other rules than `enroll.rs` does.
 
 use otp::{OtpauthUri, Secret};
 use pgrx::pg_sys::panic::ErrorReport;

@@ -1,4 +1,6 @@
 //! `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user`: the functions of a support desk.
+//!
+//! Owns what happens to everything of a user. Must never clear a used step: what was used stays used.
 
 use std::collections::BTreeMap;
 

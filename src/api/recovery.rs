@@ -1,4 +1,6 @@
 //! `totp_recovery_codes`, `totp_recover`: the way in when every device is lost (NIST SP 800-63B "look-up secrets").
+//!
+//! Owns the order of a judgment, as `verify.rs` does. Must never accept a code twice, nor let a wrong one go uncharged.
 
 use otp::{Counter, Guess, Policy, RecoveryCode, RecoverySet, UsedMask, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;

@@ -1,4 +1,6 @@
 //! Text that is shown once. Our copy is wiped as soon as PostgreSQL has its own.
+//!
+//! Owns the way of a secret to the client. Must never be printed in any other way.
 
 use pgrx::callconv::{BoxRet, FcInfo};
 use pgrx::datum::Datum;

@@ -1,4 +1,6 @@
 //! `totp_enabled`, `totp_status`: what is known about a user. They work on a standby too.
+//!
+//! Owns the columns of `totp_status`. Must never return anything that is sealed.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

@@ -6,6 +6,9 @@
 //! Once a code is compared, it is known whether it is right. From there on a wrong code touches the user's attempts row and
 //! nothing else: anything else that waits or fails would reveal a wrong code without a charge. So everything that does not
 //! depend on the code comes before the comparison, and what only a right code needs comes after it.
+//!
+//! Owns the order of a judgment, and the answer. Must never wait, fail, or tell anything that depends on the code before the
+//! guess is charged.
 
 use std::ops::ControlFlow;
 

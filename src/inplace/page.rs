@@ -1,12 +1,11 @@
 //! One row on one page: where its columns are, and whether they may be changed now.
 //!
-//! Owns every access to a page. Nothing here decides anything about codes.
+//! Owns every look at a page. Must never decide anything about codes.
 
 use pgrx::pg_sys;
 
-use super::{InPlace, RowAddress, Words};
-use crate::backend;
-use crate::backend::is_named;
+use super::row::{InPlace, RowAddress, Words};
+use crate::backend::{self, is_named};
 use crate::error::Error;
 
 const WORDS_LEN: usize = size_of::<Words>();
@@ -51,7 +50,7 @@ impl Target {
         // SAFETY: the table is open.
         unsafe {
             // Without an id the transaction has changed nothing.
-            if pg_sys::GetTopTransactionIdIfAny() == pg_sys::InvalidTransactionId {
+            if backend::transaction_id() == pg_sys::InvalidTransactionId {
                 return false;
             }
             let schema = (*(*self.relation).rd_rel).relnamespace;
@@ -341,7 +340,7 @@ fn is_own_catalog_row(cache: pg_sys::SysCacheIdentifier::Type, object: pg_sys::O
         }
         let xmin = (*(*row).t_data).t_choice.t_heap.t_xmin;
         pg_sys::ReleaseSysCache(row);
-        pg_sys::TransactionIdIsCurrentTransactionId(xmin)
+        backend::is_own_transaction(xmin)
     }
 }
 

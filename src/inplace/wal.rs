@@ -4,16 +4,48 @@
 //! what changed. That takes longer than everything else in a sign-in, and it happens under the page lock. Here the change is
 //! known. For each page the record has pieces of offset, length, and bytes (`generic_redo` in PostgreSQL's generic_xlog.c,
 //! the same from 9.6 to 18): crash recovery and standbys replay it without this library.
+//!
+//! Owns the record, and when it is on disk. Must never log anything but the words of one row per page.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use pgrx::pg_sys;
 
-use super::{Lsn, Words};
+use super::row::Words;
 use crate::backend;
 
 /// Bytes of the two numbers before each piece.
 const HEAD: usize = 4;
+
+/// The end of the WAL record of a change.
+#[derive(Clone, Copy)]
+pub struct Lsn(pg_sys::XLogRecPtr);
+
+impl Lsn {
+    /// A change that needs no record: PostgreSQL writes the table to disk when the transaction that created it commits.
+    const AT_COMMIT: Self = Self(0);
+
+    /// Returns when the change is on disk, and on the synchronous standbys if there are any.
+    ///
+    /// A transaction without an id neither flushes nor waits at its commit. So this function flushes, whatever
+    /// `synchronous_commit` says. The wait for standbys follows that setting, as COMMIT does.
+    pub fn make_durable(self) {
+        // SAFETY: plain calls of PostgreSQL's interface. SyncRepWaitForLSN asserts that interrupts are held; it ends
+        // a canceled wait in a WARNING. If it raised, PostgreSQL would reset the count itself.
+        unsafe {
+            pg_sys::XLogFlush(self.0);
+            pg_sys::InterruptHoldoffCount += 1;
+            pg_sys::SyncRepWaitForLSN(self.0, false);
+            pg_sys::InterruptHoldoffCount -= 1;
+        }
+    }
+
+    /// Leaves the flush to the WAL writer, within three times `wal_writer_delay`.
+    pub fn flush_soon(self) {
+        // SAFETY: notes the position in shared memory and may wake the WAL writer.
+        unsafe { pg_sys::XLogSetAsyncXactLSN(self.0) }
+    }
+}
 
 /// New values of the columns of one row.
 pub struct Change {

@@ -35,8 +35,7 @@ thread_local! {
 /// Returns the data key that seals new secrets, and holds it until the end of the transaction, so that no rotation destroys
 /// it meanwhile. The first call ever creates it.
 ///
-/// Every function that writes rows of a user calls this before it takes any row lock. So it cannot deadlock with a rotation,
-/// which locks the data keys first.
+/// Every function that writes rows of a user calls this before it takes any row lock: the lock order of `lib.rs`.
 pub fn hold_current() -> Result<KeyId, Error> {
     loop {
         let Some(key) = data_keys::current(&Snapshot::latest())? else {

@@ -1,16 +1,18 @@
 //! The source of master keys: the file that `totp.key_file` names, or else the environment of the server.
+//!
+//! Owns the rules for the file. Must never read one that others can write or read.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use pgrx::pg_sys;
 use seal::MasterKeys;
 use zeroize::Zeroizing;
 
+use crate::backend;
 use crate::error::Error;
 use crate::settings;
 
@@ -59,8 +61,7 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, Error> {
 /// Checks the opened file by PostgreSQL's rule for `ssl_key_file`: it is ours and nobody else has access, or it is root's and
 /// at most our group reads it.
 fn check_permissions(file: &Metadata) -> Result<(), FileRule> {
-    // SAFETY: geteuid cannot fail.
-    let us = unsafe { libc::geteuid() };
+    let us = backend::system_user();
     if !file.is_file() {
         Err(FileRule::Regular)
     } else if file.uid() != us && file.uid() != 0 {
@@ -112,10 +113,7 @@ impl From<FileRule> for Error {
 }
 
 fn is_in_data_directory(path: &Path) -> bool {
-    // SAFETY: DataDir is set once at the start of the server.
-    let directory = unsafe { CStr::from_ptr(pg_sys::DataDir) };
-    let directory = Path::new(OsStr::from_bytes(directory.to_bytes()));
-    match (path.canonicalize(), directory.canonicalize()) {
+    match (path.canonicalize(), backend::data_directory().canonicalize()) {
         (Ok(path), Ok(directory)) => path.starts_with(directory),
         _ => true,
     }

@@ -2,12 +2,13 @@
 //!
 //! The row is also the lock of its user: all writers of rows of a user hold it, so they run one after the other. Sign-ins do
 //! not lock it: a row lock does not prevent a change in place.
+//!
+//! Owns the rows, and the lock of a user. Must never clear a counter.
 
 use otp::Counter;
 use pgrx::pg_sys;
 
-use super::relcache::Kept;
-use super::scan::{Checked, Open, UserTable};
+use super::scan::{OpenTable, UserTable};
 use super::shape;
 use super::spi::{self, Snapshot, int8, statement};
 use crate::error::Error;
@@ -55,11 +56,7 @@ impl InPlace for Attempts {
     }
 }
 
-thread_local! {
-    static CHECKED: Kept<Checked> = const { Kept::nothing() };
-}
-
-static TABLE: UserTable = UserTable { table: &shape::ATTEMPTS, select: &SELECT, checked: &CHECKED };
+static TABLE: UserTable = UserTable { table: &shape::ATTEMPTS, select: &SELECT };
 
 statement!(writes INSERT(TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID), c"
 INSERT INTO totp.attempts (user_id, locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures)
@@ -96,13 +93,13 @@ pub fn delete(user: UserId) -> Result<bool, Error> {
 }
 
 /// Opens the table to change rows in place. Errors: XX001 if it is altered.
-pub fn open() -> Result<Open, Error> {
+pub fn open() -> Result<OpenTable, Error> {
     TABLE.open(pg_sys::RowExclusiveLock)
 }
 
 /// Returns where the user's row is, and its contents. Errors: XX001 if there are two, which is possible without the primary
 /// key: a lock in one of them would not be seen.
-pub fn read(table: &Open, user: UserId, snapshot: &Snapshot) -> Result<Option<(RowAddress, Attempts)>, Error> {
+pub fn read(table: &OpenTable, user: UserId, snapshot: &Snapshot) -> Result<Option<(RowAddress, Attempts)>, Error> {
     let mut rows = table.rows_of(user, snapshot, |address, row| Ok((address, Attempts::from_words(row.words()?))))?;
     let found = rows.pop();
     if rows.is_empty() { Ok(found) } else { Err(Error::RowsAltered) }

@@ -1,4 +1,6 @@
 //! `totp.audit_log`.
+//!
+//! Owns the rows. Must never update one.
 
 use super::spi::{self, Arg, Snapshot, statement, text, time};
 use pgrx::IntoDatum;

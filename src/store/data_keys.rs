@@ -2,12 +2,15 @@
 //!
 //! The locks are PostgreSQL's object locks, tagged (table, key id), and not row locks: at REPEATABLE READ a row lock
 //! raises 40001 if a rotation changed the row meanwhile, and no enrollment may fail because of a rotation.
+//!
+//! Owns the rows, and the locks. Must never have two current keys.
 
 use pgrx::pg_sys;
 use seal::KeyId;
 
 use super::spi::{Row, Snapshot, bytes, key_id, key_ids, statement, text, time};
 use super::table_oid;
+use crate::backend;
 use crate::error::Error;
 use crate::timestamp::Timestamp;
 
@@ -146,8 +149,7 @@ pub fn lock_shared(id: KeyId) {
 
 /// Releases a key that is no longer current.
 pub fn unlock_shared(id: KeyId) {
-    // SAFETY: taken by `lock_shared` of this transaction.
-    unsafe { pg_sys::UnlockDatabaseObject(table_oid(c"data_keys"), object(id), 0, pg_sys::ShareLock as i32) }
+    backend::unlock_object(table_oid(c"data_keys"), object(id), pg_sys::ShareLock);
 }
 
 /// Lets one session at a time add or destroy keys. Call it before the lock of any key.
@@ -171,9 +173,8 @@ pub fn lock_all() -> Result<Vec<ListedKey>, Error> {
 }
 
 fn lock(id: KeyId, mode: u32) {
-    // SAFETY: an ordinary heavyweight lock, released at the end of the transaction. The table's own OID as class is
-    // used by nothing else.
-    unsafe { pg_sys::LockDatabaseObject(table_oid(c"data_keys"), object(id), 0, mode as i32) }
+    // Nothing else uses the table's own OID as class.
+    backend::lock_object(table_oid(c"data_keys"), object(id), mode);
 }
 
 fn object(id: KeyId) -> pg_sys::Oid {

@@ -1,4 +1,6 @@
 //! `totp.floor`: the one row with the identity of the cluster that last judged a code, changed in place.
+//!
+//! Owns the row. Must never add a second one.
 
 use std::convert::Infallible;
 
@@ -7,6 +9,7 @@ use pgrx::pg_sys;
 use super::relcache::Kept;
 use super::spi::{Snapshot, statement};
 use super::table_oid;
+use crate::backend;
 use crate::error::Error;
 use crate::inplace::{InPlace, RowAddress, Words};
 use crate::timestamp::Timestamp;
@@ -45,8 +48,7 @@ thread_local! {
 pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
     // Nothing may rewrite or move the row until the end of the transaction. If the table does not exist, this locks
     // nothing, and the next statement raises.
-    // SAFETY: takes a lock.
-    unsafe { pg_sys::LockRelationOid(table(), pg_sys::RowExclusiveLock as i32) }
+    backend::lock_table(table(), pg_sys::RowExclusiveLock);
     let snapshot = Snapshot::latest();
     let row = FIND.with(|s| {
         s.first(&snapshot, &[], |row| {

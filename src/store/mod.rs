@@ -3,6 +3,8 @@
 //! One file per table, and besides `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health` with
 //! `health_rights`. They use `spi`, or `scan` if a plan costs too much; both return a `row`. `shape` knows the columns of the
 //! tables.
+//!
+//! Owns every SQL text that is not in `sql/`. Must never call a function of `api`, except in the one place that `lib.rs` names.
 
 pub mod attempts;
 pub mod audit_log;
@@ -26,8 +28,9 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
+use crate::backend;
+
 /// Returns the OID of a table in schema `totp`, or 0.
 fn table_oid(name: &CStr) -> pg_sys::Oid {
-    // SAFETY: look-ups in the system caches.
-    unsafe { pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(c"totp".as_ptr(), true)) }
+    backend::table_oid(c"totp", name)
 }

@@ -1,4 +1,6 @@
 //! The owner of the extension.
+//!
+//! Owns the question who that is. Must never ask about the session user.
 
 use super::spi::{Snapshot, statement};
 use crate::error::Error;

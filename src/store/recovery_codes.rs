@@ -1,4 +1,6 @@
 //! `totp.recovery_codes`: the current set of recovery codes of a user, as sealed hashes.
+//!
+//! Owns the rows. Must never write a hash that is not sealed.
 
 use seal::KeyId;
 

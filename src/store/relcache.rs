@@ -1,4 +1,6 @@
 //! Values from PostgreSQL's catalog, kept until PostgreSQL says that it may have changed. Its plan cache does the same.
+//!
+//! Owns the count of changes. Must never keep a value over one of them.
 
 use std::cell::Cell;
 

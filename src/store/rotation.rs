@@ -1,4 +1,6 @@
 //! The statements of a key rotation.
+//!
+//! Owns the statements that move what is sealed. Must never see it opened: `totp.reseal` does that, and calls back into `api`.
 
 use std::cell::Cell;
 

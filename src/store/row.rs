@@ -1,4 +1,6 @@
 //! A row from PostgreSQL, read column by column.
+//!
+//! Owns the conversion of values. Must never guess a type: the caller names the type that `shape` has checked.
 
 use pgrx::{FromDatum, pg_sys};
 use seal::KeyId;

@@ -1,13 +1,14 @@
 //! `totp.secrets`: one row per secret. A device has at most one active and one pending secret.
 //!
 //! The writers here are called with the user's row in `totp.attempts` locked and the current data key held.
+//!
+//! Owns the rows. Must never write a secret that is not sealed.
 
 use otp::{Algorithm, Digits, Parameters, Period};
 use pgrx::pg_sys;
 use seal::KeyId;
 
-use super::relcache::Kept;
-use super::scan::{Checked, Open, UserTable};
+use super::scan::{OpenTable, UserTable};
 use super::shape;
 use super::spi::{self, Row, Snapshot, bytes, int4, statement, text, time};
 use super::used_codes::{self, UsedCode};
@@ -188,11 +189,7 @@ pub struct Listed {
     pub recovery_codes_left: i32,
 }
 
-thread_local! {
-    static CHECKED: Kept<Checked> = const { Kept::nothing() };
-}
-
-static TABLE: UserTable = UserTable { table: &shape::SECRETS, select: &SELECT, checked: &CHECKED };
+static TABLE: UserTable = UserTable { table: &shape::SECRETS, select: &SELECT };
 
 statement!(reads SELECT(TEXTOID), c"
 SELECT user_id, device, slot, secret_id, version, key_id, sealed, algorithm, digits, period, issuer, account_name,
@@ -258,7 +255,7 @@ pub const EXPIRES_AT: i32 = 16;
 pub const DISABLED_AT: i32 = 17;
 
 /// Opens the table for reading. Errors: XX001 if it is altered.
-pub fn open() -> Result<Open, Error> {
+pub fn open() -> Result<OpenTable, Error> {
     TABLE.open(pg_sys::AccessShareLock)
 }
 

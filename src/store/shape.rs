@@ -2,6 +2,8 @@
 //!
 //! A value is read by its expected type. A value of another type could be taken for an address. So each table is checked
 //! before anything is read from it, and again after PostgreSQL reports a change.
+//!
+//! Owns the columns of each table, and the one check of them. Must never let a row be read from a table that does not fit.
 
 use std::ffi::CStr;
 use std::thread::LocalKey;
@@ -12,7 +14,7 @@ use pgrx::pg_sys::{
 
 use super::relcache::Kept;
 use super::table_oid;
-use crate::backend::is_named;
+use crate::backend::{self, is_named};
 use crate::error::Error;
 
 /// A table of schema `totp`.
@@ -20,7 +22,7 @@ pub struct Table {
     pub name: &'static CStr,
     /// Names and types of its first columns. More may follow.
     columns: &'static [(&'static str, pg_sys::Oid)],
-    checked: &'static LocalKey<Kept<()>>,
+    checked: &'static LocalKey<Kept<Checked>>,
 }
 
 /// Declares a [`Table`].
@@ -28,7 +30,7 @@ macro_rules! table {
     ($table:ident, $name:literal, [$(($column:literal, $type:ident)),* $(,)?]) => {
         pub static $table: Table = {
             thread_local! {
-                static CHECKED: Kept<()> = const { Kept::nothing() };
+                static CHECKED: Kept<Checked> = const { Kept::nothing() };
             }
             Table { name: $name, columns: &[$(($column, $type)),*], checked: &CHECKED }
         };
@@ -141,35 +143,115 @@ pub fn altered() -> Vec<&'static str> {
     ALL.iter().filter(|table| table.check().is_err()).map(|table| table.name.to_str().unwrap_or_default()).collect()
 }
 
+/// What was found out about a table.
+#[derive(Clone, Copy)]
+struct Checked {
+    table: pg_sys::Oid,
+    user_id: Option<UserId>,
+}
+
+/// How the rows of a user are found.
+#[derive(Clone, Copy)]
+pub struct UserId {
+    /// The number of column `user_id`, which is compared byte by byte.
+    pub column: pg_sys::AttrNumber,
+    /// The primary key of a plain table, if it includes that column.
+    pub key: Option<pg_sys::Oid>,
+}
+
+/// An open table, as expected. Its lock stays until the end of the transaction.
+pub struct Open {
+    pub relation: pg_sys::Relation,
+    /// `None` if there is no such column, or it has another collation.
+    pub user_id: Option<UserId>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort of the transaction closes it.
+        if !std::thread::panicking() {
+            // SAFETY: opened in `Table::open`, closed once.
+            unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as i32) }
+        }
+    }
+}
+
+/// Why a table cannot be used.
+enum Unfit {
+    /// It had the name before, and another table has it now.
+    NotTheName,
+    Altered,
+}
+
 impl Table {
     /// Checks the table, unless nothing has changed since the last check.
     ///
     /// Errors: XX001 if it is missing, or its columns have changed.
     pub fn check(&'static self) -> Result<(), Error> {
-        self.checked.with(|checked| checked.get_or(|| self.look()))
-    }
-
-    /// Compares the table with the expected columns. The lock stays until the end of the transaction, so the result stays true.
-    fn look(&self) -> Result<(), Error> {
-        // SAFETY: returns NULL for what does not exist; an open relation has its columns, and is closed once.
-        unsafe {
-            let relation = pg_sys::try_table_open(table_oid(self.name), pg_sys::AccessShareLock as i32);
-            if relation.is_null() {
-                return Err(self.altered());
-            }
-            let fits = is_table(relation) && self.fits((*relation).rd_att);
-            pg_sys::table_close(relation, pg_sys::NoLock as i32);
-            if fits { Ok(()) } else { Err(self.altered()) }
+        match self.checked.with(Kept::get) {
+            Some(_) => Ok(()),
+            None => self.open(pg_sys::AccessShareLock).map(drop),
         }
     }
 
-    /// Returns whether the columns are the expected ones.
+    /// Opens and locks the table, and checks it unless nothing has changed since the last check.
+    ///
+    /// Errors: XX001 if it is missing, or its columns have changed.
+    pub fn open(&'static self, lock: u32) -> Result<Open, Error> {
+        self.checked.with(|checked| {
+            loop {
+                let table = checked.get().map_or_else(|| table_oid(self.name), |checked| checked.table);
+                // SAFETY: returns NULL if the table does not exist. Taking the lock reads the messages about changes, so
+                // a value that is kept afterward is true of the current table.
+                let relation = unsafe { pg_sys::try_table_open(table, lock as i32) };
+                if !relation.is_null() {
+                    // SAFETY: just opened.
+                    match checked.get_or(|| unsafe { self.look(relation) }) {
+                        Ok(Checked { user_id, .. }) => return Ok(Open { relation, user_id }),
+                        Err(unfit) => {
+                            // SAFETY: opened above. An unused table is not kept locked.
+                            unsafe { pg_sys::table_close(relation, lock as i32) };
+                            if matches!(unfit, Unfit::Altered) {
+                                return Err(self.altered());
+                            }
+                        }
+                    }
+                } else if table_oid(self.name) == pg_sys::InvalidOid {
+                    return Err(self.altered());
+                }
+                pgrx::check_for_interrupts!();
+            }
+        })
+    }
+
+    /// Compares a table with the expected one.
     ///
     /// # Safety
-    /// `columns` belongs to an open relation.
-    pub unsafe fn fits(&self, columns: pg_sys::TupleDesc) -> bool {
-        // SAFETY: promised by the caller.
-        let columns = unsafe { pgrx::PgTupleDesc::from_pg_unchecked(columns) };
+    /// `relation` is open and locked.
+    unsafe fn look(&self, relation: pg_sys::Relation) -> Result<Checked, Unfit> {
+        // SAFETY: an open relation has its pg_class row and tuple descriptor.
+        let (table, class, columns) = unsafe {
+            ((*relation).rd_id, &*(*relation).rd_rel, pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att))
+        };
+        if table != table_oid(self.name) {
+            return Err(Unfit::NotTheName);
+        }
+        // Only rows of a table or a partitioned table have a ctid.
+        let kind = class.relkind as u8;
+        if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) || !self.fits(&columns) {
+            return Err(Unfit::Altered);
+        }
+        let is_plain = kind == pg_sys::RELKIND_RELATION && !class.relhassubclass;
+        let user_id = columns.iter().find(|c| is_named(c, "user_id") && c.attcollation == pg_sys::C_COLLATION_OID);
+        let user_id = user_id.map(|c| c.attnum).map(|column| UserId {
+            column,
+            // SAFETY: promised by the caller.
+            key: if is_plain { unsafe { key_with(relation, column) } } else { None },
+        });
+        Ok(Checked { table, user_id })
+    }
+
+    fn fits(&self, columns: &pgrx::PgTupleDesc) -> bool {
         self.columns.iter().enumerate().all(|(index, (name, type_oid))| {
             columns.get(index).is_some_and(|c| !c.attisdropped && c.atttypid == *type_oid && is_named(c, name))
         })
@@ -186,14 +268,19 @@ impl Table {
     }
 }
 
-/// Returns whether it is a table or a partitioned table. Only their rows have a `ctid`.
+/// Returns the primary key, if it includes the column.
 ///
 /// # Safety
 /// `relation` is open.
-unsafe fn is_table(relation: pg_sys::Relation) -> bool {
-    // SAFETY: promised by the caller. An open relation has its pg_class row.
-    let kind = unsafe { (*(*relation).rd_rel).relkind } as u8;
-    matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE)
+unsafe fn key_with(relation: pg_sys::Relation, column: pg_sys::AttrNumber) -> Option<pg_sys::Oid> {
+    // SAFETY: promised by the caller. Both answers come from the relation's cache entry.
+    unsafe {
+        let index = backend::primary_key(relation);
+        let columns =
+            pg_sys::RelationGetIndexAttrBitmap(relation, pg_sys::IndexAttrBitmapKind::INDEX_ATTR_BITMAP_PRIMARY_KEY);
+        let member = i32::from(column) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+        (index != pg_sys::InvalidOid && pg_sys::bms_is_member(member, columns)).then_some(index)
+    }
 }
 
 /// Returns the tables that a statement names.

@@ -1,9 +1,11 @@
 //! The look-up of the hot path: everything that a sign-in needs for its decision, seen by one snapshot.
+//!
+//! Owns which tables a sign-in reads, and in which order they are locked. Must never wait after the snapshot is taken.
 
 use otp::TimeStep;
 
 use super::attempts::{self, Attempts};
-use super::scan::Open;
+use super::scan::OpenTable;
 use super::secrets::{self, SealedSecret};
 use super::spi::Snapshot;
 use super::used_codes;
@@ -14,9 +16,9 @@ use crate::user::UserId;
 
 /// The tables of a sign-in, locked, and one snapshot of them.
 pub struct LookUp {
-    attempts: Open,
-    used_codes: Open,
-    secrets: Open,
+    attempts: OpenTable,
+    used_codes: OpenTable,
+    secrets: OpenTable,
     /// Keeps the rows where they are found, and the data keys that open them.
     pub snapshot: Snapshot,
 }

@@ -1,8 +1,10 @@
 //! The only way to SQL: kept plans, run under a snapshot that the caller gives.
 //!
-//! Owns every use of SPI. Plain SPI reads and writes under the snapshot of the transaction, which is old at REPEATABLE
+//! Plain SPI reads and writes under the snapshot of the transaction, which is old at REPEATABLE
 //! READ: an UPDATE of a row that was committed later silently changes nothing. So every statement here runs under
 //! [`Snapshot::latest`], as PostgreSQL's own foreign-key triggers do.
+//!
+//! Owns every use of SPI. Must never run a statement under the snapshot of the transaction.
 
 use std::cell::{Cell, OnceCell};
 use std::ffi::CStr;

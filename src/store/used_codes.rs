@@ -1,11 +1,12 @@
 //! `totp.used_codes`: the last used step of each secret and the used codes of each recovery set, changed in place.
+//!
+//! Owns the rows. Must never lower a step that was used.
 
 use otp::TimeStep;
 use pgrx::pg_sys;
 
-use super::relcache::Kept;
 use super::row::Row;
-use super::scan::{Checked, Open, UserTable};
+use super::scan::{OpenTable, UserTable};
 use super::shape;
 use super::spi::{self, Snapshot, int8, statement};
 use crate::error::Error;
@@ -50,11 +51,7 @@ impl UsedCode {
     }
 }
 
-thread_local! {
-    static CHECKED: Kept<Checked> = const { Kept::nothing() };
-}
-
-static TABLE: UserTable = UserTable { table: &shape::USED_CODES, select: &SELECT, checked: &CHECKED };
+static TABLE: UserTable = UserTable { table: &shape::USED_CODES, select: &SELECT };
 
 statement!(reads SELECT(TEXTOID), c"
 SELECT time_step, used_at, uses, recovery_mask, secret_id, user_id, tableoid, ctid, xmin
@@ -69,7 +66,7 @@ statement!(writes DELETE_ALL(TEXTOID), c"
 DELETE FROM totp.used_codes WHERE user_id = $1 RETURNING tableoid, ctid, xmin");
 
 /// Opens the table to change rows in place. Errors: XX001 if it is altered.
-pub fn open() -> Result<Open, Error> {
+pub fn open() -> Result<OpenTable, Error> {
     TABLE.open(pg_sys::RowExclusiveLock)
 }
 
