@@ -4,7 +4,6 @@ mod arguments;
 mod enroll;
 mod guard;
 mod health;
-mod health_rights;
 mod import;
 mod in_memory;
 mod keys;
