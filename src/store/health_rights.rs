@@ -1,7 +1,8 @@
 //! Facts for `totp_health()` about who could take over what the rights of the extension protect.
 //!
-//! All statements read PostgreSQL's catalogs, whose size does not depend on the number of users. Superusers, and roles that
-//! may SET ROLE to one, are not looked for: they may do everything anyway.
+//! Owns one statement per subject. Must never write a sentence or choose a status: `api::health` does. All statements read
+//! PostgreSQL's catalogs, whose size does not depend on the number of users. Superusers, and roles that may SET ROLE to one,
+//! are not looked for: they may do everything anyway.
 
 use super::spi::{Row, Snapshot, Statement, statement};
 use crate::error::Error;
@@ -37,6 +38,36 @@ pub struct GoneRoles {
     pub current: i64,
     pub oids: Vec<String>,
 }
+
+// The functions of the extension, and schema totp with its tables and their columns.
+statement!(reads OPEN_TO_PUBLIC(), c"
+SELECT DISTINCT name
+  FROM (SELECT p.oid::pg_catalog.regprocedure::text AS name, a.grantee
+          FROM pg_catalog.pg_proc p
+          JOIN pg_catalog.pg_depend d ON d.classid = 'pg_proc'::pg_catalog.regclass AND d.objid = p.oid
+                                     AND d.refclassid = 'pg_extension'::pg_catalog.regclass
+          JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_totp'
+         CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+         UNION ALL
+        SELECT c.oid::pg_catalog.regclass::text, a.grantee
+          FROM pg_catalog.pg_class c CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
+         WHERE c.relnamespace = 'totp'::pg_catalog.regnamespace
+         UNION ALL
+        SELECT c.oid::pg_catalog.regclass || ' (' || a.attname || ')', x.grantee
+          FROM pg_catalog.pg_attribute a
+          JOIN pg_catalog.pg_class c ON c.oid = a.attrelid AND c.relnamespace = 'totp'::pg_catalog.regnamespace
+         CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x
+         UNION ALL
+        SELECT 'schema totp', a.grantee
+          FROM pg_catalog.pg_namespace n CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+         WHERE n.nspname = 'totp') AS granted
+ WHERE grantee = 0
+ ORDER BY name");
+
+statement!(reads WRITERS(), c"
+SELECT rolname::text FROM pg_catalog.pg_roles
+ WHERE NOT rolsuper AND rolname <> 'pg_write_all_data' AND pg_catalog.pg_has_role(oid, 'pg_write_all_data', 'MEMBER')
+ ORDER BY rolname");
 
 // Uses the index on proname. PostgreSQL does not look for functions in pg_temp. Helpers in schema totp are called with the
 // schema. A routine that needs more arguments than ours has is never called instead, as those of examples/scale-out.
@@ -145,6 +176,16 @@ SELECT count(DISTINCT (classid, objid)) FILTER (WHERE is_initial),
        count(DISTINCT (classid, objid)) FILTER (WHERE NOT is_initial),
        ARRAY(SELECT DISTINCT role FROM gone ORDER BY role)::text[]
   FROM gone");
+
+/// Returns what of the extension PUBLIC has rights on.
+pub fn open_to_public() -> Result<Vec<String>, Error> {
+    rows(&OPEN_TO_PUBLIC, |row| row.must(1))
+}
+
+/// Returns the roles that can write to every table, except superusers.
+pub fn writers_of_all_data() -> Result<Vec<String>, Error> {
+    rows(&WRITERS, |row| row.must(1))
+}
 
 /// Returns the routines that may be called instead of ours. Those that no superuser owns come first.
 pub fn other_routines() -> Result<Vec<OtherRoutine>, Error> {

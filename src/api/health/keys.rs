@@ -1,0 +1,65 @@
+//! The checks about keys.
+//!
+//! Owns their sentences. Must never show a key, only the fingerprint of a master key.
+
+use pgrx::pg_sys::panic::ErrorReport;
+
+use super::check::{Check, counted};
+use crate::error::Error;
+use crate::keyring;
+use crate::store::data_keys;
+use crate::store::health;
+use crate::store::spi::Snapshot;
+use crate::timestamp::Timestamp;
+
+pub fn master_key() -> Check {
+    match keyring::reread() {
+        Ok(()) => Check::ok("master_key", format!("{} loaded; nothing to do", keyring::count())),
+        Err(error) => {
+            let report = ErrorReport::from(error);
+            let sentences: Vec<_> = [report.detail(), report.hint()].into_iter().flatten().collect();
+            Check::fail("master_key", format!("{}: {}", report.message(), sentences.join(" ")))
+        }
+    }
+}
+
+pub fn master_key_source() -> Check {
+    const NAME: &str = "master_key_source";
+    if keyring::is_environment() {
+        Check::warn(NAME, "from the environment, which more people can read than a file: set totp.key_file")
+    } else {
+        Check::ok(NAME, "from the file that totp.key_file names; nothing to do")
+    }
+}
+
+/// Fails for each data key whose master key is not loaded: what is sealed under it cannot be opened.
+pub fn lost_master_keys() -> Result<Vec<Check>, Error> {
+    const NAME: &str = "lost_master_key";
+    let mut keys = data_keys::list(&Snapshot::latest())?;
+    keys.retain(|key| !keyring::is_loaded(&key.master_key));
+    if keys.is_empty() {
+        return Ok(vec![Check::ok(NAME, "every data key can be opened; nothing to do")]);
+    }
+    let lost = |key: data_keys::ListedKey| {
+        let detail = format!(
+            "{} and {} are sealed under master key {}, which is not loaded: add it to the key file again",
+            counted(key.secrets, "secret", "secrets"),
+            counted(key.recovery_sets, "set of recovery codes", "sets of recovery codes"),
+            key.master_key
+        );
+        Check::fail(NAME, detail)
+    };
+    Ok(keys.into_iter().map(lost).collect())
+}
+
+pub fn key_rotation(now: Timestamp) -> Result<Check, Error> {
+    const NAME: &str = "key_rotation";
+    let keys = health::data_keys(now)?;
+    Ok(if keys.is_rotation_half_way {
+        Check::warn(NAME, "a rotation is half way: CALL totp_rotate_key_online()")
+    } else if keys.is_older_than_a_year {
+        Check::warn(NAME, "the data key is more than a year old: SELECT totp_rotate_key()")
+    } else {
+        Check::ok(NAME, "no data key is older than a year; nothing to do")
+    })
+}

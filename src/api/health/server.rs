@@ -1,0 +1,87 @@
+//! The checks about the server: settings, the version, and the tables as PostgreSQL's catalog describes them.
+//!
+//! Owns their sentences. Must never read a row of a table in schema `totp`: an altered table must not end these checks.
+
+use super::check::Check;
+use crate::error::Error;
+use crate::settings;
+use crate::store::health::{self, Fault, InPlaceTable};
+
+/// The version of the library.
+const LIBRARY: &str = env!("CARGO_PKG_VERSION");
+
+pub fn test_clock() -> Check {
+    match settings::clock() {
+        Some(_) => Check::fail("test_clock", "totp.clock is set and time stands still: reset it"),
+        None => Check::ok("test_clock", "totp.clock is not set; nothing to do"),
+    }
+}
+
+pub fn version() -> Result<Option<Check>, Error> {
+    const NAME: &str = "version";
+    Ok(health::version()?.map(|sql| {
+        if sql == LIBRARY {
+            return Check::ok(NAME, format!("{sql}; nothing to do"));
+        }
+        let detail = format!(
+            "the SQL has version {sql}, the library of this session has version {LIBRARY}: \
+             run ALTER EXTENSION pg_totp UPDATE, and end sessions that are older than the files"
+        );
+        Check::warn(NAME, detail)
+    }))
+}
+
+/// Returns one row of each table that changes in place.
+pub fn tables() -> Result<impl Iterator<Item = Check>, Error> {
+    Ok(health::in_place_tables()?.into_iter().map(table))
+}
+
+fn table(table: InPlaceTable) -> Check {
+    let name = format!("table_{}", table.name);
+    if table.faults.is_empty() {
+        return Check::ok(&name, "changes in place as it should; nothing to do");
+    }
+    let mut faults: Vec<_> =
+        table.faults.iter().map(|found| format!("table totp.{}: {}", table.name, fault(found))).collect();
+    faults.sort();
+    Check::fail(&name, faults.join("; "))
+}
+
+fn fault(fault: &Fault) -> String {
+    match fault {
+        Fault::Missing => "it is missing".into(),
+        Fault::Storage => "it is not a logged table of access method heap".into(),
+        Fault::Columns => "its first five columns have changed".into(),
+        Fault::Index(name) => format!("index {name} is on a column that changes in place: drop it"),
+        Fault::Trigger(name) => format!("trigger {name} would not see its changes: drop it"),
+        Fault::Publication(name) => {
+            format!("publication {name} would not see its changes: remove the table from it")
+        }
+    }
+}
+
+/// Checks the settings of PostgreSQL.
+pub fn settings_of_postgresql() -> Result<[Check; 2], Error> {
+    let found = health::server_settings()?;
+    Ok([wal_consistency_checking(found.checks_generic_wal), log_parameters(found.logs_parameters)])
+}
+
+fn wal_consistency_checking(is_on: bool) -> Check {
+    const NAME: &str = "wal_consistency_checking";
+    if is_on {
+        Check::fail(NAME, "it would abort crash recovery and stop standbys: remove generic and all from it")
+    } else {
+        Check::ok(NAME, "off for generic WAL; nothing to do")
+    }
+}
+
+fn log_parameters(are_logged: bool) -> Check {
+    const NAME: &str = "log_parameters";
+    if are_logged {
+        let detail = "the server log may show codes that are sent as parameters: \
+                      set log_parameter_max_length and log_parameter_max_length_on_error to 0";
+        Check::warn(NAME, detail)
+    } else {
+        Check::ok(NAME, "the server log shows no parameters; nothing to do")
+    }
+}

@@ -1,0 +1,116 @@
+//! The checks about users: signs of an attack, and users who need help.
+//!
+//! Owns their sentences, and the numbers from which on something is wrong. Must never show a user id that is not quoted.
+
+use super::check::{Check, Status, counted, listed, of, quoted};
+use crate::error::Error;
+use crate::store::health::{self, LastHour, Locks};
+use crate::timestamp::Timestamp;
+
+/// Users with wrong codes in an hour from which on it may be password spraying.
+const SPRAYED_USERS: i64 = 20;
+
+/// Used codes in an hour that are too many.
+const REPLAYS: i64 = 10;
+
+/// Returns one row per check.
+pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {
+    let hour = health::last_hour(now)?;
+    let help = health::help(now)?;
+    Ok(vec![
+        locked_users(&health::locks(now)?, &health::users_near_a_lock(now)?),
+        failures_over_many_users(&hour),
+        replays(hour.replays),
+        unconfirmed_devices(help.unconfirmed_devices),
+        recovery_codes_low(help.few_recovery_codes),
+        recovery_codes_alone(help.recovery_codes_alone),
+    ])
+}
+
+fn locked_users(locks: &Locks, last: &[String]) -> Check {
+    let mut detail = format!(
+        "{} locked, {} {}until totp_unlock(), and {} one wrong code away: {}",
+        counted(locks.locked, "user is", "users are"),
+        locks.forever,
+        of(locks.locked, "", "of them "),
+        counted(locks.near, "is", "are"),
+        match locks.forever {
+            0 => "nothing to do",
+            1 => "unlock the user if you know who it is",
+            _ => "unlock the users that you know",
+        }
+    );
+    if !last.is_empty() {
+        detail.push_str(of(last.len() as i64, "; the user is ", "; the last of them "));
+        detail.push_str(&listed(last.iter().map(quoted)));
+    }
+    Check::new("locked_users", Status::warn_if(locks.forever > 0), detail)
+}
+
+fn failures_over_many_users(hour: &LastHour) -> Check {
+    // Few users mistype. The number of tries per user does not matter: an attacker chooses it.
+    let is_spraying = hour.failing_users >= SPRAYED_USERS && hour.failing_users * 10 > hour.used_secrets;
+    let detail = format!(
+        "{} had a wrong code in the last hour, and {} used: {}",
+        counted(hour.failing_users, "user", "users"),
+        counted(hour.used_secrets, "secret was", "secrets were"),
+        if is_spraying {
+            "this looks like password spraying; look at client_addr in totp.audit_log"
+        } else {
+            "nothing to do"
+        }
+    );
+    Check::new("failures_over_many_users", Status::warn_if(is_spraying), detail)
+}
+
+fn replays(number: i64) -> Check {
+    let are_many = number >= REPLAYS;
+    let detail = format!(
+        "{} tried again in the last hour, in {} that committed: {}",
+        counted(number, "used code was", "used codes were"),
+        of(number, "a transaction", "transactions"),
+        if are_many {
+            "a client sends codes twice, or someone intercepts them; look at totp.audit_log"
+        } else {
+            "nothing to do"
+        }
+    );
+    Check::new("replays", Status::warn_if(are_many), detail)
+}
+
+fn unconfirmed_devices(number: i64) -> Check {
+    let detail = format!(
+        "{} expired: {}",
+        counted(
+            number,
+            "device was enrolled and never confirmed, and its secret has",
+            "devices were enrolled and never confirmed, and their secrets have"
+        ),
+        to_do(number, "enroll again, or call totp_remove()")
+    );
+    Check::ok("unconfirmed_devices", detail)
+}
+
+fn recovery_codes_low(number: i64) -> Check {
+    let detail = format!(
+        "{} two or fewer recovery codes left: {}",
+        counted(number, "user has", "users have"),
+        to_do(number, of(number, "ask for a new set", "ask for new sets"))
+    );
+    Check::ok("recovery_codes_low", detail)
+}
+
+fn recovery_codes_alone(number: i64) -> Check {
+    let (the_user, users) = ("if the user should no longer sign in", "for users who should no longer sign in");
+    let detail = format!(
+        "{} recovery codes and no device: {}",
+        counted(number, "user has", "users have"),
+        to_do(number, &format!("call totp_remove() {}", of(number, the_user, users)))
+    );
+    Check::ok("recovery_codes_alone", detail)
+}
+
+/// Says what to do, if there is anyone to do it for.
+fn to_do(number: i64, what: &str) -> &str {
+    if number > 0 { what } else { "nothing to do" }
+}
