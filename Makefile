@@ -11,7 +11,7 @@ help:
 	@echo 'make setup         install what is missing: Debian packages, cargo-pgrx'
 	@echo 'make demo          a guided tour on a throw-away server'
 	@echo 'make psql          psql on a throw-away server, for trying things out'
-	@echo 'make test          every test there is   (PART=cluster TEST=smoke: one part, some tests; LOAD=light: smaller loads)'
+	@echo 'make test          every test there is   (PART=cluster TEST=replay: one part, some tests; LOAD=light: smaller loads)'
 	@echo 'make bench         measure it beside the bare statements   (SUBJECT=loop: one subject)'
 	@echo 'make soak          run it for 30 minutes and report what grows or breaks   (MINUTES=10: shorter)'
 	@echo 'make fuzz          run a fuzzer on each parser for a minute   (SECONDS_EACH=600: longer)'

@@ -13,7 +13,7 @@
 //! | `totp_stats`, `totp_prune_audit` | `audit.rs` |
 //! | `totp_export` | `export.rs` |
 //! | `totp_qr_svg`, `totp_qr_png`, `totp_qr_text`, `totp_code_at` | `qr.rs` |
-//! | `totp_health` | `health/`` |
+//! | `totp_health` | `health/` |
 //!
 //! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, and `totp_grant` a function in `sql/rights.sql`.
 //!

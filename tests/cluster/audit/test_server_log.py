@@ -10,7 +10,7 @@ from itertools import islice
 
 import pytest
 from server import wait_until
-from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, wrong_codes
+from totp import MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, code_at, enroll, fix_clock, good, import_secret, recover, recovery_codes, wrong_codes
 
 
 # The default log_line_prefix, and the whole line after it.
@@ -74,22 +74,26 @@ def test_one_line_an_event(conn, log):
     assert audit(conn) == ["failed"] * 5 + ["locked", "failed", "locked", "unlocked", "replayed"]
 
 
-def test_recovery_codes_have_lines_too(conn, log):
-    [[code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
+def test_recovery_codes_have_lines_and_rows_too(conn, log):
+    code, *_ = recovery_codes(conn)
     assert log() == []
-    recover = "SELECT totp_recover('alice', %s)"
     for _ in range(MAX_ATTEMPTS):
-        conn.execute(recover, ["AAAAAA-AAAAAA-AAAAAA-AAAAAA"])
+        recover(conn, NO_CODE)
     assert log() == [*(f'totp: event=failed db_user="postgres" user="alice" of="recovery_codes" failures={n}' for n in range(1, 6)),
                      'totp: event=locked db_user="postgres" user="alice" of="recovery_codes" failures=5']
-    conn.execute(recover, [code])
-    assert log() == []
+    for refused in (code, NO_CODE):
+        recover(conn, refused)
+        assert log() == []
     conn.execute("SELECT totp_unlock('alice')")
     assert log() == ['totp: event=unlocked db_user="postgres" user="alice"']
-    conn.execute(recover, [code])
+    recover(conn, code)
     assert log() == ['totp: event=recovery_code_used db_user="postgres" user="alice"']
-    conn.execute(recover, [code])
+    recover(conn, code)
     assert log() == ['totp: event=replayed db_user="postgres" user="alice" of="recovery_codes" failures=1']
+    of = {"of": "recovery_codes"}
+    assert conn.execute("SELECT event, user_id, device, detail FROM totp.audit_log WHERE event <> 'imported' ORDER BY id").fetchall() == [
+        ("recovery_codes_created", "alice", None, None), *[("failed", "alice", None, of)] * MAX_ATTEMPTS, ("locked", "alice", None, of),
+        ("unlocked", "alice", None, None), ("recovery_code_used", "alice", None, None), ("replayed", "alice", None, of)]
 
 
 def test_the_first_judgment_of_a_cluster_has_a_line(db, cluster):
@@ -100,21 +104,6 @@ def test_the_first_judgment_of_a_cluster_has_a_line(db, cluster):
     with closing(db.connect()) as conn:
         enroll(conn, "alice")
     assert [LINE.fullmatch(line)[1] for line in cluster.log_text()[position:].splitlines()] == ["totp: event=floor timeline=1"]
-
-
-def test_the_lines_outlive_a_rollback_and_the_audit_rows_do_not(conn, log):
-    good = code_at(SECRET, NOON)
-    with conn.transaction(force_rollback=True):
-        check(conn, "alice", good)
-        check(conn, "alice", good)
-        for code in islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS):
-            check(conn, "alice", code)
-        conn.execute("SELECT totp_unlock('alice')")
-        assert len(audit(conn)) == 8
-    assert audit(conn) == []
-    assert log() == ['totp: event=replayed db_user="postgres" user="alice" device="default"',
-                     *(f'totp: event=failed db_user="postgres" user="alice" failures={n}' for n in range(1, 6)),
-                     'totp: event=locked db_user="postgres" user="alice" failures=5', 'totp: event=unlocked db_user="postgres" user="alice"']
 
 
 # --- the code --------------------------------------------------------------------------
@@ -148,6 +137,19 @@ def test_neither_log_nor_client_gets_the_statement_or_the_line(conn, log, by_par
     assert "event=" not in "".join(heard)
 
 
+def test_nor_does_a_client_that_may_only_sign_in_get_them(quick_db, conn, log):
+    role = quick_db.create_role("verify")
+    logged = len(quick_db.cluster.log_text())
+    with closing(quick_db.connect(user=role)) as web:
+        heard = []
+        web.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+        web.execute("SET client_min_messages = debug5")
+        web.execute(f"SELECT totp_verify('alice', '{next(wrong_codes(SECRET, NOON))}') /* marker */")
+    assert heard and not any("totp" in message for message in heard)
+    assert log() == [f'totp: event=failed db_user="{role}" user="alice" failures=1']
+    assert "marker" not in quick_db.cluster.log_text()[logged:]
+
+
 def test_neither_csvlog_nor_jsonlog_holds_the_statement(make_cluster):
     cluster = make_cluster(logging_collector="on", log_destination="stderr,csvlog,jsonlog", log_filename="server.log",
                            log_error_verbosity="verbose", log_min_error_statement="debug5")
@@ -177,7 +179,7 @@ HOSTILE = [
     'x" failures=0\n2030-01-01 12:00:00.000 UTC [1] LOG:  totp: event=unlocked user="alice',
     "line\nbreak", "carriage\rreturn", "tab\tbell\x07escape\x1b[2Kdelete\x7f", 'quote"quote', "back\\slash\\", '\\"', "\\n", "\\u{a}", "'; --",
     "next\u0085line", "separators\u2028\u2029", "right to left \u202e", "zero\u200bwidth", "é日本語🎉", "%s%n%m$1", " ", "=", 'user="bob"',
-    "\x01", "x" * 256, "\U0010ffff",
+    "\x01", "x" * 256, "\U0010ffff", 'alice" failures=0 event="unlocked', 'alice\\" failures=0', "\x1b[2K\x1b[1Aalice\x07\x9b", "a\u2028b\u2029c\x85d\x0be", "\u202eecila",
 ]
 
 
@@ -197,17 +199,23 @@ def unquoted(line):
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name)[:24])
-def test_no_name_can_forge_a_line(conn, log, name):
-    import_secret(conn, name, SECRET, account_name="someone", device=name)
-    code = code_at(SECRET, NOON)
-    conn.execute("SELECT set_config('totp.actor', %s, false)", [name])
-    for guess in (next(wrong_codes(SECRET, NOON)), code, code):
-        check(conn, name, guess)
+def test_no_name_can_forge_a_line_or_a_row(quick_db, conn, log, name):
+    with closing(quick_db.connect(application_name=name)) as other:
+        fix_clock(other, NOON)
+        other.execute("SELECT set_config('totp.actor', %s, false)", [name])
+        import_secret(other, name, SECRET, account_name="someone", device=name)
+        for guess in (good(), good(), *islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS)):
+            check(other, name, guess)
+        other.execute("SELECT totp_unlock(%s)", [name])
     lines = log()
-    by = {"db_user": "postgres", "actor": name}
+    by = {"db_user": "postgres", "actor": name, "user": name}
+    failed = [{"event": "failed", **by, "failures": f"{number}"} for number in range(1, MAX_ATTEMPTS + 1)]
     assert [unquoted(line) for line in lines] == [
-        {"event": "failed", **by, "user": name, "failures": "1"}, {"event": "replayed", **by, "user": name, "device": name}]
+        {"event": "replayed", **by, "device": name}, *failed, {"event": "locked", **by, "failures": f"{MAX_ATTEMPTS}"}, {"event": "unlocked", **by}]
     assert all(re.fullmatch("[ -~]*", line) for line in lines)
+    rows = conn.execute("SELECT event, user_id, actor, device FROM totp.audit_log WHERE actor = %s ORDER BY id", [name]).fetchall()
+    assert rows == [("imported", name, name, name), ("replayed", name, name, name), *[("failed", name, name, None)] * MAX_ATTEMPTS,
+                    ("locked", name, name, None), ("unlocked", name, name, None)]
 
 
 def test_the_user_id_of_a_call_that_finds_no_user_is_not_logged(conn, log):

@@ -16,15 +16,30 @@ import psycopg
 import pytest
 from crash_load import LAZY
 from server import wait_until
-from totp import MAX_ATTEMPTS, NO_CODE, NOON, SECRET, check, code_at, counters, enroll, fix_clock, import_secret, recover, recovery_codes, verify, wrong_codes
+from totp import (MAX_ATTEMPTS, NO_CODE, NOON, SECRET, check, code_at, codes_left, counters, fix_clock, good, import_secret, recover, recovery_codes, verify,
+                  wrong_codes)
 
-ROUNDS = 3
+ROUNDS = 2
+SETUPS = {  # of the transaction that gets the answer; only autocommit ends it
+    "autocommit": "SELECT",
+    "open": "BEGIN",
+    "asynchronous": "SET synchronous_commit = off",
+    "asynchronous, open": "SET synchronous_commit = off; BEGIN",
+    "serializable, open": "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT FROM totp.secrets",
+}
+
+
+@pytest.fixture(scope="module")
+def lazy_cluster(make_module_cluster):
+    """A server that flushes no WAL by itself."""
+    return make_module_cluster(**LAZY)
 
 
 @pytest.fixture
-def lazy_db(make_cluster):
-    """A database on a server that flushes no WAL by itself."""
-    return make_cluster(**LAZY).create_database()
+def lazy_db(lazy_cluster):
+    database = lazy_cluster.create_database()
+    yield database
+    database.drop()
 
 
 def session(db, when=NOON, **options):
@@ -53,13 +68,15 @@ def answers_to_wrong_codes(conn, number, when=NOON, user_id="alice"):
 
 # --- told, and killed at once --------------------------------------------------------------
 
-def test_a_reported_lock_survives_a_kill(lazy_db):
+@pytest.mark.parametrize("setup", ["autocommit", "open", "asynchronous"])
+def test_a_reported_lock_survives_a_kill(lazy_db, setup):
     """The first one, and each that makes it longer, whatever happens to the transaction that got the answer."""
     now = NOON
     with closing(session(lazy_db)) as conn:
         import_secret(conn, "alice", SECRET)
     for round in range(ROUNDS):
-        conn = session(lazy_db, now, autocommit=False)
+        conn = session(lazy_db, now)
+        conn.execute(SETUPS[setup])
         last = answers_to_wrong_codes(conn, MAX_ATTEMPTS if round == 0 else 1, now)[-1]
         crash(lazy_db)
         assert (last.reason, last.attempts_left, last.retry_at) == ("wrong", 0, now + timedelta(seconds=30 * 2 ** round))
@@ -90,56 +107,46 @@ def test_a_lock_of_recovery_codes_survives_a_kill(lazy_db):
         assert recover(conn, code) is True
 
 
-@pytest.mark.parametrize("synchronous_commit", ["on", "off"])
-def test_an_accepted_code_stays_used_over_a_kill(lazy_db, synchronous_commit):
+@pytest.mark.parametrize("setup", SETUPS)
+@pytest.mark.parametrize("first", [False, True], ids=["any code", "first code"])
+def test_an_accepted_code_stays_used_over_a_kill(lazy_db, first, setup):
+    """A first code activates its secret too, but only if its transaction has ended."""
     with closing(session(lazy_db)) as conn:
-        import_secret(conn, "alice", SECRET)
-    for round in range(ROUNDS):
-        now = NOON + timedelta(seconds=30 * round)
-        conn = session(lazy_db, now, autocommit=False)
-        conn.execute(f"SET synchronous_commit = {synchronous_commit}")
-        accepted = verify(conn, "alice", code_at(SECRET, now))
-        crash(lazy_db)
-        assert accepted is True
-        with closing(session(lazy_db, now)) as conn:
-            assert check(conn, "alice", code_at(SECRET, now)).reason == "replayed"
-            assert conn.execute("SELECT uses FROM totp_status('alice')").fetchone() == (round + 1,)
-
-
-def test_a_first_code_stays_used_over_a_kill(lazy_db):
-    """Before the transaction ends it is used and activates nothing; after, both have come to stay."""
-    with closing(session(lazy_db)) as conn:
-        secret = enroll(conn, "alice")
-        codes = [code_at(secret, NOON.timestamp() + 30 * step) for step in (-1, 0)]
-    conn = session(lazy_db, autocommit=False)
-    assert verify(conn, "alice", codes[0]) is True
-    crash(lazy_db)
+        import_secret(conn, "alice", SECRET, confirmed=not first)
     conn = session(lazy_db)
-    assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("pending",)
-    assert check(conn, "alice", codes[0]).reason == "replayed"
-    conn.execute("SET synchronous_commit = off")
-    assert verify(conn, "alice", codes[1]) is True
+    conn.execute(SETUPS[setup])
+    accepted = verify(conn, "alice", good())
     crash(lazy_db)
+    assert accepted is True
     with closing(session(lazy_db)) as conn:
-        assert conn.execute("SELECT state, uses FROM totp_status('alice')").fetchone() == ("active", 2)
-        assert check(conn, "alice", codes[1]).reason == "replayed"
+        assert check(conn, "alice", good()).reason == "replayed"
+        state = "pending" if first and "open" in setup else "active"
+        assert conn.execute("SELECT state, uses FROM totp_status('alice')").fetchone() == (state, 1)
+        assert verify(conn, "alice", good(1)) is True
 
 
 def test_an_unlock_and_a_used_recovery_code_survive_a_kill(lazy_db):
     with closing(session(lazy_db)) as conn:
         import_secret(conn, "alice", SECRET)
-        [[code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
+        codes = recovery_codes(conn)
         answers_to_wrong_codes(conn, MAX_ATTEMPTS)
     conn = session(lazy_db, autocommit=False)
     assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
     crash(lazy_db)
-    conn = session(lazy_db, autocommit=False)
-    assert check(conn, "alice", "malformed").attempts_left == MAX_ATTEMPTS
-    assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (True,)
-    crash(lazy_db)
     with closing(session(lazy_db)) as conn:
-        assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (False,)
-        assert conn.execute("SELECT recovery_codes_left FROM totp_status('alice')").fetchone() == (9,)
+        assert check(conn, "alice", "malformed").attempts_left == MAX_ATTEMPTS
+        conn.execute("CHECKPOINT")
+    for number, setup in enumerate(("asynchronous", "asynchronous, open")):
+        conn = session(lazy_db)
+        conn.execute(SETUPS[setup])
+        used = recover(conn, codes[number])
+        crash(lazy_db)
+        assert used is True
+        with closing(session(lazy_db)) as conn:
+            assert recover(conn, codes[number]) is False
+            assert codes_left(conn) == 9 - number
+    with closing(session(lazy_db)) as conn:
+        assert recover(conn, codes[2]) is True
 
 
 # --- charged, in a transaction that is still open ----------------------------------------------
@@ -193,6 +200,7 @@ def test_rolled_back_charges_are_there_after_every_kind_of_end(fresh_cluster, ma
         end()
         with closing(session(db)) as conn:
             assert check(conn, "alice", "malformed").attempts_left == left
+            assert check(conn, "bob", code_at(SECRET, NOON)).reason == "replayed"
 
     standby = make_standby(fresh_cluster)
     assert charge() == 1

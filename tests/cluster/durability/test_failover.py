@@ -1,10 +1,11 @@
 """After a promotion, a restore or a copy, codes that may have been used in lost WAL are refused once, for a minute and a half.
 
 The end of the WAL is lost in each way while sessions sign in, some of them in transactions that they roll back. The codes
-that the original accepted are tried again on what is left. The tests of a copied database, of a restart and of a snapshot are
-in test_floor.py.
+that the original accepted are tried again on what is left. A restart, a snapshot and a backup that is copied over a data
+directory: in_place/test_floor.py.
 """
 
+import re
 import shutil
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import pyotp
 import pytest
 from crash_load import skip_unless_mountable
 from server import SERVER_USER, Cluster, Database, wait_until
-from totp import check, code_at, enroll, fix_clock, import_secret, parallel, verify
+from totp import MAX_ATTEMPTS, SECRET, check, code_at, enroll, fix_clock, import_secret, parallel, verify, wrong_codes
 
 BEFORE = datetime(2030, 1, 1, 12, 0, 0, tzinfo=UTC)
 LOST = BEFORE + timedelta(minutes=10, seconds=7)  # when the codes are used that the copy does not know
@@ -33,6 +34,7 @@ def populate(cluster):
         for user_id, secret in db.secrets.items():
             import_secret(conn, user_id, secret)
             assert verify(conn, user_id, code_at(secret, BEFORE)) is True
+        import_secret(conn, "of another period", SECRET, digits=8, period=60)
     return db
 
 
@@ -61,6 +63,7 @@ def original(make_module_cluster):
     cluster = make_module_cluster(key=KEY, archive_mode="on")
     db = populate(cluster)
     db.archive = cluster.archive_wal()
+    cluster.psql("CREATE DATABASE copied TEMPLATE original")
     db.dump = cluster.client("pg_dump", "--dbname", db.name)
     db.backup = cluster.base_backup()
     try:
@@ -104,6 +107,12 @@ def dump_into_another_database(request):
     restored = original.cluster.create_database("restored", extension=False)
     restored.psql(original.dump)
     yield original.secrets, restored
+
+
+@contextmanager
+def create_database_with_a_template(request):
+    original = request.getfixturevalue("original")
+    yield original.secrets, Database(original.cluster, "copied")
 
 
 @contextmanager
@@ -159,8 +168,8 @@ def point_in_time_recovery(request):
         copy.remove()
 
 
-WAYS = [promotion, dump_into_another_cluster, dump_into_another_database, base_backup_started_directly,
-        base_backup_with_the_same_inode, point_in_time_recovery]
+WAYS = {promotion: 2, dump_into_another_cluster: 1, dump_into_another_database: 1, create_database_with_a_template: 1,
+        base_backup_started_directly: 1, base_backup_with_the_same_inode: 1, point_in_time_recovery: 2}  # and the timeline then
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
@@ -184,16 +193,21 @@ def test_codes_used_in_lost_wal_are_refused_once_and_for_a_minute(way, request):
             return answers
 
         answers = sum(parallel(SESSIONS, ask, lambda _: db.connect()), [])
-        assert {(answer.reason, answer.retry_at) for answer in answers} == {("replayed", until)}
+        assert {(answer.reason, answer.attempts_left, answer.retry_at) for answer in answers} == {("replayed", MAX_ATTEMPTS, until)}
         assert len(answers) == USERS * len(STEPS)
         floor = "SELECT floor_at FROM totp.floor"
         assert db.value(floor) == NOW
         db.cluster.kill9()
         db.cluster.start()
         assert db.value(floor) == NOW
-        assert db.cluster.log_text()[log:].count("event=floor") == 1
+        assert re.findall(r"event=floor timeline=(\d+)", db.cluster.log_text()[log:]) == [str(WAYS[way])]
 
         with closing(db.connect()) as conn:
+            # Of another period the wait is three of those. A wrong code is not taken for one that may have been used.
+            fix_clock(conn, NOW)
+            other = check(conn, "of another period", code_at(SECRET, NOW, digits=8, period=60))
+            assert (other.reason, other.retry_at) == ("replayed", datetime.fromtimestamp(NOW.timestamp() // 60 * 60 + 3 * 60, UTC))
+            assert check(conn, "of another period", next(wrong_codes(SECRET, NOW, digits=8))).reason == "wrong"
             # Just before its end no code that can have been used is good. What is new is good at once.
             fix_clock(conn, until - timedelta(microseconds=1))
             for user_id, secret in secrets.items():

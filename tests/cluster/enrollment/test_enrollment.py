@@ -221,37 +221,6 @@ def test_replacing_one_device_leaves_the_other_alone(conn):
     assert works(conn, tablet) is True
 
 
-def test_remove_one_device(conn):
-    phone, tablet = active_user(conn, device="phone"), active_user(conn, device="tablet")
-    enroll(conn, "alice", device="phone")  # staged: still one device
-    assert conn.execute("SELECT totp_remove('alice', 'phone')").fetchone() == (1,)
-    assert states(conn) == [("tablet", "active", 1)]
-    assert (works(conn, phone), works(conn, tablet)) == (False, True)
-    assert conn.execute("SELECT totp_remove('alice', 'tablet')").fetchone() == (1,)
-    assert not enabled(conn)
-
-
-def test_remove_everything_of_a_user(conn):
-    secrets = [active_user(conn, device=device) for device in ("phone", "tablet")]
-    other = active_user(conn, "bob")
-    assert conn.execute("SELECT totp_remove('alice')").fetchone() == (2,)
-    for table in ("secrets", "used_codes", "attempts", "recovery_codes"):
-        assert conn.execute(f"SELECT count(*) FROM totp.{table} WHERE user_id = 'alice'").fetchone() == (0,)
-    assert [works(conn, secret) for secret in secrets] == [False, False]
-    assert works(conn, other, user_id="bob") is True
-
-
-def test_removing_a_device_clears_no_failures(conn):
-    active_user(conn, device="phone")
-    other = active_user(conn, "bob")
-    active_user(conn, device="tablet")
-    for _ in range(3):
-        assert verify(conn, "alice", code_at(other, NOON)) is False
-    conn.execute("SELECT totp_remove('alice', 'phone')")
-    enroll(conn, "alice", device="phone")
-    assert {failures for [failures] in conn.execute("SELECT failures FROM totp_status('alice')").fetchall()} == {3}
-
-
 def test_a_disabled_device_is_not_enrolled_again(conn):
     active_user(conn)
     conn.execute("UPDATE totp.secrets SET disabled_at = now()")
@@ -259,16 +228,6 @@ def test_a_disabled_device_is_not_enrolled_again(conn):
     assert error.sqlstate == "55000" and error.diag.message_hint
     assert error_of(conn, "SELECT totp_enroll('alice', keep_current => false)").sqlstate == "55000"
     assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (1,)
-
-
-def test_a_disabled_device_does_not_sign_in(conn):
-    secret = active_user(conn)
-    conn.execute("UPDATE totp.secrets SET disabled_at = now()")
-    assert conn.execute("SELECT accepted, reason FROM totp_check('alice', %s)", [code_at(secret, NOON)]).fetchone() == (False, "disabled")
-    assert not enabled(conn)
-    assert states(conn) == [("default", "disabled", 1)]
-    conn.execute("UPDATE totp.secrets SET disabled_at = NULL")
-    assert works(conn, secret) is True  # that code was not used up
 
 
 # --- The greatest number of devices ----------------------------------------------------------------

@@ -80,15 +80,6 @@ def test_the_burnt_step_is_kept_with_other_digits_and_another_algorithm(conn):
     assert verify(conn, "alice", code_at(SECRET, NOON + HALF_MINUTE, "SHA512")) is True
 
 
-def test_failures_and_locks_are_kept(conn):
-    import_(conn, "alice", SECRET, confirmed=True)
-    for _ in range(5):
-        assert verify(conn, "alice", "000000") is False
-    import_(conn, "alice", SECRET, confirmed=True)
-    assert status(conn, "failures, locked_until") == [(5, NOON + HALF_MINUTE)]
-    assert verify(conn, "alice", code_at(SECRET, NOON)) is False
-
-
 def test_what_may_have_been_used_before_lost_wal_stays_used(conn, quick_db):
     """The floor: on another identity of the cluster, codes of older secrets are refused once. An import of the same secret is no way round it."""
     import_(conn, "alice", SECRET, confirmed=True)

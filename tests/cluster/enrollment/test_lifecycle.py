@@ -5,7 +5,8 @@ from datetime import timedelta
 
 import pytest
 from sessions import Background
-from totp import EARLIER, LATER, LEVELS, MAX_ATTEMPTS, NOON, active_user, code_at, enabled, enroll, error_of, fix_clock, reset, states, verify, wrong_codes
+from totp import (EARLIER, LATER, LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, codes_left, counters, enabled, enroll, error_of, fix_clock, recover,
+                  recovery_codes, reset, states, verify, wrong_codes)
 
 
 def reason(conn, code, device=None, user_id="alice") -> str:
@@ -29,12 +30,14 @@ def old(request, quick_db):
         yield session
 
 
-def test_a_reset_counts_at_once(conn, old):
+@pytest.mark.parametrize("act", ["totp_reset('alice')", "totp_enroll('alice', keep_current => false)"])
+def test_a_reset_counts_at_once(conn, old, act):
     first = active_user(conn)
     assert verify(old, "alice", code_at(first, NOON)) is True
-    second = reset(conn)
+    second = value(conn, f"SELECT secret FROM {act}")
     assert reason(old, code_at(first, LATER)) == "wrong"
     assert (enabled(old), states(old)) == (True, [("default", "pending", 2)])
+    assert value(conn, "SELECT failures FROM totp_status('alice')") == 1
     assert verify(old, "alice", code_at(second, NOON)) is True
     old.execute("COMMIT")
     assert states(conn) == [("default", "active", 2)]
@@ -70,42 +73,6 @@ def test_an_unlock_counts_at_once(conn, old):
     assert value(conn, "SELECT totp_unlock('alice')") is True
     assert reason(old, code_at(secret, NOON)) == "accepted"
     old.execute("COMMIT")
-
-
-def test_all_of_it_counts_at_once_for_recovery_codes(conn, old):
-    active_user(conn)
-    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
-
-    def recover(code):
-        return value(old, "SELECT totp_recover('alice', %s)", code)
-
-    conn.execute("SELECT totp_disable('alice')")
-    assert recover(codes[0]) is False
-    conn.execute("SELECT totp_enable('alice')")
-    assert recover(codes[0]) is True
-    for _ in range(MAX_ATTEMPTS):
-        recover("AAAAAA-AAAAAA-AAAAAA-AAAAAA")
-    assert recover(codes[1]) is False
-    conn.execute("SELECT totp_unlock('alice')")
-    assert recover(codes[1]) is True
-    conn.execute("SELECT totp_reset('alice')")
-    assert recover(codes[2]) is True  # a reset keeps them
-    conn.execute("SELECT totp_remove('alice')")
-    assert recover(codes[3]) is False
-    old.execute("COMMIT")
-
-
-def test_an_unlock_counts_before_it_is_committed_and_stays(quick_db, conn):
-    """It changes in place, as the failures do: no ROLLBACK brings the lock back."""
-    secret = active_user(conn)
-    for _ in range(MAX_ATTEMPTS):
-        reason(conn, next(wrong_codes(secret, NOON)))
-    with closing(quick_db.connect()) as support:
-        fix_clock(support, NOON)
-        support.execute("BEGIN")
-        assert value(support, "SELECT totp_unlock('alice')") is True
-        support.execute("ROLLBACK")
-    assert reason(conn, code_at(secret, NOON)) == "accepted"
 
 
 def test_a_rename_counts_at_once(conn, old):
@@ -193,14 +160,11 @@ def test_a_reset_kills_a_staged_secret_too(conn):
     assert [verify(conn, "alice", code_at(secret, NOON)) for secret in (old, pending_secret, new)] == [False, False, True]
 
 
-def test_a_reset_leaves_the_other_devices_and_clears_no_lock(conn):
-    phone, tablet = active_user(conn, device="phone"), active_user(conn, device="tablet")
-    for _ in range(MAX_ATTEMPTS):
-        reason(conn, next(wrong_codes(phone, NOON)))
+def test_a_reset_leaves_the_other_devices(conn):
+    _, tablet = active_user(conn, device="phone"), active_user(conn, device="tablet")
     reset(conn, device="phone")
-    assert reason(conn, code_at(tablet, NOON)) == "locked"
-    fix_clock(conn, NOON + timedelta(minutes=1))
-    assert reason(conn, code_at(tablet, NOON + timedelta(minutes=1))) == "accepted"
+    assert states(conn) == [("phone", "pending", 2), ("tablet", "active", 1)]
+    assert reason(conn, code_at(tablet, NOON)) == "accepted"
 
 
 @pytest.mark.parametrize("user_id, device, sqlstate", [("nobody", "default", "42704"), ("alice", "tablet", "42704"), (None, "default", "22023"), ("alice", None, "22023"),
@@ -253,22 +217,33 @@ def test_a_code_used_before_the_device_was_disabled_stays_used(conn):
     assert reason(conn, code_at(secret, NOON)) == "replayed"
 
 
-def test_remove_leaves_no_row(conn):
-    active_user(conn, device="phone")
-    enroll(conn, "alice", device="tablet")
-    conn.execute("SELECT totp_recovery_codes('alice')")
+def users_with_rows(conn):
+    return {user for table in ("secrets", "used_codes", "attempts", "recovery_codes") for [user] in conn.execute(f"SELECT user_id FROM totp.{table}")}
+
+
+def test_remove_leaves_no_row_of_the_user_and_no_way_in(conn):
+    secrets = [active_user(conn, device="phone"), enroll(conn, "alice", device="tablet")]
+    codes, other = recovery_codes(conn), active_user(conn, "bob")
     conn.execute("SELECT totp_disable('alice')")
     assert value(conn, "SELECT totp_remove('alice')") == 2
-    for table in ("secrets", "used_codes", "attempts", "recovery_codes"):
-        assert conn.execute(f"SELECT count(*) FROM totp.{table}").fetchone() == (0,)
-
-
-def test_a_user_whose_attempts_were_deleted_by_hand_is_removed_too(conn):
+    assert users_with_rows(conn) == {"bob"}
+    assert verify(conn, "bob", code_at(other, NOON)) is True
+    assert [verify(conn, "alice", code_at(secret, NOON)) for secret in secrets] == [False, False]
+    assert recover(conn, codes[0]) is False
     active_user(conn)
+    assert recover(conn, codes[0]) is False
+    assert codes_left(conn) == 0
+
+
+@pytest.mark.parametrize("devices", [1, 0])
+def test_a_user_whose_attempts_were_deleted_by_hand_is_removed_too(conn, devices):
+    active_user(conn)
+    recovery_codes(conn)
+    if not devices:
+        conn.execute("SELECT totp_remove('alice', 'default')")
     conn.execute("DELETE FROM totp.attempts")
-    assert value(conn, "SELECT totp_remove('alice')") == 1
-    for table in ("secrets", "used_codes", "attempts"):
-        assert conn.execute(f"SELECT count(*) FROM totp.{table}").fetchone() == (0,)
+    assert value(conn, "SELECT totp_remove('alice')") == devices
+    assert users_with_rows(conn) == set()
 
 
 # --- Unlock ----------------------------------------------------------------------------------------------
@@ -284,24 +259,16 @@ def test_unlock_says_whether_there_was_anything(conn):
     assert error_of(conn, "SELECT totp_unlock(NULL)").sqlstate == "22023"
 
 
-def test_unlock_leaves_a_used_code_used(conn):
-    secret = active_user(conn)
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-    for _ in range(MAX_ATTEMPTS):
-        reason(conn, next(wrong_codes(secret, NOON)))
-    assert value(conn, "SELECT totp_unlock('alice')") is True
-    assert reason(conn, code_at(secret, NOON)) == "replayed"
-
-
 # --- Rename ----------------------------------------------------------------------------------------------
 
 
 def test_a_rename_takes_everything_along(conn):
     phone, tablet = active_user(conn, device="phone"), active_user(conn, device="tablet")
     staged_secret = enroll(conn, "alice", device="tablet")
-    [code, *_] = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
+    used, unused, *_ = recovery_codes(conn)
     conn.execute("SELECT totp_disable('alice', 'phone')")
     reason(conn, next(wrong_codes(tablet, NOON)))
+    assert (recover(conn, used), recover(conn, NO_CODE)) == (True, False)
     before = conn.execute("SELECT * FROM totp_status('alice')").fetchall()
     assert value(conn, "SELECT totp_rename_user('alice', 'alicia')") == 2
     assert conn.execute("SELECT * FROM totp_status('alicia')").fetchall() == before
@@ -311,17 +278,10 @@ def test_a_rename_takes_everything_along(conn):
     assert reason(conn, code_at(tablet, EARLIER), None, "alicia") == "replayed"
     assert reason(conn, code_at(tablet, NOON), None, "alicia") == "accepted"
     assert reason(conn, code_at(staged_secret, NOON), None, "alicia") == "accepted"
-    assert value(conn, "SELECT totp_recover('alicia', %s)", code) is True
+    assert counters(conn, "alicia") == (0, 1, False, False)
+    assert (recover(conn, unused), recover(conn, used, "alicia"), recover(conn, unused, "alicia")) == (False, False, True)
     alice = active_user(conn)  # the old id is free again
     assert reason(conn, code_at(alice, NOON)) == "accepted"
-
-
-def test_a_rename_takes_a_lock_along(conn):
-    secret = active_user(conn)
-    for _ in range(MAX_ATTEMPTS):
-        reason(conn, next(wrong_codes(secret, NOON)))
-    conn.execute("SELECT totp_rename_user('alice', 'alicia')")
-    assert reason(conn, code_at(secret, NOON), user_id="alicia") == "locked"
 
 
 @pytest.mark.parametrize("old_id, new_id, sqlstate", [("nobody", "new", "42704"), ("alice", "bob", "22023"), ("alice", "alice", "22023"), ("alice", "", "22023"),

@@ -18,11 +18,12 @@ ALTERATIONS = {  # see also test_altered_tables.py
     "unlogged": "ALTER TABLE totp.{table} SET UNLOGGED",
     "another access method": "CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler; ALTER TABLE totp.{table} SET ACCESS METHOD other",
     "nullable": "ALTER TABLE totp.{table} ALTER COLUMN {column} DROP NOT NULL",
+    "nullable first column": "ALTER TABLE totp.{table} ALTER COLUMN {first} DROP NOT NULL",
     "swapped": "ALTER TABLE totp.{table} RENAME COLUMN {column} TO x; ALTER TABLE totp.{table} RENAME COLUMN {other} TO {column};"
                " ALTER TABLE totp.{table} RENAME COLUMN x TO {other}",
     "later": "ALTER TABLE totp.{table} RENAME COLUMN {column} TO x; ALTER TABLE totp.{table} ADD COLUMN {column} bigint NOT NULL DEFAULT 0",
 }
-COLUMNS = {"attempts": ("failures", "recovery_failures"), "used_codes": ("uses", "recovery_mask")}
+COLUMNS = {"attempts": ("failures", "recovery_failures", "locked_until"), "used_codes": ("uses", "recovery_mask", "time_step")}
 
 
 @pytest.mark.parametrize("table", COLUMNS)
@@ -35,8 +36,8 @@ def test_what_was_altered_is_refused(db, table, alteration):
         pending = enroll(conn, "alice", device="phone")
         [[recovery_code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
         check(conn, "alice", "malformed")
-        column, other = COLUMNS[table]
-        db.psql(ALTERATIONS[alteration].format(table=table, column=column, other=other))
+        column, other, first = COLUMNS[table]
+        db.psql(ALTERATIONS[alteration].format(table=table, column=column, other=other, first=first))
         with closing(db.connect()) as later:
             fix_clock(later, NOON)
             for session in (conn, later):

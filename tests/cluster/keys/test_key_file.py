@@ -1,7 +1,6 @@
-"""The key file: which files are accepted, what the error says of others, and what happens without a key."""
+"""The key file: which files are accepted, and what the error says of others. Changes of the file: test_new_master_key.py."""
 
 import os
-import secrets
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -226,113 +225,7 @@ def test_a_file_inside_the_data_directory(server_with_file_inside, where):
         assert error.sqlstate == "F0000" and error.diag.message_hint and "data directory" in error.diag.message_detail
 
 
-# --- Changes while the server runs ----------------------------------------------------------------------
-
-
-def reload_seen_by(server, conn):
-    """Reload, and wait until this session has seen it."""
-    marker = secrets.token_hex(4)
-    server.configure(totp__issuer=marker)
-    server.reload()
-    wait_until(lambda: conn.execute("SHOW totp.issuer").fetchone() == (marker,), "the session to reload")
-
-
-def test_a_broken_file_keeps_the_keys_in_use(server, db, alice, key_file, later):
-    with closing(db.connect()) as conn:
-        fix_clock(conn, later)
-        assert verify(conn, "alice", code_at(alice, later)) is True
-        server.write_key_file("garbage that is no key")
-        reload_seen_by(server, conn)
-        log_before = server.log_text()
-        fix_clock(conn, later + timedelta(minutes=1))
-        assert verify(conn, "alice", code_at(alice, later + timedelta(minutes=1))) is True
-        enroll(conn, "carol")
-        written = server.log_text()[len(log_before):]
-        assert "key_file" in written and "garbage" not in written and "that is no key" not in written
-        # Once the file is right the session takes it.
-        server.write_key_file(K1)
-        reload_seen_by(server, conn)
-        fix_clock(conn, later + timedelta(minutes=2))
-        assert error_of(conn, "SELECT totp_verify('alice', '123456')").sqlstate == "F0000"
-    # Another session, which has no keys in use, gets the error.
-    server.write_key_file("garbage")
-    refused(db, later + timedelta(minutes=3), alice)
-
-
-def test_a_file_that_is_gone_keeps_the_keys_in_use(server, db, alice, key_file, later):
-    with closing(db.connect()) as conn:
-        fix_clock(conn, later)
-        assert verify(conn, "alice", code_at(alice, later)) is True
-        key_file.unlink()
-        reload_seen_by(server, conn)
-        fix_clock(conn, later + timedelta(minutes=1))
-        assert verify(conn, "alice", code_at(alice, later + timedelta(minutes=1))) is True
-
-
-def test_a_key_added_needs_no_restart_and_no_reload(make_cluster):
-    """A session that has read the file finds a secret sealed under a key that was added since: it reads the file again."""
-    server = make_cluster(key=K1)
-    db = server.create_database()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        secret = enroll(conn, "alice")
-        assert verify(conn, "alice", code_at(secret, NOON)) is True
-        # The data key comes under another master key, as a rotation would leave it: here by sealing it again in a copy of the database.
-        server.write_key_file(f"{K2}\n")
-        other = server.create_database()
-        with closing(other.connect()) as there:
-            fix_clock(there, NOON)
-            other_secret = enroll(there, "bob")
-        server.write_key_file(f"{K1}\n")
-        with closing(other.connect()) as there:
-            fix_clock(there, NOON)
-            error = error_of(there, "SELECT totp_verify('bob', %s)", [code_at(other_secret, NOON)])
-            assert error.sqlstate == "F0000"
-            server.write_key_file(f"{K1}\n{K2}\n")
-            assert verify(there, "bob", code_at(other_secret, NOON)) is True
-        assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
-
-
-def test_only_the_first_key_seals_and_the_others_open(make_cluster):
-    server = make_cluster(key=K1)
-    first = server.create_database()
-    with closing(first.connect()) as conn:
-        fix_clock(conn, NOON)
-        secret = enroll(conn, "alice")
-        fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()
-    server.write_key_file(f"{K2}\n{K1}\n")
-    with closing(first.connect()) as conn:
-        fix_clock(conn, NOON)
-        assert verify(conn, "alice", code_at(secret, NOON)) is True
-        enroll(conn, "bob")  # under the data key that is there
-        assert conn.execute("SELECT master_key, master_key_loaded FROM totp_keys()").fetchall() == [(*fingerprint, True)]
-    second = server.create_database()
-    with closing(second.connect()) as conn:
-        enroll(conn, "alice")
-        assert conn.execute("SELECT master_key FROM totp_keys()").fetchone() != fingerprint
-
-
-# --- The wrong key, a missing key ----------------------------------------------------------------------------
-
-
-def test_another_master_key_is_reported_by_fingerprint_and_charges_nothing(server, db, alice, good_key, key_file, later):
-    fingerprint = db.value("SELECT master_key FROM totp.data_keys")
-    server.write_key_file(K1)
-    with closing(db.connect()) as conn:
-        fix_clock(conn, later)
-        for code in (code_at(alice, later), "000000"):
-            for call in ("SELECT totp_verify('alice', %s)", "SELECT * FROM totp_check('alice', %s)", "SELECT * FROM totp_check('alice', %s, 'default')"):
-                error = error_of(conn, call, [code])
-                assert error.sqlstate == "F0000" and fingerprint in error.diag.message_primary and error.diag.message_hint
-                nothing_told(error, K1)
-        error = error_of(conn, "SELECT totp_enroll('dave')")
-        assert error.sqlstate == "F0000" and fingerprint in error.diag.message_primary
-        assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
-        assert conn.execute("SELECT master_key, master_key_loaded FROM totp_keys()").fetchall() == [(fingerprint, False)]
-        assert conn.execute("SELECT totp_remove('dave')").fetchone() == (0,)
-    # With the right key below the other one everything is as before.
-    server.write_key_file(f"{K1}\n{good_key}")
-    taken(db, later, alice)
+# --- The key itself ------------------------------------------------------------------------------------------
 
 
 def test_a_fingerprint_is_not_part_of_the_key(db, good_key, alice):
@@ -355,23 +248,4 @@ def test_a_data_key_that_is_gone(make_cluster):
             assert error.sqlstate == "XX001" and error.diag.message_hint
         assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
         conn.execute("INSERT INTO totp.data_keys SELECT * FROM kept")
-        assert verify(conn, "alice", code_at(secret, NOON)) is True
-
-
-def test_no_secret_of_a_missing_master_key_is_lost_by_enrolling(make_cluster):
-    """An enrollment under the wrong master key must not make a new data key beside the one that nobody can open."""
-    server = make_cluster(key=K1)
-    db = server.create_database()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        secret = enroll(conn, "alice")
-    server.write_key_file(K2)
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        for query in ("SELECT totp_enroll('alice')", "SELECT totp_enroll('bob')", "SELECT totp_enroll('alice', keep_current => false)"):
-            assert error_of(conn, query).sqlstate == "F0000"
-        assert conn.execute("SELECT count(*) FROM totp.data_keys").fetchone() == (1,)
-    server.write_key_file(K1)
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
         assert verify(conn, "alice", code_at(secret, NOON)) is True

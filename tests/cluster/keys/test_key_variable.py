@@ -49,19 +49,6 @@ def test_a_variable_that_is_refused(started_with, variable):
     assert conn.execute("SELECT count(*) FROM totp.data_keys").fetchone() == (0,)
 
 
-def test_the_first_key_of_the_variable_seals_and_the_others_open(started_with, server_without_file):
-    conn = started_with(f"{K1},{K2}")
-    secret = enroll(conn, "alice")
-    fingerprint = conn.execute("SELECT master_key FROM totp_keys()").fetchone()
-    name = conn.info.dbname
-    server_without_file.stop()
-    server_without_file.start(TOTP_ENCRYPTION_KEY=f"{K2},{K1}")
-    with closing(server_without_file.connect(name)) as conn:
-        fix_clock(conn, NOON)
-        assert verify(conn, "alice", code_at(secret, NOON)) is True
-        assert conn.execute("SELECT master_key FROM totp_keys()").fetchone() == fingerprint
-
-
 def test_the_file_wins_over_the_variable(make_cluster):
     """Also if it is broken: a silent change to another key would be worse than an error."""
     server = make_cluster()

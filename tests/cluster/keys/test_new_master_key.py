@@ -89,6 +89,7 @@ def test_an_online_rotation_that_is_half_way_moves_on_to_a_new_master_key(key_cl
 
 
 def test_keys_in_the_environment_of_the_server(fresh_cluster):
+    """The first one seals, the others open, as in the file."""
     fresh_cluster.configure(totp__key_file="")
     for number, keys_there in enumerate([OLD, f"{NEW},{OLD}", NEW]):
         fresh_cluster.stop()
@@ -281,6 +282,7 @@ def test_every_broken_file_at_a_reload(key_cluster, db, people):
             reload_and_wait(key_cluster, conn)
             when = NOON + number * MINUTE
             assert sign_in_all(conn, people.users, when) == 5
+            enroll(conn, "late")
             [line] = [line for line in key_cluster.log_text()[logged:].splitlines() if "key_file_ignored" in line]
             assert "event=key_file_ignored" in line and rule.split(": ")[-1] in line
             with session(db) as other:

@@ -9,7 +9,7 @@ import pytest
 from many_users import import_users, keys, open_everything, secret_of, sign_in_all
 from server import wait_until
 from sessions import Background, session
-from totp import NOON, code_at, enroll, error_of, verify
+from totp import NOON, code_at, enroll, error_of, recover, recovery_codes, verify
 
 PROGRESS = "SELECT to_key, from_keys, started_at, done, remaining FROM totp.rotation_progress"
 NOTICE = re.compile(r"pg_totp: (\d+) of (\d+) secrets moved, \d+ per second")
@@ -180,7 +180,8 @@ def test_secrets_and_recovery_codes_of_every_kind_are_moved(conn):
 def test_a_rotation_changes_nothing_but_key_and_seal(conn):
     users = import_users(conn, 3)
     enroll(conn, users[0], account_name="a@example.com", issuer="Example", device="tablet", digits=8)
-    conn.execute("SELECT totp_recovery_codes(%s)", [users[0]])
+    used, unused, *_ = recovery_codes(conn, users[0])
+    assert recover(conn, used, users[0]) is True
     assert sign_in_all(conn, users, NOON) == 3
     rest = """
         SELECT to_jsonb(s) - 'key_id' - 'sealed' FROM totp.secrets s UNION ALL
@@ -195,6 +196,7 @@ def test_a_rotation_changes_nothing_but_key_and_seal(conn):
         resealed = {row for [row] in conn.execute("SELECT sealed FROM totp.secrets UNION ALL SELECT sealed FROM totp.recovery_codes")}
         assert len(resealed) == 5 and not resealed & sealed
         sealed |= resealed
+    assert (recover(conn, used, users[0]), recover(conn, unused, users[0])) == (False, True)
     assert sign_in_all(conn, users, NOON) == 0  # used before the rotations
     assert sign_in_all(conn, users, NOON + timedelta(seconds=30)) == 3
 

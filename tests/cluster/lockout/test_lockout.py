@@ -7,7 +7,8 @@ from itertools import islice
 
 import pytest
 import totp
-from totp import LEVELS, NOON, code_at, enroll, fix_clock, import_secret, parallel, verify, wrong_codes
+from totp import (LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, code_at, counters, enroll, events, fix_clock, import_secret, parallel, recover, recovery_codes, verify,
+                  wrong_codes)
 
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)  # stands for infinity, which Python does not know
 
@@ -27,16 +28,6 @@ def failures(conn, user_id="alice") -> int:
     return conn.execute("SELECT failures FROM totp_status(%s)", [user_id]).fetchone()[0]
 
 
-def test_a_good_code_is_not_used_up_while_locked(conn):
-    secret, wrong = user_with_wrong_code(conn)
-    for _ in range(5):
-        check(conn, wrong)
-    code = code_at(secret, NOON.timestamp() + 30)
-    assert check(conn, code)[0] == "locked"
-    fix_clock(conn, NOON + timedelta(seconds=30))
-    assert check(conn, code)[0] == "accepted"
-
-
 def test_users_are_locked_one_by_one(conn):
     _, wrong = user_with_wrong_code(conn)
     secret, _ = user_with_wrong_code(conn, "bob")
@@ -45,116 +36,75 @@ def test_users_are_locked_one_by_one(conn):
     assert check(conn, code_at(secret, NOON), "bob")[0] == "accepted"
 
 
-def test_guesses_at_a_pending_secret_are_charged_too(conn):
-    secret = enroll(conn, "alice")
-    wrong = next(wrong_codes(secret, NOON))
-    for _ in range(5):
-        assert conn.execute("SELECT totp_confirm('alice', %s)", [wrong]).fetchone() == (False,)
-    assert conn.execute("SELECT totp_confirm('alice', %s)", [code_at(secret, NOON)]).fetchone() == (False,)
-    assert check(conn, code_at(secret, NOON))[0] == "locked"
+@pytest.fixture
+def sessions(quick_db):
+    """Fifty sessions."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(closing(quick_db.connect())) for _ in range(50)]
+        for session in opened:
+            fix_clock(session, NOON)
+        yield opened
 
 
-def test_enrolling_again_clears_neither_failures_nor_lock(conn):
-    _, wrong = user_with_wrong_code(conn)
-    for _ in range(5):
-        check(conn, wrong)
-    for keep_current in (True, False):
-        secret = enroll(conn, "alice", keep_current=keep_current)
-        assert check(conn, code_at(secret, NOON))[:2] == ("locked", 0)
-        assert failures(conn) == 5
+def all_at_once(sessions, ask, level, end):
+    """The answers of ask(i, session) in as many transactions of this level, which have their snapshot and end so."""
+    def begin(i):
+        sessions[i].execute(f"BEGIN ISOLATION LEVEL {level}")
+        sessions[i].execute("SELECT count(*) FROM pg_class")
+
+    def work(i, _):
+        answer = ask(i, sessions[i])
+        sessions[i].execute(end)
+        return answer
+
+    return without_errors(parallel(len(sessions), work, prepare=begin))
 
 
-def test_a_rolled_back_loop_gets_five_guesses(quick_db, conn):
-    """A session that rolls back each guess, as fast as it can, in one round trip."""
-    _, wrong = user_with_wrong_code(conn)
-    with closing(quick_db.connect()) as session:
-        fix_clock(session, NOON)
-        session.execute(f"DO $$ DECLARE tries int := 0; BEGIN WHILE tries < 1000 LOOP tries := tries + 1;"
-                        f" BEGIN PERFORM totp_verify('alice', '{wrong}'); RAISE EXCEPTION 'x'; EXCEPTION WHEN OTHERS THEN END; END LOOP; END $$")
-    assert failures(conn) == 5
+def without_errors(answers):
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
-def test_fifty_sessions_get_as_many_answers_as_one(quick_db, conn, level, end):
-    with ExitStack() as stack:
-        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(50)]
-        for session in sessions:
-            fix_clock(session, NOON)
-        for round in range(10):
-            user_id = f"user {round}"
-            secret, _ = user_with_wrong_code(conn, user_id)
-            codes = list(islice(wrong_codes(secret, NOON), 50))
-
-            def begin(i):
-                sessions[i].execute(f"BEGIN ISOLATION LEVEL {level}")
-                sessions[i].execute("SELECT count(*) FROM pg_class")
-
-            def guess(i, _):
-                answer = check(sessions[i], codes[i], user_id)
-                sessions[i].execute(end)
-                return answer
-
-            answers = parallel(50, guess, prepare=begin)
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            assert sorted(left for reason, left, _ in answers if reason == "wrong") == [0, 1, 2, 3, 4]
-            assert [retry_at for reason, left, retry_at in answers if reason == "wrong" and left == 0] == [NOON + timedelta(seconds=30)]
-            assert [left for reason, left, _ in answers if reason == "locked"] == [0] * 45
-            assert failures(conn, user_id) == 5
+def test_fifty_sessions_get_as_many_answers_as_one(conn, sessions, level, end):
+    for round in range(10):
+        user_id = f"user {round}"
+        secret, _ = user_with_wrong_code(conn, user_id)
+        codes = list(islice(wrong_codes(secret, NOON), 50))
+        answers = all_at_once(sessions, lambda i, session: check(session, codes[i], user_id), level, end)
+        assert sorted(left for reason, left, _ in answers if reason == "wrong") == [0, 1, 2, 3, 4]
+        assert [retry_at for reason, left, retry_at in answers if reason == "wrong" and left == 0] == [NOON + timedelta(seconds=30)]
+        assert [left for reason, left, _ in answers if reason == "locked"] == [0] * 45
+        assert failures(conn, user_id) == 5
 
 
-def test_a_right_code_among_fifty_guesses(quick_db, conn):
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_fifty_sessions_get_as_many_guesses_at_recovery_codes_as_one(conn, alice, sessions, level, end):
+    code, *_ = recovery_codes(conn)
+    answers = all_at_once(sessions, lambda _, session: recover(session, NO_CODE), level, end)
+    assert answers == [False] * 50
+    assert counters(conn) == (0, MAX_ATTEMPTS, False, True)
+    assert len(events(conn, "failed")) == (MAX_ATTEMPTS if end == "COMMIT" else 0)
+    assert recover(conn, code) is False
+
+
+def test_a_right_code_among_fifty_guesses(conn, sessions):
     """Whatever the order: at most five wrong answers before the lock or before the good code, which clears, and five after it."""
-    with ExitStack() as stack:
-        sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(50)]
-        for session in sessions:
-            fix_clock(session, NOON)
-        for round in range(10):
-            user_id = f"user {round}"
-            secret, wrong = user_with_wrong_code(conn, user_id)
-            answers = parallel(50, lambda i: check(sessions[i], code_at(secret, NOON) if i == 25 else wrong, user_id))
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            reasons = [reason for reason, _, _ in answers]
-            accepted = reasons.count("accepted")
-            assert accepted == (answers[25][0] == "accepted")
-            assert 5 <= reasons.count("wrong") <= (9 if accepted else 5)
-            assert failures(conn, user_id) == 5
-            audited = conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'failed' AND user_id = %s", [user_id]).fetchone()[0]
-            assert audited == reasons.count("wrong")
-
-
-def test_an_idle_transaction_blocks_no_sign_in(quick_db, conn):
-    """One that holds every row lock there is on the user's rows, as an application that crashed in the middle might."""
-    secret, wrong = user_with_wrong_code(conn)
-    with closing(quick_db.connect()) as idle:
-        idle.execute("BEGIN")
-        for table in ("attempts", "used_codes", "secrets"):
-            for lock in ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE"):
-                idle.execute(f"SELECT FROM totp.{table} FOR {lock}")
-        conn.execute("SET statement_timeout = '30s'")
-        assert check(conn, wrong)[:2] == ("wrong", 4)
-        assert check(conn, code_at(secret, NOON))[0] == "accepted"
-        idle.execute("ROLLBACK")
-    assert failures(conn) == 0
-    assert check(conn, code_at(secret, NOON))[0] == "replayed"
-
-
-def test_an_accepted_code_uses_no_transaction_id_and_leaves_no_dead_row(conn):
-    secret, _ = user_with_wrong_code(conn)
-    rows = "SELECT ctid::text, xmin::text, xmax::text FROM totp.{} ORDER BY ctid"
-    before = [conn.execute(rows.format(table)).fetchall() for table in ("attempts", "used_codes", "secrets")]
-    for step in range(10):
-        when = NOON + timedelta(seconds=30 * step)
-        fix_clock(conn, when)
-        conn.execute("BEGIN")
-        assert verify(conn, "alice", code_at(secret, when)) is True
-        assert conn.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() == (None,)
-        conn.execute("COMMIT")
-    assert [conn.execute(rows.format(table)).fetchall() for table in ("attempts", "used_codes", "secrets")] == before
+    for round in range(10):
+        user_id = f"user {round}"
+        secret, wrong = user_with_wrong_code(conn, user_id)
+        answers = without_errors(parallel(50, lambda i: check(sessions[i], code_at(secret, NOON) if i == 25 else wrong, user_id)))
+        reasons = [reason for reason, _, _ in answers]
+        accepted = reasons.count("accepted")
+        assert accepted == (answers[25][0] == "accepted")
+        assert 5 <= reasons.count("wrong") <= (9 if accepted else 5)
+        assert failures(conn, user_id) == 5
+        audited = conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'failed' AND user_id = %s", [user_id]).fetchone()[0]
+        assert audited == reasons.count("wrong")
 
 
 @pytest.mark.parametrize("window, limit", [(0, 100), (1, 33), (2, 20)])

@@ -13,16 +13,16 @@ from typing import NamedTuple
 import psycopg
 import pytest
 from amounts import amount
-from totp import MAX_ATTEMPTS, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, wrong_codes
+from totp import MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, code_at, counters, enroll, fix_clock, good, import_secret, recover, recovery_codes, wrong_codes
 
 TRIES = amount("TRIES", 10_000, light=1_000)  # by each way
 FEW = 20  # by a way that is much like another
 
-# What a script may use: guess() says the reason before its transaction ends, and returns 0.
+# What a script may use: guess() says the answer before its transaction ends, and returns 0.
 TOOLS = """
 CREATE FUNCTION guess(code text) RETURNS integer LANGUAGE plpgsql AS $$
 BEGIN
-  RAISE NOTICE 'told %', (SELECT reason FROM totp_check('alice', code));
+  RAISE NOTICE 'told %', CASE WHEN code LIKE '%-%' THEN totp_recover('alice', code)::text ELSE (SELECT reason FROM totp_check('alice', code)) END;
   RETURN 0;
 END $$;
 CREATE FUNCTION guess_and_catch(code text) RETURNS void LANGUAGE plpgsql AS $$
@@ -55,6 +55,7 @@ WAYS = {
     "rollback": Way("BEGIN; SELECT guess('{code}'); ROLLBACK;"),
     "savepoint": Way("SAVEPOINT s; SELECT guess('{code}'); ROLLBACK TO s;", before="BEGIN;", after="ROLLBACK;"),
     "exception block": Way("SELECT guess_and_catch('{code}');"),
+    "exception blocks of one statement": Way("PERFORM guess_and_catch('{code}');", before="DO $$ BEGIN", after="END $$;", tries=min(TRIES, 1_000)),
     "failing statement": Way("SELECT 1 / guess('{code}');", error="division by zero"),
     "serialization failure": Way(
         "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT guess('{code}');"
@@ -94,7 +95,7 @@ def db(tools, quick_db):
 
 
 def by_script(db, way, codes):
-    """Try the codes by one of WAYS; the reasons told, in order."""
+    """Try the codes by one of WAYS; the answers told, in order."""
     script = "\n".join(["LOAD 'pg_totp';", f"SET totp.clock = '{NOON.isoformat()}';", way.before.format(folder=db.cluster.folder),
                         *(way.each.format(code=code) for code in codes), way.after])
     # What psql says goes to stderr, as NOTICE or as ERROR.
@@ -105,29 +106,38 @@ def by_script(db, way, codes):
     return told
 
 
-def by_dropped_connection(db, codes):
-    """Try each code in its own transaction, and drop the connection when the answer has come."""
+def drop_connection(db, conn):
+    with socket.socket(fileno=os.dup(conn.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
+
+
+def terminate_session(db, conn):
+    db.execute(f"SELECT pg_terminate_backend({conn.info.backend_pid}, 60000)")
+
+
+def by_lost_session(db, lose, codes):
+    """Try each code in its own transaction, and lose the session after the answer."""
     told = []
     for code in codes:
         conn = db.connect(autocommit=False)
         fix_clock(conn, NOON)
-        told.append(check(conn, "alice", code).reason)
-        with socket.socket(fileno=os.dup(conn.fileno())) as wire:
-            wire.shutdown(socket.SHUT_RDWR)
+        told.append(str(recover(conn, code)).lower() if "-" in code else check(conn, "alice", code).reason)
+        lose(db, conn)
         conn.close()
     return told
 
 
+# How a session is lost, and how often: a connection for each try takes time.
+LOSSES = {"dropped connection": (drop_connection, max(FEW, TRIES // 25)), "terminated session": (terminate_session, FEW)}
+ALL_WAYS = [*WAYS, *LOSSES]
+
+
 def by_way(db, way, codes):
-    return by_dropped_connection(db, codes) if way == "dropped connection" else by_script(db, WAYS[way], codes)
+    return by_lost_session(db, LOSSES[way][0], codes) if way in LOSSES else by_script(db, WAYS[way], codes)
 
 
 def tries(way):
-    """A connection for each try takes its time."""
-    return max(20, TRIES // 25) if way == "dropped connection" else WAYS[way].tries
-
-
-ALL_WAYS = [*WAYS, "dropped connection"]
+    return LOSSES[way][1] if way in LOSSES else WAYS[way].tries
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
@@ -135,9 +145,8 @@ def test_a_guess_that_is_taken_back_is_counted(db, way):
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
         import_secret(conn, "alice", SECRET)
-        good = code_at(SECRET, NOON)
         codes = list(islice(wrong_codes(SECRET, NOON), tries(way)))
-        codes[MAX_ATTEMPTS::7] = [good] * len(codes[MAX_ATTEMPTS::7])
+        codes[MAX_ATTEMPTS::7] = [good()] * len(codes[MAX_ATTEMPTS::7])
 
         told = by_way(db, way, codes)
 
@@ -145,7 +154,7 @@ def test_a_guess_that_is_taken_back_is_counted(db, way):
         assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (MAX_ATTEMPTS,)
         # The good code was refused, and not used up.
         assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
-        assert check(conn, "alice", good).reason == "accepted"
+        assert check(conn, "alice", good()).reason == "accepted"
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
@@ -153,13 +162,13 @@ def test_a_code_whose_use_is_taken_back_stays_used(db, way):
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
         import_secret(conn, "alice", SECRET)
-        codes = [code_at(SECRET, NOON)] * tries(way)
+        codes = [good()] * tries(way)
 
         told = by_way(db, way, codes)
 
         assert told == ["accepted"] + ["replayed"] * (len(codes) - 1)
         assert conn.execute("SELECT failures, uses FROM totp_status('alice')").fetchone() == (0, 1)
-        assert check(conn, "alice", code_at(SECRET, NOON)).reason == "replayed"
+        assert [check(conn, "alice", good(step)).reason for step in (0, 1)] == ["replayed", "accepted"]
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
@@ -178,24 +187,51 @@ def test_a_first_code_whose_use_is_taken_back_stays_used(db, way):
         assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("active",)
 
 
-@pytest.mark.parametrize("call", ["totp_verify('alice', %s)", "totp_confirm('alice', %s)", "totp_recover('alice', %s)"])
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_a_guess_at_a_recovery_code_that_is_taken_back_is_counted(db, way):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        import_secret(conn, "alice", SECRET)
+        [code] = recovery_codes(conn, count=1)
+
+        told = by_way(db, way, [NO_CODE] * MAX_ATTEMPTS + [code, NO_CODE] * 5)
+
+        assert told == ["false"] * (MAX_ATTEMPTS + 10)
+        assert counters(conn) == (0, MAX_ATTEMPTS, False, True)
+        conn.execute("SELECT totp_unlock('alice')")
+        assert recover(conn, code) is True
+
+
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_a_recovery_code_whose_use_is_taken_back_stays_used(db, way):
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        import_secret(conn, "alice", SECRET)
+        used, unused = recovery_codes(conn, count=2)
+
+        told = by_way(db, way, [used] * 3)
+
+        assert told == ["true", "false", "false"]
+        assert (recover(conn, used), recover(conn, unused)) == (False, True)
+
+
+@pytest.mark.parametrize("call", ["totp_verify('alice', %s)", "totp_confirm('alice', %s)"])
 def test_every_function_that_judges_counts(db, call):
+    """Also for a user who has only a pending secret."""
     with closing(db.connect()) as conn, conn.cursor() as cursor:
         fix_clock(conn, NOON)
         secret = enroll(conn, "alice")
-        [[good_recovery_code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
-        good = good_recovery_code if "recover" in call else code_at(secret, NOON)
-        wrong = ["AAAAAA-AAAAAA-AAAAAA-AAAAA" + letter for letter in "ABCDE"] if "recover" in call else list(
-            islice(wrong_codes(secret, NOON), MAX_ATTEMPTS))
+        first_code = code_at(secret, NOON)
 
         def judged(code):
             with conn.transaction(force_rollback=True):
                 return cursor.execute(f"SELECT {call}", [code]).fetchone()[0]
 
-        assert [judged(code) for code in wrong] == [False] * MAX_ATTEMPTS
-        assert judged(good) is False
+        assert [judged(code) for code in islice(wrong_codes(secret, NOON), MAX_ATTEMPTS)] == [False] * MAX_ATTEMPTS
+        assert judged(first_code) is False
+        assert check(conn, "alice", first_code).reason == "locked"
         conn.execute("SELECT totp_unlock('alice')")
-        assert [judged(good) for _ in range(3)] == [True, False, False]
+        assert [judged(first_code) for _ in range(3)] == [True, False, False]
 
 
 def test_a_guess_whose_audit_row_cannot_be_written_is_counted(db):
@@ -207,4 +243,4 @@ def test_a_guess_whose_audit_row_cannot_be_written_is_counted(db):
             with pytest.raises(psycopg.errors.CheckViolation, match="nothing_more"):
                 check(conn, "alice", code)
         conn.execute("ALTER TABLE totp.audit_log DROP CONSTRAINT nothing_more")
-        assert check(conn, "alice", code_at(SECRET, NOON)).reason == "locked"
+        assert check(conn, "alice", good()).reason == "locked"

@@ -9,8 +9,7 @@ from contextlib import closing
 
 import pytest
 from catalog import catalog
-from population import NEXT, NOON, check_everyone, populate, rows
-from released_versions import RELEASES
+from population import NEXT, NOON, RELEASES, check_everyone, populate, rows
 from server import BIN
 from totp import code_at, enroll, error_of, fix_clock, verify
 

@@ -1,9 +1,8 @@
-"""Recovery codes: shown once, good once, with their own attempt counter."""
+"""Recovery codes: a set, its replacement, each code good once, and what happens to a set in the life of its user."""
 
 import re
 from contextlib import ExitStack, closing
 
-import psycopg
 import pytest
 from sessions import Background
 from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, codes_left, counters, enroll, error_of, events, fix_clock, parallel, recover, recovery_codes, verify
@@ -198,90 +197,7 @@ def test_all_codes_of_a_set_at_once(quick_db, conn, alice):
             conn.execute("SELECT totp_unlock('alice')")
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("way", ["ROLLBACK", "ROLLBACK TO SAVEPOINT before", "an error"])
-def test_a_use_that_is_rolled_back_stays_used(quick_db, conn, alice, level, way):
-    [code] = recovery_codes(conn, count=1)
-    with closing(quick_db.connect()) as other:
-        fix_clock(other, NOON)
-        other.execute(f"BEGIN ISOLATION LEVEL {level}")
-        other.execute("SAVEPOINT before")
-        assert recover(other, code) is True
-        if way == "an error":
-            with pytest.raises(psycopg.errors.DivisionByZero):
-                other.execute("SELECT 1 / 0")
-        else:
-            other.execute(way)
-        other.execute("ROLLBACK")
-        assert recover(other, code) is False
-    assert recover(conn, code) is False
-    assert codes_left(conn) == 0
-
-
-def test_a_use_stays_used_when_the_client_goes_away(quick_db, conn, alice):
-    [code] = recovery_codes(conn, count=1)
-    other = quick_db.connect()
-    fix_clock(other, NOON)
-    other.execute("BEGIN")
-    assert recover(other, code) is True
-    other.close()
-    assert recover(conn, code) is False
-
-
-def test_a_use_stays_used_over_a_crash(fresh_cluster):
-    """Also one whose transaction was still open."""
-    db = fresh_cluster.create_database()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        conn.execute("SET synchronous_commit = off")
-        active_user(conn, "alice")
-        codes = recovery_codes(conn)
-        assert recover(conn, codes[0]) is True
-        conn.execute("CHECKPOINT")
-        assert recover(conn, codes[1]) is True
-        conn.execute("BEGIN")
-        assert recover(conn, codes[2]) is True
-        fresh_cluster.kill9()
-    fresh_cluster.start()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        assert [recover(conn, code) for code in codes[:4]] == [False, False, False, True]
-        assert codes_left(conn) == 6
-
-
-def test_maintenance_brings_no_code_back(conn, alice):
-    codes = recovery_codes(conn)
-    assert recover(conn, codes[0]) is True
-    for query in ("VACUUM FULL totp.used_codes", "CLUSTER totp.used_codes USING used_codes_pkey", "VACUUM FREEZE totp.used_codes", "VACUUM FULL totp.recovery_codes"):
-        conn.execute(query)
-        assert recover(conn, codes[0]) is False
-    assert codes_left(conn) == 9
-    assert recover(conn, codes[1]) is True
-
-
 # --- Over the life of a user ---------------------------------------------------------------------------
-
-
-def test_codes_and_what_is_used_survive_a_rename(conn, alice):
-    codes = recovery_codes(conn)
-    assert recover(conn, codes[0]) is True
-    assert recover(conn, NO_CODE) is False
-    assert conn.execute("SELECT totp_rename_user('alice', 'alicia')").fetchone() == (1,)
-    assert recover(conn, codes[1]) is False  # nobody of that name
-    assert counters(conn, "alicia") == (0, 1, False, False)
-    assert recover(conn, codes[0], "alicia") is False
-    assert recover(conn, codes[1], "alicia") is True
-    assert codes_left(conn, "alicia") == 8
-
-
-@pytest.mark.parametrize("rotate", ["SELECT totp_rotate_key()", "CALL totp_rotate_key_online()"])
-def test_codes_and_what_is_used_survive_a_rotation(conn, alice, rotate):
-    codes = recovery_codes(conn)
-    assert recover(conn, codes[0]) is True
-    conn.execute(rotate)
-    assert recover(conn, codes[0]) is False
-    assert recover(conn, codes[1]) is True
-    assert codes_left(conn) == 8
 
 
 @pytest.mark.parametrize("query", ["SELECT totp_reset('alice', 'phone')", "SELECT totp_enroll('alice', device => 'phone')",
@@ -297,43 +213,30 @@ def test_codes_survive_what_is_done_to_one_device(conn, alice, query):
     assert codes_left(conn) == 8
 
 
-def test_codes_go_with_their_user(conn, alice):
+@pytest.mark.parametrize("level", LEVELS)
+def test_what_support_does_counts_at_once(quick_db, conn, alice, level):
+    """Also in a transaction that began before. What support has disabled is not a way in, whatever else is enrolled; the code stays good."""
     codes = recovery_codes(conn)
-    assert conn.execute("SELECT totp_remove('alice')").fetchone() == (1,)
-    assert conn.execute("SELECT count(*) FROM totp.recovery_codes").fetchone() == (0,)
-    assert conn.execute("SELECT count(*) FROM totp.used_codes").fetchone() == (0,)
-    assert recover(conn, codes[0]) is False
-    active_user(conn, "alice")
-    assert recover(conn, codes[0]) is False
-    assert codes_left(conn) == 0
-
-
-def test_codes_go_with_a_user_of_whom_nothing_else_is_left(conn, alice):
-    recovery_codes(conn)
-    conn.execute("SELECT totp_remove('alice', 'default')")
-    conn.execute("DELETE FROM totp.attempts")  # by hand
-    assert conn.execute("SELECT totp_remove('alice')").fetchone() == (0,)
-    assert conn.execute("SELECT count(*) FROM totp.recovery_codes").fetchone() == (0,)
-    assert conn.execute("SELECT count(*) FROM totp.used_codes").fetchone() == (0,)
-
-
-def test_no_code_gets_in_if_every_device_is_disabled(conn, alice):
-    """What support has switched off is not a way in either; the code stays good."""
-    codes = recovery_codes(conn)
-    conn.execute("SELECT totp_disable('alice')")
-    assert recover(conn, codes[0]) is False
-    enroll(conn, "alice", device="of someone who only has the password")
-    assert recover(conn, codes[0]) is False
-    conn.execute("SELECT totp_enable('alice')")
-    assert recover(conn, codes[0]) is True
-
-
-def test_in_a_read_only_transaction(conn, alice):
-    codes = recovery_codes(conn)
-    conn.execute("BEGIN READ ONLY")
-    assert error_of(conn, "SELECT totp_recover('alice', %s)", [codes[0]]).sqlstate == "25006"
-    conn.execute("ROLLBACK")
-    assert recover(conn, codes[0]) is True
+    with closing(quick_db.connect()) as old:
+        fix_clock(old, NOON)
+        old.execute(f"BEGIN ISOLATION LEVEL {level}")
+        old.execute("SELECT totp_enabled('alice')")
+        conn.execute("SELECT totp_disable('alice')")
+        assert recover(old, codes[0]) is False
+        enroll(conn, "alice", device="of someone who only has the password")
+        assert recover(old, codes[0]) is False
+        conn.execute("SELECT totp_enable('alice', 'default')")
+        assert recover(old, codes[0]) is True
+        for _ in range(MAX_ATTEMPTS):
+            recover(old, NO_CODE)
+        assert recover(old, codes[1]) is False
+        conn.execute("SELECT totp_unlock('alice')")
+        assert recover(old, codes[1]) is True
+        conn.execute("SELECT totp_reset('alice')")
+        assert recover(old, codes[2]) is True  # a reset keeps them
+        conn.execute("SELECT totp_remove('alice')")
+        assert recover(old, codes[3]) is False
+        old.execute("COMMIT")
 
 
 # --- Rows that someone wrote into the tables --------------------------------------------------------------
@@ -394,25 +297,4 @@ def test_who_writes_to_the_tables_brings_back_what_was_there_until_the_next_rota
         assert error_of(later, "SELECT totp_recover('alice', %s)", [old_codes[1]]).sqlstate == "XX001"
 
 
-def test_a_missing_row_of_used_codes_is_an_error_and_no_way_in(conn, alice):
-    codes = recovery_codes(conn)
-    conn.execute("DELETE FROM totp.used_codes WHERE secret_id = (SELECT set_id FROM totp.recovery_codes)")
-    error = error_of(conn, "SELECT totp_recover('alice', %s)", [codes[0]])
-    assert error.sqlstate == "XX001"
-    assert "totp_health()" in error.diag.message_hint
-
-
 # --- Audit ---------------------------------------------------------------------------------------------------
-
-
-def test_every_event_is_audited(conn, alice):
-    conn.execute("DELETE FROM totp.audit_log")
-    codes = recovery_codes(conn)
-    recover(conn, codes[0])
-    recover(conn, codes[0])
-    for _ in range(MAX_ATTEMPTS + 1):
-        recover(conn, NO_CODE)  # the used one counts too: the last two meet the lock
-    of = {"of": "recovery_codes"}
-    assert conn.execute("SELECT event, user_id, device, detail FROM totp.audit_log ORDER BY id").fetchall() == [
-        ("recovery_codes_created", "alice", None, None), ("recovery_code_used", "alice", None, None), ("replayed", "alice", None, of),
-        *[("failed", "alice", None, of)] * (MAX_ATTEMPTS - 1), ("locked", "alice", None, of)]

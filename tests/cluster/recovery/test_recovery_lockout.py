@@ -1,10 +1,8 @@
-"""Wrong recovery codes have their own counter and lock, which outlive a rolled-back transaction."""
+"""Wrong recovery codes have their own counter and lock. Many sessions at once, and ROLLBACK: lockout/."""
 
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
-import pytest
-from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, code_at, codes_left, counters, events, fix_clock, parallel, recover, recovery_codes, verify, wrong_codes
+from totp import MAX_ATTEMPTS, NOON, NO_CODE, code_at, codes_left, counters, fix_clock, recover, recovery_codes, verify, wrong_codes
 
 SECOND = timedelta(seconds=1)
 
@@ -18,9 +16,10 @@ def test_wrong_entries_lock_their_own_counter_and_no_other(conn, alice):
     assert codes_left(conn) == 10
     assert verify(conn, "alice", code_at(alice, NOON)) is True
     assert counters(conn) == (0, MAX_ATTEMPTS, False, True)  # a good code clears the other counter, not this one
-    fix_clock(conn, NOON + 29 * SECOND)
+    end = NOON + 30 * SECOND
+    fix_clock(conn, end - timedelta(microseconds=1))
     assert recover(conn, codes[0]) is False
-    fix_clock(conn, NOON + 31 * SECOND)
+    fix_clock(conn, end)
     assert recover(conn, codes[0]) is True
     assert counters(conn) == (0, 0, False, False)
 
@@ -34,35 +33,6 @@ def test_wrong_codes_do_not_lock_recovery(conn, alice):
     assert recover(conn, codes[0]) is True
     assert counters(conn) == (MAX_ATTEMPTS, 0, True, False)  # and a recovery code does not clear that counter
     assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [code_at(alice, NOON)]).fetchone() == ("locked",)
-
-
-@pytest.mark.parametrize("level", LEVELS)
-def test_a_rolled_back_guess_is_charged(quick_db, conn, alice, level):
-    recovery_codes(conn)
-    with closing(quick_db.connect()) as other:
-        fix_clock(other, NOON)
-        for _ in range(3 * MAX_ATTEMPTS):
-            other.execute(f"BEGIN ISOLATION LEVEL {level}")
-            assert recover(other, NO_CODE) is False
-            other.execute("ROLLBACK")
-    assert counters(conn) == (0, MAX_ATTEMPTS, False, True)  # and what came in the lock was not judged
-
-
-def test_50_sessions_get_as_many_guesses_as_one(quick_db, conn, alice):
-    recovery_codes(conn)
-
-    def session(_):
-        other = quick_db.connect()
-        fix_clock(other, NOON)
-        return other
-
-    def guess(_, other):
-        with closing(other):
-            return recover(other, NO_CODE)
-
-    assert parallel(50, guess, prepare=session) == [False] * 50
-    assert counters(conn) == (0, MAX_ATTEMPTS, False, True)
-    assert len(events(conn, "failed")) == MAX_ATTEMPTS
 
 
 def test_a_lock_doubles_and_ends_at_the_hard_limit(conn, alice):
@@ -86,16 +56,3 @@ def test_a_lock_doubles_and_ends_at_the_hard_limit(conn, alice):
     assert recover(conn, codes[0]) is False
     assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
     assert recover(conn, codes[0]) is True
-
-
-def test_unlock_clears_both_counters_and_no_used_code(conn, alice):
-    codes = recovery_codes(conn)
-    assert recover(conn, codes[0]) is True
-    for _ in range(MAX_ATTEMPTS):
-        recover(conn, NO_CODE)
-        verify(conn, "alice", next(wrong_codes(alice, NOON)))
-    assert counters(conn) == (MAX_ATTEMPTS, MAX_ATTEMPTS, True, True)
-    assert conn.execute("SELECT totp_unlock('alice')").fetchone() == (True,)
-    assert counters(conn) == (0, 0, False, False)
-    assert recover(conn, codes[0]) is False
-    assert recover(conn, codes[1]) is True

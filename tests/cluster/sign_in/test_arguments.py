@@ -102,8 +102,8 @@ def test_device_names_are_compared_byte_by_byte(conn):
 # --- totp_verify, totp_check, totp_confirm: never an error -----------------------------
 
 NOT_A_CODE = {
-    "empty": "", "white space": " \t\n\r\f\v", "five digits": "12345", "seven digits": "1234567", "one megabyte": MANY_DIGITS,
-    "full-width digits": "１２３４５６", "arabic-indic digits": "١٢٣٤٥٦", "mathematical digits": "𝟏𝟐𝟑𝟒𝟓𝟔", "superscripts": "¹²³⁴⁵⁶",
+    "empty": "", "white space": " \t\n\r\f\v", "five digits": "12345", "five digits and a space": "123 45", "seven digits": "1234567", "eight digits": "12345678", "one megabyte": MANY_DIGITS,
+    "full-width digits": "１２３４５６", "another digit": "12345٦", "arabic-indic digits": "١٢٣٤٥٦", "mathematical digits": "𝟏𝟐𝟑𝟒𝟓𝟔", "superscripts": "¹²³⁴⁵⁶",
     "sign": "+12345", "minus": "-12345", "letters": "12345a", "hexadecimal": "0x1234", "exponent": "1e5000", "point": "1234.5",
     "dash": "123-456", "no-break space": "123\u00a0456", "zero-width space": "123\u200b456", "wide space": "123\u3000456",
     "byte order mark": "\ufeff123456", "combining": "123456\u0301", "comma": "123,456", "control": "123\x01456", "delete": "123456\x7f",
@@ -228,7 +228,7 @@ def test_an_invalid_clock_is_an_error_and_charges_nothing(conn, value):
         assert error.sqlstate == "22023", error
         return
     error = error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)])
-    assert error.sqlstate in ("22023", "22007", "22008"), error
+    assert error.sqlstate in (["22023"] if "infinity" in value else ["22007", "22008"]), error
     conn.execute(set_clock, [NOON.isoformat()])
     assert verify(conn, "alice", code_at(secret, NOON)) is True
 

@@ -1,15 +1,15 @@
-"""The errors that no other file tests: SQLSTATE, HINT, and nothing charged."""
+"""Sign-ins that cannot be judged: in read-only transactions, on a standby, in a parallel worker, by impossible rows."""
 
 from contextlib import closing
 
 import psycopg
 import pytest
-from totp import NOON, active_user, check, code_at, enroll, error_of, fix_clock, force_parallel, verify, wrong_codes
+from totp import NOON, NO_CODE, active_user, check, code_at, error_of, fix_clock, force_parallel, recover, recovery_codes, verify, wrong_codes
 
 
 # Functions that write, with arguments that would be all right for a user who is there.
 WRITERS = ["SELECT totp_verify('alice', '{code}')", "SELECT totp_verify(NULL, NULL)", "SELECT totp_verify('nobody', '123456')", "SELECT * FROM totp_check('alice', '{code}')",
-           "SELECT totp_confirm('alice', '{code}')", "SELECT * FROM totp_enroll('alice')", "SELECT totp_remove('alice')", "SELECT totp_recover('alice', 'abcdef')",
+           "SELECT totp_confirm('alice', '{code}')", "SELECT * FROM totp_enroll('alice')", "SELECT totp_remove('alice')", "SELECT totp_recover('alice', '{recovery_code}')",
            "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "SELECT * FROM totp_reset('alice')", "SELECT totp_disable('alice')", "SELECT totp_enable('alice')",
            "SELECT totp_unlock('alice')", "SELECT totp_rename_user('alice', 'bob')", "SELECT * FROM totp_recovery_codes('alice')", "SELECT * FROM totp_rotate_key()"]
 
@@ -21,10 +21,11 @@ WRITERS = ["SELECT totp_verify('alice', '{code}')", "SELECT totp_verify(NULL, NU
                                    ["SET default_transaction_read_only = on", "BEGIN"]], ids="; ".join)
 def test_a_read_only_transaction_is_refused_before_anything_is_judged(conn, begin):
     secret = active_user(conn)
+    codes = {"code": code_at(secret, NOON), "recovery_code": recovery_codes(conn)[0]}
     for call in WRITERS:
         for command in begin:
             conn.execute(command)
-        error = error_of(conn, call.format(code=code_at(secret, NOON)))
+        error = error_of(conn, call.format(**codes))
         conn.execute("ROLLBACK")
         assert error.sqlstate == "25006" and error.diag.message_hint, call
     for command in begin:
@@ -33,45 +34,36 @@ def test_a_read_only_transaction_is_refused_before_anything_is_judged(conn, begi
     assert conn.execute("SELECT state, failures FROM totp_status('alice')").fetchone() == ("active", 0)
     conn.execute("ROLLBACK")
     conn.execute("RESET default_transaction_read_only")
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
+    assert (verify(conn, "alice", codes["code"]), recover(conn, codes["recovery_code"])) == (True, True)
 
 
 def test_a_standby_refuses_before_anything_is_judged(fresh_cluster, make_standby):
     db = fresh_cluster.create_database()
+    role = db.create_role("verify")
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
         secret = active_user(conn)
-        code = code_at(secret, NOON)
+        code, recovery_code = code_at(secret, NOON), recovery_codes(conn)[0]
         standby = make_standby(fresh_cluster)
         standby.wait_for_replay(fresh_cluster)
     with closing(standby.connect(db.name)) as there:
         fix_clock(there, NOON)
         for call in WRITERS:
-            error = error_of(there, call.format(code=code))
+            error = error_of(there, call.format(code=code, recovery_code=recovery_code))
             assert error.sqlstate == "25006" and error.diag.message_hint, call
         assert there.execute("SELECT totp_enabled('alice'), totp_enabled('nobody')").fetchone() == (True, False)
         assert there.execute("SELECT device, state, uses, failures FROM totp_status('alice')").fetchall() == [("default", "active", 1, 0)]
         assert there.execute("SELECT totp_code_at(%s, '2030-01-01 12:00:00+00')", [secret]).fetchone() == (code,)
         assert there.execute("SELECT secrets FROM totp_keys()").fetchone() == (1,)
-    with closing(db.connect()) as conn:  # it was not used up by any of that
-        fix_clock(conn, NOON)
-        assert verify(conn, "alice", code) is True
-    standby.wait_for_replay(fresh_cluster)
-    with closing(standby.connect(db.name)) as there:  # replayed without this library having been called for it
-        assert there.execute("SELECT uses FROM totp_status('alice')").fetchone() == (2,)
-
-
-def test_a_role_with_verify_asks_a_standby(fresh_cluster, make_standby):
-    db = fresh_cluster.create_database()
-    role = db.create_role("verify")
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        active_user(conn)
-    standby = make_standby(fresh_cluster)
-    standby.wait_for_replay(fresh_cluster)
     with closing(standby.connect(db.name, user=role)) as there:
         assert there.execute("SELECT totp_enabled('alice')").fetchone() == (True,)
         assert error_of(there, "SELECT totp_verify('alice', '123456')").sqlstate == "25006"
+    with closing(db.connect()) as conn:  # nothing was used up by any of that
+        fix_clock(conn, NOON)
+        assert (verify(conn, "alice", code), recover(conn, recovery_code)) == (True, True)
+    standby.wait_for_replay(fresh_cluster)
+    with closing(standby.connect(db.name)) as there:  # replayed without this library having been called for it
+        assert there.execute("SELECT uses FROM totp_status('alice')").fetchone() == (2,)
 
 
 # --- Parallel mode ------------------------------------------------------------------------------------------
@@ -96,7 +88,7 @@ def test_parallel_mode_is_refused(forced_parallel):
     secret = active_user(conn)
     force_parallel(conn)
     for call in [*WRITERS, "SELECT totp_enabled('alice')", "SELECT * FROM totp_status('alice')", "SELECT * FROM totp_keys()"]:
-        error = error_of(conn, "SELECT lie(%s)", [call.format(code=code_at(secret, NOON))])
+        error = error_of(conn, "SELECT lie(%s)", [call.format(code=code_at(secret, NOON), recovery_code=NO_CODE)])
         assert error.sqlstate == "25000", (call, error)
     force_parallel(conn, False)
     assert conn.execute("SELECT state, uses, failures FROM totp_status('alice')").fetchone() == ("active", 1, 0)
@@ -116,59 +108,7 @@ def test_code_at_runs_in_a_worker(forced_parallel):
     assert forced_parallel.execute("SELECT lie(%s)", [query]).fetchone() == ("94287082",)
 
 
-# --- Rows and tables that are missing or altered: an error, never a free guess --------------------------------
-
-
-def fails_closed(conn, *codes: str) -> None:
-    for given in codes:
-        for call in ("SELECT totp_verify('alice', %s)", "SELECT * FROM totp_check('alice', %s)"):
-            error = error_of(conn, call, [given])
-            assert error.sqlstate == "XX001" and error.diag.message_hint, (call, error)
-
-
-@pytest.mark.parametrize("table", ["attempts", "used_codes"])
-def test_a_missing_row(conn, table):
-    secret = active_user(conn)
-    conn.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM totp.{table}")
-    conn.execute(f"DELETE FROM totp.{table}")
-    # A wrong code needs the attempts alone.
-    fails_closed(conn, code_at(secret, NOON), *["000000"] if table == "attempts" else [])
-    conn.execute(f"INSERT INTO totp.{table} SELECT * FROM kept")
-    conn.execute("DROP TABLE kept")
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-
-
-@pytest.mark.parametrize("table", ["attempts", "used_codes"])
-@pytest.mark.parametrize("alteration", ["ALTER TABLE totp.{table} SET UNLOGGED", "ALTER TABLE totp.{table} ALTER COLUMN {first} DROP NOT NULL",
-                                        "ALTER TABLE totp.{table} DROP COLUMN {first} CASCADE", "ALTER TABLE totp.{table} ALTER COLUMN {number} TYPE int",
-                                        "ALTER TABLE totp.{table} RENAME TO elsewhere", "DROP TABLE totp.{table}", "ALTER TABLE totp.{table} RENAME COLUMN {first} TO other"])
-def test_an_altered_table(db, table, alteration):
-    first, number = {"attempts": ("locked_until", "failures"), "used_codes": ("time_step", "uses")}[table]
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        secret = active_user(conn)
-        code = code_at(secret, NOON)
-        conn.execute("BEGIN")
-        if alteration.startswith(("DROP TABLE", "ALTER TABLE totp.{table} DROP")):
-            conn.execute(f"ALTER EXTENSION pg_totp DROP TABLE totp.{table}")
-        conn.execute(alteration.format(table=table, first=first, number=number))
-        conn.execute("COMMIT")
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        by_its_columns = any(word in alteration for word in ("DROP COLUMN", "TYPE", "RENAME", "DROP TABLE"))
-        fails_closed(conn, code, *["000000"] if table == "attempts" or by_its_columns else [])
-    db.execute("DROP EXTENSION pg_totp CASCADE")
-
-
-def test_an_altered_table_is_seen_by_a_session_that_has_used_it(db):
-    with closing(db.connect()) as conn, closing(db.connect()) as other:
-        fix_clock(conn, NOON)
-        secret = active_user(conn)
-        other.execute("ALTER TABLE totp.used_codes SET UNLOGGED")
-        fails_closed(conn, code_at(secret, NOON))
-        assert verify(conn, "alice", next(wrong_codes(secret, NOON))) is False
-        other.execute("ALTER TABLE totp.used_codes SET LOGGED")
-        assert verify(conn, "alice", code_at(secret, NOON)) is True
+# --- Rows with impossible values ---------------------------------------------------------------------------------
 
 
 def test_a_secret_with_impossible_parameters(conn):
@@ -203,43 +143,7 @@ def test_impossible_used_codes_do_not_crash(conn, change):
     assert conn.execute("SELECT s::text FROM totp_status('alice') AS s").fetchall()
 
 
-# --- What an error says ---------------------------------------------------------------------------------------
-
-
-def test_no_error_repeats_a_code_or_secret(conn):
-    """Statements in the log do, as those of any client; messages, details, hints and contexts do not."""
-    secret = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJ1"
-    error = error_of(conn, "SELECT totp_code_at(%s, now())", [secret])
-    assert secret not in str(error) and secret not in str(error.diag.context or "")
-
-
-def test_a_wrong_code_writes_no_statement_to_the_log(cluster, conn):
-    """The line that outlives a ROLLBACK names the user; the statement below it would hold the code."""
-    conn.execute("SET log_statement = 'none'")
-    conn.execute("SET log_min_error_statement = 'log'")
-    conn.execute("SET client_min_messages = 'debug5'")
-    active_user(conn)
-    notices = []
-    conn.add_notice_handler(lambda diag: notices.append(diag.message_primary))
-    before = len(cluster.log_text())
-    conn.execute("BEGIN")
-    conn.execute("SELECT totp_verify('alice', '918273')")
-    conn.execute("ROLLBACK")
-    written = cluster.log_text()[before:]
-    assert 'totp: event=failed db_user="postgres" user="alice"' in written
-    assert "918273" not in written
-    assert not any("event=failed" in notice for notice in notices)  # the server's log alone, not the client
-
-
-def test_a_user_id_cannot_forge_a_line_of_the_log(cluster, conn):
-    user_id = 'mallory" failures=0\nLOG:  totp: event=unlocked user="alice\t\x1b[31m é'
-    secret = enroll(conn, user_id, account_name="m")
-    verify(conn, user_id, code_at(secret, NOON.timestamp() - 30))
-    before = len(cluster.log_text())
-    assert verify(conn, user_id, "000000") is False
-    lines = [line for line in cluster.log_text()[before:].splitlines() if "event=" in line]
-    assert len(lines) == 1 and "event=failed" in lines[0] and lines[0].isascii() and lines[0].isprintable()
-    assert '\\"' in lines[0]
+# --- What an error leaves behind -------------------------------------------------------------------------------
 
 
 def test_errors_do_not_break_the_session(conn):

@@ -136,12 +136,12 @@ CHANGED_AND_BACK = {
     "columns": ("ALTER TABLE totp.{0} RENAME user_id TO x", "ALTER TABLE totp.{0} RENAME x TO user_id"),
     "name": ("ALTER TABLE totp.{0} RENAME TO x", "ALTER TABLE totp.x RENAME TO {0}"),
     "schema": ("ALTER SCHEMA totp RENAME TO x", "ALTER SCHEMA x RENAME TO totp"),
+    "persistence": ("ALTER TABLE totp.{0} SET UNLOGGED", "ALTER TABLE totp.{0} SET LOGGED"),
 }
 
 
-@pytest.mark.parametrize("change", CHANGED_AND_BACK)
-@pytest.mark.parametrize("table", TABLES)
-def test_what_another_session_does_to_a_table_is_seen_by_the_next_call(db, table, change):
+@pytest.mark.parametrize("change, table", [(change, table) for change in CHANGED_AND_BACK for table in TABLES if (change, table) != ("persistence", "secrets")])
+def test_what_another_session_does_to_a_table_is_seen_by_the_next_call(db, change, table):
     with closing(db.connect()) as conn, closing(db.connect()) as dba:
         fix_clock(conn, NOON)
         import_secret(conn, "alice", SECRET)

@@ -1,10 +1,10 @@
-"""A code is accepted at most once: 64 sessions, three isolation levels, ROLLBACK, a crash."""
+"""A code is accepted at most once: by 64 sessions at three isolation levels, by every function. ROLLBACK: lockout/; crashes: durability/."""
 
 from contextlib import ExitStack, closing
 from datetime import timedelta
 
 import pytest
-from totp import LEVELS, NOON, active_user, code_at, enroll, fix_clock, parallel, verify, wrong_codes
+from totp import LEVELS, NOON, active_user, check, code_at, codes_left, enroll, fix_clock, parallel, recover, recovery_codes, verify
 
 SESSIONS = 64
 ROUNDS = 20
@@ -22,7 +22,7 @@ def raise_on_errors(answers):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
 def test_one_of_64_sessions_gets_in(quick_db, conn, level, pending):
-    """With a pending secret the winner confirms it; the others must see its code used up just the same."""
+    """In a transaction each, which commits or rolls back. The code that confirms a pending secret is used up as any other."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(SESSIONS)]
         for session in sessions:
@@ -82,6 +82,7 @@ def test_each_step_of_the_window_gets_one_in(quick_db, conn):
 
 
 def test_verify_check_and_confirm_share_one_burnt_step(quick_db, conn):
+    """64 single statements."""
     calls = ["SELECT totp_verify(%s, %s)", "SELECT accepted FROM totp_check(%s, %s)", "SELECT totp_verify(%s, %s, 'default')",
              "SELECT totp_confirm(%s, %s)"]
     with ExitStack() as stack:
@@ -118,45 +119,6 @@ def test_an_older_step_is_refused_once_a_newer_one_was_accepted(conn):
     assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 60)) is True
 
 
-def test_a_clock_that_goes_back_does_not_bring_a_code_back(conn):
-    secret = active_user(conn)
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-    fix_clock(conn, NOON - timedelta(minutes=10))
-    for step in range(-22, -18):
-        assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30 * step)) is False
-    fix_clock(conn, NOON)
-    assert verify(conn, "alice", code_at(secret, NOON)) is False
-
-
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
-def test_rollback_does_not_give_the_code_back(quick_db, conn, level, pending):
-    secret = enroll(conn, "alice") if pending else active_user(conn)
-    code = code_at(secret, NOON)
-    with closing(quick_db.connect()) as session:
-        fix_clock(session, NOON)
-        session.execute(f"BEGIN ISOLATION LEVEL {level}")
-        assert verify(session, "alice", code) is True
-        assert verify(session, "alice", code) is False
-        session.execute("ROLLBACK")
-        assert verify(session, "alice", code) is False
-    assert verify(conn, "alice", code) is False
-    assert conn.execute("SELECT state FROM totp_status('alice')").fetchone() == ("pending" if pending else "active",)
-    assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
-
-
-@pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
-def test_a_broken_connection_does_not_give_the_code_back(quick_db, conn, pending):
-    secret = enroll(conn, "alice") if pending else active_user(conn)
-    code = code_at(secret, NOON)
-    with closing(quick_db.connect()) as session:
-        fix_clock(session, NOON)
-        session.execute("BEGIN")
-        assert verify(session, "alice", code) is True
-        conn.execute("SELECT pg_terminate_backend(%s, 60000)", [session.info.backend_pid])
-    assert verify(conn, "alice", code) is False
-
-
 def test_an_aborted_confirmation_leaves_the_device_pending_and_its_code_used(quick_db, conn):
     """The old secret, staged aside, keeps working: the transaction in which it died never was."""
     old = active_user(conn)
@@ -174,86 +136,14 @@ def test_an_aborted_confirmation_leaves_the_device_pending_and_its_code_used(qui
     assert conn.execute("SELECT count(*) FROM totp_status('alice')").fetchone() == (1,)
 
 
-# --- Crashes ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def lazy_cluster(make_module_cluster):
-    """A server that writes WAL to disk only when it is asked to, so that a missing flush shows."""
-    return make_module_cluster(wal_writer_delay="10s", wal_writer_flush_after="0", bgwriter_delay="10s", checkpoint_timeout="1h",
-                               autovacuum="off")
-
-
-@pytest.mark.parametrize("setup", ["", "BEGIN", "SET synchronous_commit = off", "SET synchronous_commit = off; BEGIN",
-                                   "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT FROM totp.secrets"],
-                         ids=["autocommit", "open transaction", "asynchronous", "asynchronous, open", "serializable, open"])
-@pytest.mark.parametrize("pending", [False, True], ids=["active", "pending"])
-def test_true_is_durable_before_it_is_returned(lazy_cluster, setup, pending):
-    db = lazy_cluster.create_database()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        secrets = [enroll(conn, f"user {i}") if pending else active_user(conn, f"user {i}") for i in range(3)]
-    session = db.connect()
-    fix_clock(session, NOON)
-    if setup:
-        session.execute(setup)
-    for i, secret in enumerate(secrets):
-        assert verify(session, f"user {i}", code_at(secret, NOON)) is True
-    lazy_cluster.kill9()
-    session.close()
-    lazy_cluster.start()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        for i, secret in enumerate(secrets):
-            row = conn.execute("SELECT reason FROM totp_check(%s, %s)", [f"user {i}", code_at(secret, NOON)]).fetchone()
-            assert row == ("replayed",)
-            state = conn.execute("SELECT state FROM totp_status(%s)", [f"user {i}"]).fetchone()
-            assert state == ("pending" if pending and "BEGIN" in setup else "active",)
-            assert verify(conn, f"user {i}", code_at(secret, NOON.timestamp() + 30)) is True
-    db.drop()
-
-
-@pytest.mark.parametrize("setup", ["", "BEGIN", "SET synchronous_commit = off"], ids=["autocommit", "open transaction", "asynchronous"])
-def test_a_lock_is_durable_before_the_failure_that_sets_it_is_reported(lazy_cluster, setup):
-    db = lazy_cluster.create_database()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        secret = active_user(conn)
-    wrong = next(wrong_codes(secret, NOON))
-    session = db.connect()
-    fix_clock(session, NOON)
-    if setup:
-        session.execute(setup)
-    for _ in range(5):
-        assert verify(session, "alice", wrong) is False
-    lazy_cluster.kill9()
-    session.close()
-    lazy_cluster.start()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        row = conn.execute("SELECT reason, attempts_left, retry_at FROM totp_check('alice', %s)", [code_at(secret, NOON)]).fetchone()
-        assert row == ("locked", 0, NOON + timedelta(seconds=30))
-    db.drop()
-
-
-def test_a_used_code_stays_used_over_a_clean_restart(fresh_cluster):
-    db = fresh_cluster.create_database()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        secret = active_user(conn)
-        assert verify(conn, "alice", code_at(secret, NOON)) is True
-    fresh_cluster.restart()
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        assert verify(conn, "alice", code_at(secret, NOON)) is False
-        assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
-
-
-def test_maintenance_does_not_bring_a_code_back(quick_db, conn):
-    secret = active_user(conn)
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
+def test_maintenance_brings_no_code_back(conn, alice):
+    code, (used, unused, *_) = code_at(alice, NOON), recovery_codes(conn)
+    assert (verify(conn, "alice", code), recover(conn, used)) == (True, True)
     for command in ("VACUUM totp.used_codes", "VACUUM (FREEZE) totp.used_codes", "VACUUM FULL totp.used_codes", "CLUSTER totp.used_codes USING used_codes_pkey",
-                    "VACUUM FULL totp.attempts", "VACUUM (FREEZE) totp.attempts", "REINDEX TABLE totp.used_codes", "CHECKPOINT"):
+                    "VACUUM FULL totp.recovery_codes", "VACUUM FULL totp.attempts", "VACUUM (FREEZE) totp.attempts", "REINDEX TABLE totp.used_codes", "CHECKPOINT"):
         conn.execute(command)
-        assert conn.execute("SELECT reason FROM totp_check('alice', %s)", [code_at(secret, NOON)]).fetchone() == ("replayed",), command
-    assert verify(conn, "alice", code_at(secret, NOON.timestamp() + 30)) is True
+        assert check(conn, "alice", code).reason == "replayed", command
+        assert recover(conn, used) is False, command
+        conn.execute("SELECT totp_unlock('alice')")
+    assert codes_left(conn) == 9
+    assert (verify(conn, "alice", code_at(alice, NOON.timestamp() + 30)), recover(conn, unused)) == (True, True)

@@ -91,7 +91,7 @@ def replace_key_file(cluster, text, mode=0o600) -> None:
 def nothing_told(error, *secret_texts):
     """The error names no file and no part of a key."""
     told = " ".join(filter(None, [error.diag.message_primary, error.diag.message_detail, error.diag.message_hint, error.diag.context]))
-    assert "/" not in told and "master.key" not in told
+    assert "/" not in told.replace("PL/pgSQL", "") and "master.key" not in told
     for text in secret_texts:
         for i in range(0, max(len(text.strip()) - 8, 0)):
             part = text.strip()[i : i + 8]

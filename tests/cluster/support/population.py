@@ -1,12 +1,15 @@
-"""Data of every kind in a database, and what must be true of it afterwards: for tests that move or update a database."""
+"""Data of every kind in a database, and what must be true of it after a move or an update; the releases to update from."""
 
 from contextlib import closing
 from datetime import timedelta
 from typing import NamedTuple
 
 from many_users import open_everything
-from server import Database
+from server import CHECKOUT, Database
 from totp import NOON, check, code_at, enroll, error_of, fix_clock, import_secret, recover, verify, wrong_codes
+
+# The released versions, and the script that installs each.
+RELEASES = {path.stem.removeprefix("pg_totp--"): path for path in sorted((CHECKOUT / "sql" / "install").glob("pg_totp--*.sql"))}
 
 NEXT = NOON + timedelta(seconds=30)  # the next time step: at noon its code is in the window, and nobody has used it
 
