@@ -29,9 +29,8 @@ impl Attempts {
 }
 
 impl InPlace for Attempts {
-    const TABLE: &'static str = "attempts";
-    const COLUMNS: [&'static str; 5] =
-        ["locked_until", "recovery_locked_until", "last_failed_at", "failures", "recovery_failures"];
+    const TABLE: &'static str = shape::ATTEMPTS.name();
+    const COLUMNS: [&'static str; 5] = shape::ATTEMPTS.words();
 
     fn from_words([locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures]: Words) -> Self {
         let counter = |failures: i64, locked_until| Counter {

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use pgrx::pg_sys;
 
 use super::relcache::Kept;
+use super::shape;
 use super::spi::{Snapshot, statement};
 use super::table_oid;
 use crate::backend;
@@ -22,8 +23,8 @@ pub struct Floor {
 }
 
 impl InPlace for Floor {
-    const TABLE: &'static str = "floor";
-    const COLUMNS: [&'static str; 5] = ["floor_at", "system_identifier", "control_inode", "database", "timeline"];
+    const TABLE: &'static str = shape::FLOOR.name();
+    const COLUMNS: [&'static str; 5] = shape::FLOOR.words();
 
     fn from_words([floor_at, identity @ ..]: Words) -> Self {
         Self { floor_at: Timestamp(floor_at), identity }

@@ -140,7 +140,7 @@ static ALL: [&Table; 7] = [&DATA_KEYS, &SECRETS, &USED_CODES, &ATTEMPTS, &RECOVE
 
 /// Returns the tables that are missing or altered.
 pub fn altered() -> Vec<&'static str> {
-    ALL.iter().filter(|table| table.check().is_err()).map(|table| table.name.to_str().unwrap_or_default()).collect()
+    ALL.iter().filter(|table| table.check().is_err()).map(|table| table.name()).collect()
 }
 
 /// What was found out about a table.
@@ -257,6 +257,20 @@ impl Table {
         })
     }
 
+    /// Returns its name in schema `totp`.
+    pub const fn name(&self) -> &'static str {
+        match self.name.to_str() {
+            Ok(name) => name,
+            Err(_) => "",
+        }
+    }
+
+    /// Returns the names of the columns that change in place, which are the first ones of such a table.
+    pub const fn words(&self) -> [&'static str; 5] {
+        let [(a, _), (b, _), (c, _), (d, _), (e, _), ..] = self.columns else { panic!("too few columns") };
+        [a, b, c, d, e]
+    }
+
     /// Returns how many columns are expected.
     pub fn width(&self) -> usize {
         self.columns.len()
@@ -264,7 +278,7 @@ impl Table {
 
     /// Returns the error for an altered table.
     pub fn altered(&self) -> Error {
-        Error::TableAltered(self.name.to_str().unwrap_or_default())
+        Error::TableAltered(self.name())
     }
 }
 
@@ -287,9 +301,8 @@ unsafe fn key_with(relation: pg_sys::Relation, column: pg_sys::AttrNumber) -> Op
 pub fn named_in(sql: &CStr) -> Vec<&'static Table> {
     let sql = sql.to_string_lossy();
     let names = |table: &&&Table| {
-        let name = table.name.to_str().unwrap_or_default();
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        sql.split("totp.").skip(1).any(|rest| rest.split(|c| !is_word(c)).next() == Some(name))
+        sql.split("totp.").skip(1).any(|rest| rest.split(|c| !is_word(c)).next() == Some(table.name()))
     };
     ALL.iter().filter(names).copied().collect()
 }

@@ -26,8 +26,8 @@ pub struct UsedCode {
 }
 
 impl InPlace for UsedCode {
-    const TABLE: &'static str = "used_codes";
-    const COLUMNS: [&'static str; 5] = ["time_step", "used_at", "uses", "recovery_mask", "secret_id"];
+    const TABLE: &'static str = shape::USED_CODES.name();
+    const COLUMNS: [&'static str; 5] = shape::USED_CODES.words();
 
     fn from_words([step, used_at, uses, recovery_mask, secret_id]: Words) -> Self {
         Self {
