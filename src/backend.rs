@@ -1,6 +1,7 @@
-//! Safe reads of what PostgreSQL knows in this backend, and what differs between its major versions.
+//! Small calls of PostgreSQL, made safe: what it knows in this backend, its locks, and what differs between its major
+//! versions. A transaction is open in every one of them, except where a function says otherwise.
 //!
-//! Owns every condition on the version. Must never keep anything: each call asks PostgreSQL again.
+//! Owns every condition on the version. Must never keep an answer: each call asks PostgreSQL again.
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;

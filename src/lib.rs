@@ -8,22 +8,26 @@
 //! `api` → `removed`, `audit`, `replay_floor`, `keyring` → `store` → `inplace` → `backend`, `error`. Beside them are the
 //! small modules that each of these may use (`user`, `timestamp`, `clock`, `settings`, `server_log`, `random`) and the pure
 //! crates, which know nothing of PostgreSQL. No arrow runs upward, but one, through SQL text: the UPDATE of a rotation in
-//! `store/rotation.rs` calls `totp.reseal`, which is in `api/rotation.rs`.
+//! `store/rotation.rs` calls `totp.reseal` and `totp.reseal_recovery_codes`, which are in `api/rotation.rs`.
 //!
 //! # The lock order
 //!
-//! A call takes its locks in this order, and leaves out what it does not need. All but the page locks last until the end of
-//! the transaction.
+//! A call takes its locks in this order, and leaves out what it does not need.
 //!
-//! 1. The tables of a sign-in: `attempts` and `used_codes` ROW EXCLUSIVE, `secrets` ACCESS SHARE (`store/sign_in.rs`).
-//! 2. The set of data keys, EXCLUSIVE: who adds or destroys a key (`store/data_keys.rs`).
-//! 3. A data key: SHARE for who writes rows of a user, EXCLUSIVE for who destroys it. Sign-ins with a confirmed device hold
-//!    none, so a rotation does not stop them.
-//! 4. The row of the user in `totp.attempts`, FOR NO KEY UPDATE: one writer per user. A rotation takes the rows of a batch in
-//!    the order of their ids, and skips those that are held.
-//! 5. Other rows of that user.
-//! 6. The pages of rows that change in place, for nanoseconds: `attempts` before `used_codes`, or `floor` alone. Nothing
-//!    waits while it holds one.
+//! 1. The set of data keys, EXCLUSIVE: who adds or destroys a key (`store/data_keys.rs`).
+//! 2. Data keys, in the order of their numbers: SHARE for who writes rows of a user, EXCLUSIVE for who destroys the key.
+//!    Sign-ins with a confirmed device hold none, so a rotation does not stop them. A writer who holds one, and then a user,
+//!    may take a newer one in SHARE mode: who destroys keys waits for the older one first.
+//! 3. The row of the user in `totp.attempts`: one writer per user. A rotation takes the rows of a batch in the order of the
+//!    ids, and skips those that are held. `totp_forget_unreadable` takes one user after the other, and holds every data key,
+//!    so no other writer is there. `totp_rename_user` takes the old id, then the new one: of two renames in opposite
+//!    directions PostgreSQL ends one with 40P01.
+//! 4. Other rows of that user.
+//! 5. Pages of rows that change in place: `attempts` before `used_codes`, or `floor` alone. They are released within the
+//!    change. All other locks last until the end of the transaction.
+//!
+//! Locks of tables are not in the list. All are weak ones that do not conflict with each other (ACCESS SHARE, ROW EXCLUSIVE);
+//! a sign-in takes those of `attempts`, `used_codes`, and `secrets` before its snapshot.
 //!
 //! Owns the order of the SQL files, and what happens when the library is loaded. Must never read a catalog then.
 

@@ -81,7 +81,7 @@ fn write_server_only(text: &CStr) {
             pg_sys::errmsg_internal(c"%s".as_ptr(), text.as_ptr());
             pg_sys::errhidestmt(true);
             pg_sys::errhidecontext(true);
-            pg_sys::ffi::pg_guard_ffi_boundary(|| errfinish(c"log.rs".as_ptr(), 0, c"totp".as_ptr()));
+            pg_sys::ffi::pg_guard_ffi_boundary(|| errfinish(c"server_log.rs".as_ptr(), 0, c"totp".as_ptr()));
         }
     }
 }

@@ -22,9 +22,9 @@ impl<'a> UserId<'a> {
         bounded(argument, value).map(Self)
     }
 
-    /// Returns the id in a sign-in, where no id is an error. `None` for what cannot be the id of a user.
-    pub fn of_sign_in(value: Option<&'a str>) -> Option<Self> {
-        Self::new(value).ok()
+    /// Returns the id in a look-up, where no id is an error: what cannot be the id of a user is found nowhere.
+    pub fn to_find(value: Option<&'a str>) -> Option<Self> {
+        value.map(Self)
     }
 
     /// Takes an id from a table.

@@ -1,6 +1,7 @@
 //! `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user`: the functions of a support desk.
 //!
-//! Owns what happens to everything of a user. Must never clear a used step: what was used stays used.
+//! Owns what happens to everything of a user. Must never lose a used step: a removal leaves it in the audit
+//! log.
 
 use std::collections::BTreeMap;
 

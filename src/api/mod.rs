@@ -17,7 +17,7 @@
 //!
 //! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, and `totp_grant` a function in `sql/rights.sql`.
 //!
-//! Owns SQLSTATE 22023 for arguments. Must never have SQL text, which is in `store`, nor touch a page.
+//! Owns what a caller sees. Must never run an SQL statement, which is in `store`, nor touch a page.
 
 mod arguments;
 mod audit;

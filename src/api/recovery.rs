@@ -53,7 +53,7 @@ fn totp_recovery_codes(
 #[search_path(pg_catalog, pg_temp)]
 fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bool, ErrorReport> {
     guard::writable("totp_recover")?;
-    let (Some(user), Some(code)) = (UserId::of_sign_in(user_id), recovery_code) else { return Ok(false) };
+    let (Some(user), Some(code)) = (UserId::to_find(user_id), recovery_code) else { return Ok(false) };
     let code = RecoveryCode::parse(code).ok();
     let policy = settings::lockout();
     let mut keys_were_read = false;

@@ -16,7 +16,7 @@ use crate::user::UserId;
 #[search_path(pg_catalog, pg_temp)]
 fn totp_enabled(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     guard::not_parallel("totp_enabled")?;
-    let Some(user) = UserId::of_sign_in(user_id) else { return Ok(false) };
+    let Some(user) = UserId::to_find(user_id) else { return Ok(false) };
     Ok(secrets::is_enforced(&Snapshot::latest(), user)?)
 }
 
@@ -49,7 +49,7 @@ fn totp_status(
     ErrorReport,
 > {
     guard::not_parallel("totp_status")?;
-    let rows = match UserId::of_sign_in(user_id) {
+    let rows = match UserId::to_find(user_id) {
         Some(user) => secrets::list(&Snapshot::latest(), user)?,
         None => Vec::new(),
     };

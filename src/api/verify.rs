@@ -7,8 +7,8 @@
 //! nothing else: anything else that waits or fails would reveal a wrong code without a charge. So everything that does not
 //! depend on the code comes before the comparison, and what only a right code needs comes after it.
 //!
-//! Owns the order of a judgment, and the answer. Must never wait, fail, or tell anything that depends on the code before the
-//! guess is charged.
+//! Owns the order of a judgment, and the answer. Must never let a wrong code wait, fail, or be told before
+//! it is charged.
 
 use std::ops::ControlFlow;
 
@@ -180,7 +180,7 @@ struct Match<'a> {
 }
 
 fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result<Answer, Error> {
-    let Some(user) = UserId::of_sign_in(user_id) else { return Ok(Answer::not_enrolled()) };
+    let Some(user) = UserId::to_find(user_id) else { return Ok(Answer::not_enrolled()) };
     let code = Code::parse(code.unwrap_or_default()).ok();
     let policy = settings::lockout();
     let (mut user_locked, mut keys_were_read) = (false, false);

@@ -1,6 +1,6 @@
 //! One row on one page: where its columns are, and whether they may be changed now.
 //!
-//! Owns every look at a page. Must never decide anything about codes.
+//! Owns where a row is on its page. Must never decide anything about codes.
 
 use pgrx::pg_sys;
 

@@ -1,6 +1,7 @@
 //! The data keys: the one that seals now, the ones that opened values need, and their cache in this backend.
 //!
-//! Owns the cache, and the wrapping under master keys. Must never use a cached key whose master key was removed.
+//! Owns the cache, and the wrapping under master keys. Must never use, or keep, a key after its
+//! master key is seen to be gone.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -35,7 +36,8 @@ thread_local! {
 /// Returns the data key that seals new secrets, and holds it until the end of the transaction, so that no rotation destroys
 /// it meanwhile. The first call ever creates it.
 ///
-/// Every function that writes rows of a user calls this before it takes any row lock: the lock order of `lib.rs`.
+/// Every function that writes rows of a user calls this, or [`hold_existing`], before it takes any row lock: the lock order
+/// of `lib.rs`.
 pub fn hold_current() -> Result<KeyId, Error> {
     loop {
         let Some(key) = data_keys::current(&Snapshot::latest())? else {
@@ -135,6 +137,31 @@ pub fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
         keys.push(CachedKey { id: stored.id, wrapped: stored.wrapped.clone(), key: Rc::clone(&key) });
     });
     Ok(key)
+}
+
+/// Reads the master keys now. A broken file is an error, even if keys are in use.
+pub fn reread() -> Result<(), Error> {
+    let read = master_keys::reread();
+    drop_removed();
+    read
+}
+
+/// Reads the master keys again if the configuration was.
+pub fn reread_after_reload() {
+    master_keys::reread_after_reload();
+    drop_removed();
+}
+
+/// Returns whether the master key with a stored fingerprint is loaded. Never raises.
+pub fn is_loaded(fingerprint: &str) -> bool {
+    let is_loaded = Fingerprint::parse(fingerprint).is_ok_and(|f| master_keys::with_master(&f, |_| ()).is_ok());
+    drop_removed();
+    is_loaded
+}
+
+/// Wipes what was opened by a master key that is gone, now and not at the next use.
+fn drop_removed() {
+    with_cache(|_| ());
 }
 
 /// Calls `f` with the cached keys, of which none was opened by a master key that is gone.

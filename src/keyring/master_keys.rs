@@ -47,11 +47,6 @@ pub fn count() -> usize {
     LOADED.with_borrow(|loaded| loaded.keys.as_ref().map_or(0, |m| m.iter().count()))
 }
 
-/// Returns whether the master key with a stored fingerprint is loaded. Never raises.
-pub fn is_loaded(fingerprint: &str) -> bool {
-    Fingerprint::parse(fingerprint).is_ok_and(|f| with_master(&f, |_| ()).is_ok())
-}
-
 /// Calls `f` with a master key. If it is not loaded, reads the file once more before the error.
 pub fn with_master<R>(fingerprint: &Fingerprint, f: impl Fn(&MasterKey) -> R) -> Result<R, Error> {
     if let Some(key) = masters()?.find(fingerprint) {
@@ -72,7 +67,7 @@ pub fn with_master<R>(fingerprint: &Fingerprint, f: impl Fn(&MasterKey) -> R) ->
 
 /// Returns the master keys. Reads them at first use in a session and after every reload of the configuration.
 pub fn masters() -> Result<Rc<MasterKeys>, Error> {
-    reread_after_reload()?;
+    reread_after_reload();
     if let Some(keys) = LOADED.with_borrow(|loaded| loaded.keys.clone()) {
         return Ok(keys);
     }
@@ -88,10 +83,10 @@ pub fn reread() -> Result<(), Error> {
 }
 
 /// Reads the file again after a reload. If it is broken, the keys in use stay, and the server log has a line.
-pub fn reread_after_reload() -> Result<(), Error> {
+pub fn reread_after_reload() {
     let reloaded_at = backend::reloaded_at();
     if LOADED.with_borrow(|loaded| loaded.keys.is_none() || loaded.read_at == reloaded_at) {
-        return Ok(());
+        return;
     }
     note_read();
     match key_file::read() {
@@ -101,7 +96,6 @@ pub fn reread_after_reload() -> Result<(), Error> {
             note_ignored(&error);
         }
     }
-    Ok(())
 }
 
 fn note_ignored(error: &Error) {

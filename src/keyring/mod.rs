@@ -12,11 +12,13 @@ mod sealing;
 
 #[cfg(any(test, feature = "pg_test"))]
 pub use data_keys::forget;
-pub use data_keys::{cache_all, current_is_under_current_master, hold_current, hold_existing, replace_current};
+pub use data_keys::{
+    cache_all, current_is_under_current_master, hold_current, hold_existing, is_loaded, replace_current, reread,
+};
 #[cfg(any(test, feature = "pg_test"))]
 pub use key_file::FileRule;
 pub use key_file::is_environment;
-pub use master_keys::{count, is_loaded, reads, reread};
+pub use master_keys::{count, reads};
 pub use sealing::{
     SecretContext, open_recovery_codes, open_secret, reseal_recovery_codes, reseal_secret, seal_recovery_codes,
     seal_secret,

@@ -6,7 +6,7 @@ use otp::{Parameters, Secret};
 use seal::{Context, KeyId};
 use zeroize::Zeroizing;
 
-use super::data_keys::{cached, unwrapped};
+use super::data_keys::{cached, reread_after_reload, unwrapped};
 use super::master_keys;
 use crate::error::Error;
 use crate::random;
@@ -107,7 +107,7 @@ fn seal(id: KeyId, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, Error
 
 fn open(snapshot: &Snapshot, context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {
     let id = seal::key_id(sealed).map_err(|_| Error::DoesNotOpen)?;
-    master_keys::reread_after_reload()?;
+    reread_after_reload();
     if let Some(key) = cached(id)
         && let Ok(plaintext) = seal::open(&key, id, context, sealed)
     {

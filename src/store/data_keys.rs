@@ -21,6 +21,8 @@ pub enum KeyState {
     Current,
     /// Opens secrets that a rotation has not moved yet.
     Retiring,
+    /// Not a state: the row was altered. It is listed all the same, so that someone sees it.
+    Unknown,
 }
 
 impl KeyState {
@@ -29,14 +31,15 @@ impl KeyState {
         match self {
             Self::Current => "current",
             Self::Retiring => "retiring",
+            Self::Unknown => "unknown",
         }
     }
 
-    fn from_stored(name: &str) -> Result<Self, Error> {
+    fn from_stored(name: &str) -> Self {
         match name {
-            "current" => Ok(Self::Current),
-            "retiring" => Ok(Self::Retiring),
-            _ => Err(Error::RowsAltered),
+            "current" => Self::Current,
+            "retiring" => Self::Retiring,
+            _ => Self::Unknown,
         }
     }
 }
@@ -129,7 +132,7 @@ pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
         s.rows(snapshot, &[], |row| {
             Ok(ListedKey {
                 id: row.key_id(1)?,
-                state: KeyState::from_stored(row.text(2)?)?,
+                state: KeyState::from_stored(row.text(2)?),
                 created_at: row.time(3)?,
                 master_key: row.must(4)?,
                 secrets: row.must(5)?,

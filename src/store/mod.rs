@@ -4,7 +4,7 @@
 //! `health_rights`. They use `spi`, or `scan` if a plan costs too much; both return a `row`. `shape` knows the columns of the
 //! tables.
 //!
-//! Owns every SQL text that is not in `sql/`. Must never call a function of `api`, except in the one place that `lib.rs` names.
+//! Owns every statement that the library runs. Must never call a function of `api`, except in the place that `lib.rs` names.
 
 pub mod attempts;
 pub mod audit_log;

@@ -8,7 +8,7 @@ use std::thread::LocalKey;
 use pgrx::{IntoDatum, pg_sys};
 
 use super::row::Row;
-use super::shape::{self, Open, Table};
+use super::shape::{Open, Table, UserIdColumn};
 use super::spi::{self, Snapshot, Statement};
 use crate::error::Error;
 use crate::inplace::{self, RowAddress};
@@ -26,7 +26,7 @@ pub struct UserTable {
 pub struct OpenTable {
     table: &'static UserTable,
     open: Open,
-    user_id: shape::UserId,
+    user_id: UserIdColumn,
 }
 
 impl UserTable {
@@ -35,7 +35,7 @@ impl UserTable {
     /// Errors: XX001 if it is missing, or its columns or the collation of `user_id` have changed.
     pub fn open(&'static self, lock: u32) -> Result<OpenTable, Error> {
         let open = self.table.open(lock)?;
-        let user_id = open.user_id.ok_or_else(|| self.table.altered())?;
+        let user_id = open.user_id().ok_or_else(|| self.table.altered())?;
         Ok(OpenTable { table: self, open, user_id })
     }
 }
@@ -48,7 +48,7 @@ impl OpenTable {
         snapshot: &Snapshot,
         mut read: impl FnMut(RowAddress, &Row) -> Result<T, Error>,
     ) -> Result<Vec<T>, Error> {
-        let shape::UserId { column, key } = self.user_id;
+        let UserIdColumn { column, key } = self.user_id;
         let Some(index) = key else {
             let address = self.table.table.width() as i32 + 1;
             let select = |s: &Statement| s.rows(snapshot, &[spi::user(user)], |row| read(row.address(address)?, row));
@@ -62,19 +62,19 @@ impl OpenTable {
             let wanted = user.as_str().into_datum().unwrap_or(pg_sys::Datum::null());
             let equal = (pg_sys::BTEqualStrategyNumber as u16, pg_sys::F_TEXTEQ.into());
             pg_sys::ScanKeyInit(&mut key, column, equal.0, equal.1, wanted);
-            let scan = pg_sys::systable_beginscan(self.open.relation, index, true, snapshot.0, 1, &mut key);
+            let scan = pg_sys::systable_beginscan(self.open.relation(), index, true, snapshot.0, 1, &mut key);
             let result = loop {
                 let tuple = pg_sys::systable_getnext(scan);
                 if tuple.is_null() {
                     break Ok(rows);
                 }
                 let address = RowAddress {
-                    table: (*self.open.relation).rd_id,
+                    table: (*self.open.relation()).rd_id,
                     tid: (*tuple).t_self,
                     xmin: (*(*tuple).t_data).t_choice.t_heap.t_xmin,
                     may_be_going: inplace::may_be_going(&*(*tuple).t_data),
                 };
-                match read(address, row.load(tuple, (*self.open.relation).rd_att)) {
+                match read(address, row.load(tuple, (*self.open.relation()).rd_att)) {
                     Ok(value) => rows.push(value),
                     Err(error) => break Err(error),
                 }

@@ -22,17 +22,21 @@ pub struct Table {
     pub name: &'static CStr,
     /// Names and types of its first columns. More may follow.
     columns: &'static [(&'static str, pg_sys::Oid)],
+    /// Rows are found by `user_id`, which must be compared byte by byte.
+    by_user: bool,
     checked: &'static LocalKey<Kept<Checked>>,
 }
 
-/// Declares a [`Table`].
+/// Declares a [`Table`], or a table `by user_id`.
 macro_rules! table {
-    ($table:ident, $name:literal, [$(($column:literal, $type:ident)),* $(,)?]) => {
+    ($table:ident, $name:literal by user_id, $columns:tt) => { table!(@ $table, $name, true, $columns); };
+    ($table:ident, $name:literal, $columns:tt) => { table!(@ $table, $name, false, $columns); };
+    (@ $table:ident, $name:literal, $by_user:literal, [$(($column:literal, $type:ident)),* $(,)?]) => {
         pub static $table: Table = {
             thread_local! {
                 static CHECKED: Kept<Checked> = const { Kept::nothing() };
             }
-            Table { name: $name, columns: &[$(($column, $type)),*], checked: &CHECKED }
+            Table { name: $name, columns: &[$(($column, $type)),*], by_user: $by_user, checked: &CHECKED }
         };
     };
 }
@@ -50,7 +54,7 @@ table!(
 );
 table!(
     SECRETS,
-    c"secrets",
+    c"secrets" by user_id,
     [
         ("user_id", TEXTOID),
         ("device", TEXTOID),
@@ -73,7 +77,7 @@ table!(
 );
 table!(
     USED_CODES,
-    c"used_codes",
+    c"used_codes" by user_id,
     [
         ("time_step", INT8OID),
         ("used_at", TIMESTAMPTZOID),
@@ -85,7 +89,7 @@ table!(
 );
 table!(
     ATTEMPTS,
-    c"attempts",
+    c"attempts" by user_id,
     [
         ("locked_until", TIMESTAMPTZOID),
         ("recovery_locked_until", TIMESTAMPTZOID),
@@ -147,12 +151,12 @@ pub fn altered() -> Vec<&'static str> {
 #[derive(Clone, Copy)]
 struct Checked {
     table: pg_sys::Oid,
-    user_id: Option<UserId>,
+    user_id: Option<UserIdColumn>,
 }
 
 /// How the rows of a user are found.
 #[derive(Clone, Copy)]
-pub struct UserId {
+pub struct UserIdColumn {
     /// The number of column `user_id`, which is compared byte by byte.
     pub column: pg_sys::AttrNumber,
     /// The primary key of a plain table, if it includes that column.
@@ -161,9 +165,20 @@ pub struct UserId {
 
 /// An open table, as expected. Its lock stays until the end of the transaction.
 pub struct Open {
-    pub relation: pg_sys::Relation,
-    /// `None` if there is no such column, or it has another collation.
-    pub user_id: Option<UserId>,
+    relation: pg_sys::Relation,
+    user_id: Option<UserIdColumn>,
+}
+
+impl Open {
+    /// Returns the table, which stays open while this value lives.
+    pub fn relation(&self) -> pg_sys::Relation {
+        self.relation
+    }
+
+    /// Returns how the rows of a user are found, in a table by user id.
+    pub fn user_id(&self) -> Option<UserIdColumn> {
+        self.user_id
+    }
 }
 
 impl Drop for Open {
@@ -229,26 +244,32 @@ impl Table {
     /// # Safety
     /// `relation` is open and locked.
     unsafe fn look(&self, relation: pg_sys::Relation) -> Result<Checked, Unfit> {
-        // SAFETY: an open relation has its pg_class row and tuple descriptor.
-        let (table, class, columns) = unsafe {
-            ((*relation).rd_id, &*(*relation).rd_rel, pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att))
-        };
+        // SAFETY: an open relation has its OID, its pg_class row, and its columns, which stay while it is locked.
+        let table = unsafe { (*relation).rd_id };
         if table != table_oid(self.name) {
             return Err(Unfit::NotTheName);
         }
+        // SAFETY: as above.
+        let (class, columns) =
+            unsafe { (&*(*relation).rd_rel, pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att)) };
         // Only rows of a table or a partitioned table have a ctid.
         let kind = class.relkind as u8;
         if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) || !self.fits(&columns) {
             return Err(Unfit::Altered);
         }
+        if !self.by_user {
+            return Ok(Checked { table, user_id: None });
+        }
+        let is_user_id = |c: &&pg_sys::FormData_pg_attribute| is_named(c, "user_id");
         let is_plain = kind == pg_sys::RELKIND_RELATION && !class.relhassubclass;
-        let user_id = columns.iter().find(|c| is_named(c, "user_id") && c.attcollation == pg_sys::C_COLLATION_OID);
-        let user_id = user_id.map(|c| c.attnum).map(|column| UserId {
-            column,
-            // SAFETY: promised by the caller.
-            key: if is_plain { unsafe { key_with(relation, column) } } else { None },
-        });
-        Ok(Checked { table, user_id })
+        match columns.iter().find(is_user_id).map(|c| (c.attnum, c.attcollation)) {
+            Some((column, pg_sys::C_COLLATION_OID)) => {
+                // SAFETY: promised by the caller.
+                let key = if is_plain { unsafe { key_with(relation, column) } } else { None };
+                Ok(Checked { table, user_id: Some(UserIdColumn { column, key }) })
+            }
+            _ => Err(Unfit::Altered),
+        }
     }
 
     fn fits(&self, columns: &pgrx::PgTupleDesc) -> bool {

@@ -1,6 +1,6 @@
 //! The checks about users: signs of an attack, and users who need help.
 //!
-//! Owns their sentences, and the numbers from which on something is wrong. Must never show a user id that is not quoted.
+//! Owns their sentences. Must never show a user id that is not quoted.
 
 use super::check::{Check, Status, counted, listed, of, quoted};
 use crate::error::Error;
@@ -29,14 +29,12 @@ pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {
 
 fn locked_users(locks: &Locks, last: &[String]) -> Check {
     let mut detail = format!(
-        "{} locked, {} {}until totp_unlock(), and {} one wrong code away: {}",
+        "{} locked, {} of them until totp_unlock(), and {} one wrong code away: {}",
         counted(locks.locked, "user is", "users are"),
         locks.forever,
-        of(locks.locked, "", "of them "),
         counted(locks.near, "is", "are"),
         match locks.forever {
             0 => "nothing to do",
-            1 => "unlock the user if you know who it is",
             _ => "unlock the users that you know",
         }
     );

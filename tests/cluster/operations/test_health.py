@@ -41,7 +41,7 @@ def test_users_near_or_in_a_lock(conn):
         verify(conn, "dave", next(wrong_codes(secrets["dave"], now)))
         now += timedelta(hours=2)
     status, detail = health(conn)["locked_users"]
-    assert status == "warn" and detail.startswith("1 user is locked, 1 until totp_unlock(), and 3 are one wrong code away: unlock")
+    assert status == "warn" and detail.startswith("1 user is locked, 1 of them until totp_unlock(), and 3 are one wrong code away: unlock")
 
 
 def test_recovery_failures_near_a_lock_are_counted_too(conn):
@@ -124,7 +124,7 @@ def test_a_lock_is_counted_after_the_limit_was_raised(make_cluster):
     server.reload()
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
-        assert health(conn)["locked_users"][1] == ("1 user is locked, 0 until totp_unlock(), and 0 are one wrong code away: nothing to do;"
+        assert health(conn)["locked_users"][1] == ("1 user is locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do;"
                                                    ' the user is "alice"')
 
 
@@ -184,3 +184,16 @@ def test_the_age_of_the_data_key(conn):
     assert health(conn)["key_rotation"] == ("warn", "a rotation is half way: CALL totp_rotate_key_online()")
     conn.execute("CALL totp_rotate_key_online()")
     assert health(conn)["key_rotation"][0] == "ok"
+
+
+def test_a_data_key_in_an_unknown_state_is_listed(conn):
+    active_user(conn)
+    conn.execute("ALTER TABLE totp.data_keys DROP CONSTRAINT data_keys_state_check")
+    conn.execute("UPDATE totp.data_keys SET state = 'x'")
+    assert conn.execute("SELECT state FROM totp_keys()").fetchall() == [("unknown",)]
+    assert health(conn)["lost_master_key"][0] == "ok"
+
+
+def test_a_user_id_of_another_collation_is_a_failure(conn):
+    conn.execute('ALTER TABLE totp.attempts ALTER user_id TYPE text COLLATE "POSIX"')
+    assert health(conn)["table_attempts"][0] == "fail"

@@ -85,10 +85,10 @@ COUNTED = {
                            "2 sets of recovery codes are older than the last failover or restore, and a code used just before it may be good again:"
                            " create new ones with totp_recovery_codes()"),
     "locked": (OF_THESE.format(change="locked_until = '2030-01-01 12:00:01Z'"), "locked_users", "ok",
-               '1 user is locked, 0 until totp_unlock(), and 0 are one wrong code away: nothing to do; the user is "alice"',
+               '1 user is locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do; the user is "alice"',
                '2 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do; the last of them "alice", "bob"'),
     "locked forever": (OF_THESE.format(change="recovery_locked_until = 'infinity'"), "locked_users", "warn",
-                       '1 user is locked, 1 until totp_unlock(), and 0 are one wrong code away: unlock the user if you know who it is; the user is "alice"',
+                       '1 user is locked, 1 of them until totp_unlock(), and 0 are one wrong code away: unlock the users that you know; the user is "alice"',
                        '2 users are locked, 2 of them until totp_unlock(), and 0 are one wrong code away: unlock the users that you know; the last of them "alice", "bob"'),
     "near a lock": (OF_THESE.format(change="failures = 4"), "locked_users", "ok",
                     '0 users are locked, 0 of them until totp_unlock(), and 1 is one wrong code away: nothing to do; the user is "alice"',
