@@ -207,7 +207,8 @@ def test_a_rolled_back_forget_changes_nothing(db, lost, key_cluster):
     assert verify(conn, "alice", code_at(had["alice"], NOON)) is True
 
 
-@pytest.mark.parametrize("name", ["0123456789abcdef", "", "no fingerprint", "0123456789ABCDEF' OR '1'='1", None])
+@pytest.mark.parametrize("name", ["0123456789abcdef", "0123456789abcde", "0123456789abcdef0", "", "no fingerprint", "0123456789ABCDEF' OR '1'='1", "x" * 1_000_000, None],
+                         ids=lambda name: repr(name)[:24])
 def test_forget_refuses_a_key_that_is_unknown(db, lost, name):
     before = tables(db)
     error = error_of(lost[0], FORGET, [name])

@@ -157,9 +157,17 @@ def test_grant_to_an_unknown_role(database, owner, name, capability):
     assert database.value("SELECT count(*) FROM pg_proc p, aclexplode(p.proacl) a WHERE a.grantee = 0 AND p.proname LIKE 'totp%%'", []) == 0
 
 
-@pytest.mark.parametrize("capability", ["", "root", "verify,enroll", "VERIFY ", "'; DROP TABLE totp.secrets", "all"])
+@pytest.mark.parametrize("capability", [None, "", "root", "verify ", "verify,enroll", "VERIFY ", "'; DROP TABLE totp.secrets", "all", "x" * 1_000_000],
+                         ids=lambda capability: repr(capability)[:16])
 def test_grant_of_an_unknown_capability(owner, roles, capability):
-    assert error_of(owner, "SELECT totp_grant(%s, %s)", [roles[None], capability]).sqlstate == "22023"
+    error = error_of(owner, "SELECT totp_grant(%s, %s)", [roles[None], capability])
+    assert error.sqlstate == "22023" and error.diag.message_detail
+
+
+@pytest.mark.parametrize("capability", ["verify", None])
+def test_grant_to_null(owner, capability):
+    error = error_of(owner, "SELECT totp_grant(NULL, %s)", [capability])
+    assert error.sqlstate == "22023" and error.diag.message_detail
 
 
 @pytest.mark.parametrize("suffix", [" with spaces", '"quoted"', "'quote", "; DROP TABLE totp.secrets; --", "ÄÖ", "CamelCase", " select", "%I"])

@@ -268,7 +268,7 @@ def test_code_at_has_an_answer_for_every_time(conn, at):
     assert len(code) == 8 and code.isascii() and code.isdigit()
 
 
-# --- totp_remove, totp_grant ---------------------------------------------------------------
+# --- totp_remove --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("user_id", [None, "", "x" * 257, MEGABYTE], ids=lambda value: repr(value)[:16])
@@ -283,22 +283,6 @@ def test_remove_refuses_an_invalid_device_name(conn, device):
     enroll(conn, "alice")
     refused(conn, "SELECT totp_remove('alice', %s)", [device])
     assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (1,)
-
-
-def test_remove_of_nothing_changes_nothing(conn):
-    enroll(conn, "alice")
-    for query in ("SELECT totp_remove('nobody')", "SELECT totp_remove('nobody', 'default')", "SELECT totp_remove('alice', 'other')"):
-        assert conn.execute(query).fetchone() == (0,)
-    assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'removed'").fetchone() == (0,)
-    assert conn.execute("SELECT count(*) FROM totp_status('alice')").fetchone() == (1,)
-
-
-@pytest.mark.parametrize("role, capability", [(None, "verify"), ("postgres", None), (None, None), ("postgres", ""), ("postgres", "root"),
-                                              ("postgres", "verify "), ("postgres", "verify, enroll"), ("postgres", MEGABYTE)],
-                         ids=lambda value: repr(value)[:16])
-def test_grant_refuses(conn, role, capability):
-    error = refused(conn, "SELECT totp_grant(%s, %s)", [role, capability])
-    assert error.diag.message_detail
 
 
 # --- What a support desk calls -----------------------------------------------------------
@@ -326,65 +310,3 @@ def test_an_invalid_device_name_is_refused(conn, query, value):
         return
     refused(conn, query, [value])
     assert conn.execute("SELECT device, state, version FROM totp_status('alice')").fetchall() == [("default", "pending", 1)]
-
-
-@pytest.mark.parametrize("query", ["SELECT * FROM totp_reset('nobody')", "SELECT * FROM totp_reset('alice', 'other')"])
-def test_reset_needs_a_device_that_is_there(conn, query):
-    enroll(conn, "alice")
-    assert error_of(conn, query).sqlstate == "42704"
-    assert conn.execute("SELECT version FROM totp_status('alice')").fetchall() == [(1,)]
-
-
-@pytest.mark.parametrize("query, answer", [("SELECT totp_disable('nobody')", 0), ("SELECT totp_enable('nobody')", 0), ("SELECT totp_disable('alice', 'other')", 0),
-                                           ("SELECT totp_enable('alice')", 0), ("SELECT totp_unlock('nobody')", False), ("SELECT totp_unlock('alice')", False)])
-def test_what_changes_nothing_says_so(conn, query, answer):
-    enroll(conn, "alice")
-    assert conn.execute(query).fetchone() == (answer,)
-    assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE event <> 'enrolled'").fetchone() == (0,)
-
-
-@pytest.mark.parametrize("count", [None, 0, -1, 21, 2**31 - 1, -2**31])
-def test_a_number_of_recovery_codes_that_is_refused(conn, count):
-    secret = enroll(conn, "alice")
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-    refused(conn, "SELECT * FROM totp_recovery_codes('alice', %s::int)", [count])
-    assert conn.execute("SELECT recovery_codes_left FROM totp_status('alice')").fetchone() == (0,)
-
-
-@pytest.mark.parametrize("count", [1, 10, 20])
-def test_a_number_of_recovery_codes_that_is_made(conn, count):
-    secret = enroll(conn, "alice")
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', %s)", [count]).fetchall()]
-    assert len(set(codes)) == count
-    assert conn.execute("SELECT recovery_codes_left FROM totp_status('alice')").fetchone() == (count,)
-    assert conn.execute("SELECT totp_recover('alice', %s)", [codes[-1]]).fetchone() == (True,)
-    assert conn.execute("SELECT totp_recover('alice', %s)", [codes[-1]]).fetchone() == (False,)
-
-
-@pytest.mark.parametrize("query, value", [
-    ("SELECT totp_recover(NULL, %s)", "code"), ("SELECT totp_recover('alice', %s)", None), ("SELECT totp_recover(NULL, NULL) WHERE %s <> ''", "x"),
-    ("SELECT totp_recover('nobody', %s)", "code"), ("SELECT totp_recover('', %s)", "code"), ("SELECT totp_recover('alice', %s)", ""),
-    ("SELECT totp_recover('alice', %s)", " - - "), ("SELECT totp_recover('alice', %s)", MEGABYTE), ("SELECT totp_recover('alice', %s)", "A" * 1_000_000),
-    ("SELECT totp_recover('alice', %s)", "ＡＢＣＤＥＦ-ＡＢＣＤＥＦ-ＡＢＣＤＥＦ-ＡＢＣＤＥＦ"), ("SELECT totp_recover('alice', %s)", "123456"), ("SELECT totp_recover('alice', %s)", "x" * 24)],
-    ids=lambda value: repr(value)[:40])
-def test_an_invalid_recovery_code_is_false(conn, query, value):
-    secret = enroll(conn, "alice")
-    assert verify(conn, "alice", code_at(secret, NOON)) is True
-    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', 3)").fetchall()]
-    assert conn.execute(query, [codes[0] if value == "code" else value]).fetchone() == (False,)
-    assert conn.execute("SELECT totp_recover('alice', %s)", [codes[0]]).fetchone() == (True,)
-
-
-@pytest.mark.parametrize("argument", ["NULL", "'-1 day'", "'-1 second'"])
-def test_an_age_of_audit_rows_that_is_refused(conn, argument):
-    enroll(conn, "alice")
-    refused(conn, f"SELECT totp_prune_audit({argument})")
-    assert conn.execute("SELECT count(*) FROM totp.audit_log").fetchone() == (1,)
-
-
-@pytest.mark.parametrize("argument", ["NULL", "''", "'0123456789abcde'", "'0123456789abcdef0'", "'zzzzzzzzzzzzzzzz'", "'0123456789abcdef'", "repeat('x', 1000000)"])
-def test_a_master_key_to_forget_that_is_unknown(conn, argument):
-    enroll(conn, "alice")
-    refused(conn, f"SELECT * FROM totp_forget_unreadable({argument})")
-    assert conn.execute("SELECT count(*) FROM totp_status('alice')").fetchone() == (1,)
