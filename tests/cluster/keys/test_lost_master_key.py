@@ -233,7 +233,7 @@ def test_forget_refuses_a_key_that_is_in_the_file(key_cluster, db, lost, text):
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", OLD[:63], None], ids=["empty", "comment", "truncated", "missing"])
 def test_forget_refuses_if_no_key_is_loaded(key_cluster, db, lost, text):
-    """Else a broken file would be taken for a lost key, and everything removed."""
+    """Otherwise a broken file would be taken for a lost key, and everything would be removed."""
     conn, _, fingerprint = lost
     replace_key_file(key_cluster, text)
     before = tables(db)

@@ -10,7 +10,7 @@ from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, code
 # --- A set of codes ---------------------------------------------------------------------------------
 
 
-def test_the_form_of_the_codes(conn, alice):
+def test_the_codes_have_the_documented_form(conn, alice):
     codes = [code for _ in range(20) for code in recovery_codes(conn, count=20)]
     assert all(re.fullmatch(r"[A-Z2-7]{6}(-[A-Z2-7]{6}){3}", code) for code in codes)
     assert len(set(codes)) == 400
@@ -28,7 +28,7 @@ def test_each_code_is_good_once_in_any_order(conn, alice):
 
 
 @pytest.mark.parametrize("argument, count", [("", 10), (", 1", 1), (", 2", 2), (", 19", 19), (", 20", 20)])
-def test_as_many_as_asked_for_and_ten_by_default(conn, alice, argument, count):
+def test_a_set_has_as_many_codes_as_asked_for_and_ten_by_default(conn, alice, argument, count):
     codes = [code for [code] in conn.execute(f"SELECT totp_recovery_codes('alice'{argument})")]
     assert len(set(codes)) == count == codes_left(conn)
     assert [recover(conn, code) for code in codes] == [True] * count
@@ -182,7 +182,7 @@ def test_one_of_50_sessions_gets_in(quick_db, conn, alice, level):
     assert events(conn, "replayed") == [("replayed", "alice", None, {"of": "recovery_codes"})] * MAX_ATTEMPTS * 5
 
 
-def test_all_codes_of_a_set_at_once(quick_db, conn, alice):
+def test_all_codes_of_a_set_are_good_at_once(quick_db, conn, alice):
     """Each sets its own bit in one row: none is lost."""
     with ExitStack() as stack:
         sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(20)]

@@ -10,7 +10,7 @@ MANY_DIGITS = "1" * 1_000_000
 
 
 def refused(conn, query, parameters=None):
-    """22023 with a DETAIL that says what is accepted, and nothing of the argument in any part of it."""
+    """22023, and no long argument in any part of the error."""
     error = error_of(conn, query, parameters)
     assert error.sqlstate == "22023", error
     parts = [error.diag.message_primary, error.diag.message_detail or "", error.diag.message_hint or ""]
@@ -39,7 +39,7 @@ GOOD = {"user_id": "alice", "account_name": None, "issuer": None, "device": "def
     ("period", None), ("period", -30), ("period", 0), ("period", 14), ("period", 121), ("period", 2**31 - 1), ("period", -2**31),
     ("keep_current", None),
 ], ids=lambda value: repr(value)[:24])
-def test_enroll_refuses(conn, argument, value):
+def test_enroll_refuses_an_invalid_argument(conn, argument, value):
     error = refused(conn, ENROLL, {**GOOD, argument: value})
     if value is not None:
         assert error.diag.message_detail
@@ -57,7 +57,7 @@ def test_enroll_refuses(conn, argument, value):
     ("digits", 6), ("digits", 7), ("digits", 8), ("period", 15), ("period", 30), ("period", 60), ("period", 120),
     ("keep_current", False),
 ], ids=lambda value: repr(value)[:24])
-def test_enroll_accepts(conn, argument, value):
+def test_enroll_accepts_arguments_at_their_limits(conn, argument, value):
     given = {**GOOD, argument: value}
     secret, uri = conn.execute(ENROLL, given).fetchone()
     [row] = conn.execute("SELECT device, state, account_name, issuer, algorithm, digits, period, version FROM totp_status(%s)",
@@ -158,7 +158,7 @@ def test_a_null_device_means_any(conn):
 
 
 @pytest.mark.parametrize("user_id", ["", "nobody", "x" * 257, "é" * 129, MEGABYTE, "a:b", "line\nbreak"], ids=lambda value: repr(value)[:16])
-def test_a_user_that_cannot_be_is_not_enrolled(conn, user_id):
+def test_an_impossible_user_id_is_not_enrolled(conn, user_id):
     row = conn.execute("SELECT * FROM totp_check(%s, '123456')", [user_id]).fetchone()
     assert row == (False, "not_enrolled", None, None, None)
     assert verify(conn, user_id, "123456") is False
@@ -205,7 +205,7 @@ def test_a_code_of_another_length_is_malformed(conn):
 @pytest.mark.parametrize("at", ["1970-01-01 00:00:00+00", "1970-01-01 00:00:29+00", "1970-01-01 00:00:30+00", "2000-01-01 00:00:00+00",
                                 "2038-01-19 03:14:08+00", "2106-02-07 06:28:16+00", "9999-12-31 23:59:59+00"])
 @pytest.mark.parametrize("period", [15, 30, 120])
-def test_sign_in_at_any_time(conn, at, period):
+def test_users_sign_in_at_any_time(conn, at, period):
     when = datetime.fromisoformat(at).timestamp()
     fix_clock(conn, datetime.fromisoformat(at))
     secret = enroll(conn, "alice", period=period)
@@ -248,7 +248,7 @@ GOOD_CODE_AT = {"secret": SECRET, "at": "1970-01-01 00:00:59+00", "algorithm": "
     ("digits", None), ("digits", 5), ("digits", 9), ("digits", 0), ("digits", -1), ("digits", 2**31 - 1),
     ("period", None), ("period", 14), ("period", 121), ("period", 0), ("period", -30), ("period", 2**31 - 1),
 ], ids=lambda value: repr(value)[:24])
-def test_code_at_refuses(conn, argument, value):
+def test_code_at_refuses_an_invalid_argument(conn, argument, value):
     error = refused(conn, CODE_AT, {**GOOD_CODE_AT, argument: value})
     if value is not None:
         assert error.diag.message_detail
