@@ -101,7 +101,7 @@ def test_a_shard_that_does_not_answer_is_an_error_within_a_bound(router):
         assert verify(conn, his, wrong_code(code_of(his))) is False
 
 
-def test_a_shard_that_is_dead_behind_a_pooler(router):
+def test_a_shard_that_is_dead_behind_a_pooler_takes_only_its_own_users_along(router):
     """As without one, but for the SQLSTATE: on a connection that was there before it is the pooler's."""
     shard = router.shards[1]
     [his] = users_of(router.partitions_of(shard), 1, "behind")
@@ -121,7 +121,7 @@ def test_a_shard_that_is_dead_behind_a_pooler(router):
         wait_until(lambda: _answers(conn, his), "the shard to be back")
 
 
-def test_a_shard_that_is_shut_down(router):
+def test_a_shard_that_is_shut_down_takes_only_its_own_users_along(router):
     """A server that ends says so to each connection: its own error, once."""
     shard = router.shards[1]
     with closing(router.database.connect()) as conn:
@@ -140,8 +140,8 @@ def test_a_shard_that_is_shut_down(router):
 
 @pytest.mark.parametrize("sqlstate, dead", [("57P01", True), ("57P02", True), ("57P03", True), ("08P01", True), ("08006", True), ("XX000", True),
                                             ("57014", False), ("22023", False), ("55000", False), ("F0000", False), ("XX001", False)])
-def test_what_an_error_of_a_dead_shard_is(router, sqlstate, dead):
-    """A canceled call and a wrong argument are none: they are not asked of another shard."""
+def test_only_an_error_of_a_dead_shard_is_asked_of_another_one(router, sqlstate, dead):
+    """A canceled call and a wrong argument are not: the call does not go to another shard."""
     assert router.database.value("SELECT totp_router.is_dead(%s)", [sqlstate]) is dead
 
 
@@ -169,8 +169,8 @@ def test_a_machine_that_is_cut_off_is_an_error_within_the_time_of_tcp(router):
         assert conn.execute(DEAD).fetchall() == [(shard.name, "fail")]
 
 
-def test_what_takes_long_has_its_own_way(router):
-    """slow_connection: a call that takes longer than the query_timeout of sign-ins ends well."""
+def test_calls_that_take_long_have_their_own_connection(router):
+    """slow_connection: a call may take longer than the query_timeout of sign-ins."""
     shard = router.shards[1]
     [his] = users_of(router.partitions_of(shard), 1, "slow")
     router.database.execute("UPDATE totp_router.shards SET slow_connection = connection WHERE name = %s", [shard.name])

@@ -145,7 +145,7 @@ def test_every_function_does_its_work(both):
     assert one == shard and len(one) > 50
 
 
-def test_null_in_every_place(both):
+def test_null_in_every_place_gives_the_same(both):
     with both.sides() as sides:
         for function in both.functions:
             for place in range(len(function.arguments)):
@@ -155,7 +155,7 @@ def test_null_in_every_place(both):
             sides.ask(*function.call([None] * len(function.arguments)))
 
 
-def test_every_kind_of_wrong_argument(both):
+def test_every_kind_of_wrong_argument_gives_the_same(both):
     with both.sides() as sides:
         for function in both.functions:
             sides.ask("SELECT totp_remove('alice'), totp_remove('carol')")
@@ -176,7 +176,7 @@ def test_every_kind_of_wrong_argument(both):
     ("BEGIN ISOLATION LEVEL SERIALIZABLE", {"25001"}),
     ("BEGIN", {"2D000"}),
 ])
-def test_in_a_transaction_block(both, begin, states):
+def test_calls_in_a_transaction_block_give_the_same(both, begin, states):
     with both.sides() as sides:
         for function in both.functions:
             sides.ask("SELECT totp_import('alice', %s, confirmed => true)", [SECRET])
@@ -187,7 +187,7 @@ def test_in_a_transaction_block(both, begin, states):
     assert sides.states >= states
 
 
-def test_read_only_by_default(both):
+def test_calls_that_are_read_only_by_default_give_the_same(both):
     """As the block above, where no block keeps a procedure from its COMMIT."""
     with both.sides() as sides:
         sides.ask("SET default_transaction_read_only = on")
@@ -200,7 +200,7 @@ def test_read_only_by_default(both):
 
 
 @pytest.mark.parametrize("capability", [None, "verify", "enroll", "audit", "admin"])
-def test_rights(both, capability):
+def test_the_rights_are_the_same(both, capability):
     role = both.one.create_role()
     for database in (both.one, both.router.database):
         database.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
@@ -234,7 +234,7 @@ def _sign_up(both: Both) -> None:
     ("UPDATE totp.secrets SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1)", "XX001"),
     ("UPDATE totp.recovery_codes SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1)", "XX001"),
 ])
-def test_broken_rows(both, broken, state):
+def test_broken_rows_give_the_same(both, broken, state):
     _sign_up(both)
     both.on_servers(broken)
     with both.sides() as sides:
@@ -244,7 +244,7 @@ def test_broken_rows(both, broken, state):
     assert state in sides.states
 
 
-def test_an_altered_table(both):
+def test_an_altered_table_gives_the_same(both):
     _sign_up(both)
     both.on_servers("ALTER TABLE totp.attempts SET UNLOGGED")
     try:
@@ -259,7 +259,7 @@ def test_an_altered_table(both):
 @pytest.mark.parametrize("text, mode, state", [
     ("", 0o600, "F0000"), ("0" * 64, 0o600, "F0000"), ("not a key", 0o600, "F0000"), (None, 0o644, "F0000"), ("5f" * 31 + "61", 0o600, "F0000"),
 ])
-def test_a_key_file_that_is_not_what_it_was(both, text, mode, state):
+def test_a_changed_key_file_gives_the_same(both, text, mode, state):
     """In new sessions: those that have a key keep it."""
     _sign_up(both)
     key = both.cluster.key_file.read_text()

@@ -1,4 +1,4 @@
-"""Who may run shard.sql, whom the roles of the router serve, and who has rights on a shard afterwards."""
+"""Who may run shard.sql, who may act as a role of the router, and who has rights on a shard afterwards."""
 
 from contextlib import closing
 
@@ -19,10 +19,10 @@ def import_as(database: Database, user: str) -> None:
 
 
 def test_a_login_of_the_router_is_nobody_elses(shard):
-    """Who can act as one enrolls any user."""
+    """A role that can act as one can enroll any user."""
     shard.execute("ALTER ROLE eve CREATEROLE")
     shard.psql("CREATE ROLE totp_router_admin LOGIN", EVE)
-    if shard.value("SELECT NOT pg_has_role('eve', 'totp_router_admin', 'MEMBER')"):  # before 16 that does not make her one
+    if shard.value("SELECT NOT pg_has_role('eve', 'totp_router_admin', 'MEMBER')"):  # before PostgreSQL 16 that does not make her a member
         shard.psql("GRANT totp_router_admin TO eve", EVE)
     refused = refusal(shard, script("shard.sql"))
     if refused is None:
@@ -32,7 +32,7 @@ def test_a_login_of_the_router_is_nobody_elses(shard):
     assert_refused(refused)
     assert "eve" in refused["DETAIL"] and "REVOKE totp_router_admin FROM eve" in refused["HINT"]
     shard.execute("REVOKE totp_router_admin FROM eve")
-    shard.execute("GRANT totp_router_admin TO postgres")  # which gives him nothing
+    shard.execute("GRANT totp_router_admin TO postgres")  # which gives it nothing
     shard.psql(script("shard.sql"))
 
 
@@ -43,7 +43,7 @@ def test_a_login_of_the_router_can_do_what_it_is_for(shard, attribute):
 
 
 def test_a_shard_is_set_up_by_a_superuser_and_again_by_the_same(shard):
-    """What it makes runs with his rights; with another owner some of it would run with those of another."""
+    """What it creates runs with that role's rights. With another owner, some of it would run with other rights."""
     refused = refusal(shard, script("shard.sql"), EVE)
     assert_refused(refused)
     assert refused["ERROR"] == "must be superuser to run shard.sql"

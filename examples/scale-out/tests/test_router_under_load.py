@@ -49,7 +49,7 @@ def pooler(router):
         yield pooler
 
 
-def test_through_pgbouncer_before_the_router_and_before_the_shards(pooler):
+def test_users_sign_in_through_pgbouncer_before_the_router_and_before_the_shards(pooler):
     with closing(pooler.connect("router")) as conn:
         users = import_users(conn, 12, prefix="pooled")
         for user in users:

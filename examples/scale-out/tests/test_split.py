@@ -35,7 +35,7 @@ def test_a_shard_is_split_while_users_sign_in(router):
 
     standby = old.cluster.standby()
     try:
-        with closing(router.database.connect()) as conn:  # meanwhile the audit log can be read there
+        with closing(router.database.connect()) as conn:  # the audit log can be read there now
             standby.wait_for_replay(old.cluster)
             conn.execute("UPDATE totp_router.shards SET audit_connection = %s WHERE name = %s",
                          [f"host={standby.folder} port=5432 dbname={old.database.name}", old.name])
@@ -53,7 +53,7 @@ def test_a_shard_is_split_while_users_sign_in(router):
             standby.wait_for_replay(old.cluster)
             standby.promote()
             new = Shard("s9", Database(standby, old.database.name))
-            # Its row, which came along, says that it serves those who stay: but s1 does. So it serves nobody yet.
+            # Its row is a copy, and says that it serves those who stay. But s1 serves them, so the copy serves nobody yet.
             with closing(new.database.connect("totp_router_verify")) as direct:
                 for user in users[:12]:
                     error = error_of(direct, "SELECT totp_shard.totp_verify(%s, '000000', NULL, 'x')", [user])
@@ -112,7 +112,7 @@ def _users(shard: Shard) -> set[str]:
 
 
 def test_a_call_that_waits_for_the_map_sees_the_new_one(router):
-    """A split waits for the calls under way, and those that come meanwhile are judged by what it says."""
+    """A split waits for running calls. Calls that come during it are judged by the new map."""
     shard = router.shards[0]
     *stay, leave = router.partitions_of(shard)
     [user] = users_of([leave], 1, "waiting")
@@ -161,7 +161,7 @@ def wrong_map(router):
     with closing(router.database.connect()) as conn:
         for user in users:
             conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [user, secret_of(user)])
-    # What it removed before it served him says nothing of him.
+    # A removal from before it served this user does not count.
     third.database.execute("SELECT count(totp_import(%s, %s)), count(totp_remove(%s))", [users[0], secret_of(users[0]), users[0]])
     second.serve(mine[:1], empty=False)
     third.serve(others + mine[1:])

@@ -66,7 +66,7 @@ TABLES = ("secrets", "used_codes", "attempts", "data_keys")
 
 @pytest.fixture(scope="module")
 def plain_router(router):
-    """The router with what the regression tests look at besides functions: settings, and tables of schema totp."""
+    """The router with everything that the regression tests use: functions, settings, and tables of schema totp."""
     for shard in router.shards:
         shard.database.psql("""
             CREATE SCHEMA scale_out_test;

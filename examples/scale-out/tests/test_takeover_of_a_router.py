@@ -207,7 +207,7 @@ def test_a_schema_that_routes_sql_makes_is_the_routers(databases):
 
 
 def test_the_owner_of_a_database_does_not_run_what_the_router_calls(databases):
-    """PL/Proxy calls types by their names alone, and he sets the search_path of all sessions: those of the router, on a shard."""
+    """PL/Proxy names types without their schema, and the owner sets the search_path of all sessions, those of the router on a shard too."""
     shard, router = databases(extension=False), databases(extension=False)
     shard.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa")
     for database in (shard, router):

@@ -1,4 +1,4 @@
-"""The server log has one line per event: ROLLBACK does not remove it, it has no code, nobody can forge it, no client sees it."""
+"""The server log has one line per event. It has no code, nobody can forge it, and no client sees it."""
 
 import csv
 import io
@@ -49,7 +49,7 @@ def audit(conn):
     return [event for [event] in conn.execute("SELECT event FROM totp.audit_log WHERE event <> 'imported' ORDER BY id").fetchall()]
 
 
-def test_one_line_an_event(conn, log):
+def test_each_event_has_one_line(conn, log):
     good = code_at(SECRET, NOON)
     wrong = islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS + 1)
     for failures in range(1, MAX_ATTEMPTS):
@@ -137,7 +137,7 @@ def test_neither_log_nor_client_gets_the_statement_or_the_line(conn, log, by_par
     assert "event=" not in "".join(heard)
 
 
-def test_nor_does_a_client_that_may_only_sign_in_get_them(quick_db, conn, log):
+def test_a_client_that_may_only_sign_in_gets_neither(quick_db, conn, log):
     role = quick_db.create_role("verify")
     logged = len(quick_db.cluster.log_text())
     with closing(quick_db.connect(user=role)) as web:

@@ -87,7 +87,7 @@ def test_a_reported_lock_survives_a_kill(lazy_db, setup):
 
 
 def test_a_lock_of_recovery_codes_survives_a_kill(lazy_db):
-    """As that of codes. An answer of false does not show it; it must not be shorter for that."""
+    """As that of codes. An answer of false does not show it, but it must last as long."""
     now = NOON
     with closing(session(lazy_db)) as conn:
         import_secret(conn, "alice", SECRET)
@@ -163,7 +163,7 @@ def test_the_wal_writer_flushes_a_failure_of_an_open_transaction(make_cluster):
         import_secret(conn, "alice", SECRET)
         recovery_codes(conn)
         conn.execute("CREATE EXTENSION pageinspect")
-        for guess in guesses:  # what the first of a kind reads and writes besides is done with
+        for guess in guesses:  # the first of each kind reads and writes other things too: not later
             guess(conn)
     watch = db.connect()
     flushed = "SELECT pg_current_wal_flush_lsn() >= (SELECT lsn FROM page_header(get_raw_page('totp.attempts', 0)))"
@@ -323,7 +323,7 @@ def test_what_was_reported_is_on_the_synchronous_standby(make_cluster, make_stan
             assert told.result() is True
         assert "canceling wait for synchronous replication due to user request" in warnings
 
-    # Who does not want to wait for commits does not wait here, but the code is flushed all the same.
+    # A session that does not wait for standbys at COMMIT does not wait here, but the code is flushed.
     with closing(session(db, NOON + timedelta(seconds=60))) as conn:
         conn.execute("SET synchronous_commit = local")
         assert verify(conn, "alice", code_at(SECRET, NOON.timestamp() + 60)) is True

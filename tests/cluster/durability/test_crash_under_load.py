@@ -19,7 +19,7 @@ SETTINGS = {"totp__enrollment_ttl": "30d"}  # a user's clock runs fast
 
 
 def crash(cluster, ledger, calls, seconds=0, children=True, **load):
-    """So many calls, and so many seconds, of load; a kill in the middle of more; recovery. Returns the moment of the kill."""
+    """Runs the load for this many calls and seconds, kills the server while it goes on, recovers it. Returns the moment of the kill."""
     with under_load(ledger, **load) as sessions:
         begin = time.monotonic()
         more_of(ledger, "calls", calls)
@@ -49,14 +49,14 @@ def test_no_reported_answer_is_lost_when_the_server_is_killed_under_load(make_cl
     print(f"{CRASHES} kills", *sorted(ledger.counts.items()), sep="\n")
     assert ledger.findings == []
     assert ledger.errors == set()
-    # It was no idle run.
+    # The run did something.
     for what in ("right: accepted", "wrong: wrong", "right: locked", "used: replayed", "recovery: true", "unlock: true", "enrolled",
                  "right: replayed", "wrong recovery: false", "locks told to wrong", "locks told to wrong recovery", "verify calls", "confirm calls", OPEN):
         assert ledger.counts[what] >= CRASHES / 2, what
 
 
 def test_each_loss_is_found(fresh_cluster):
-    """What the harness says of a crash that lost nothing, and of one after which something is taken away by hand."""
+    """What the harness reports after a crash that lost nothing, and after something was removed by hand."""
     db = fresh_cluster.create_database()
     ledger = Ledger(db).populate()
     accepted, locked, failed, recovered, enrolled, keyless, mistyped = [*ledger.users[0][:5], *ledger.users[1][:2]]
@@ -73,7 +73,7 @@ def test_each_loss_is_found(fresh_cluster):
                 for _ in range(failures):
                     session.ask(user, "wrong recovery", NO_CODE, user.clock)
             session.ask(recovered, "recovery", recovered.recovery_codes.pop(), recovered.clock)
-        return time.monotonic() + 2 * SECOND  # killed so late that all of it is to be there
+        return time.monotonic() + 2 * SECOND  # killed so late that all of it must be there
 
     killed_at = tell()
     fresh_cluster.kill9()

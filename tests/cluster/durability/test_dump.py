@@ -197,7 +197,7 @@ def test_a_dump_while_users_sign_in_is_consistent(origin, make_cluster):
 
 
 @pytest.mark.parametrize("forget, reason", [("SELECT 1", "accepted"), ("UPDATE totp.floor SET system_identifier = 0", "replayed")], ids=["forbidden", "documented"])
-def test_data_only_into_a_database_that_has_judged_a_code(origin, forget, reason):
+def test_a_data_only_restore_into_a_database_that_has_judged_needs_the_documented_step(origin, forget, reason):
     """Not recognized by itself: docs/operations/backup-and-restore.md says what to do. The code is used after the dump."""
     server, user_id = origin["server"], "Zoë 'quote'"
     secret = origin["secrets"][user_id]

@@ -117,7 +117,7 @@ OFF = [nothing, pending, pending_expired, reset_while_pending, disabled, staged_
 
 
 @pytest.mark.parametrize("phone", ON + OFF, ids=lambda make: make.__name__)
-def test_enabled_with_two_devices_in_every_combination(conn, phone):
+def test_enabled_is_right_for_two_devices_in_every_combination(conn, phone):
     """A user is asked for a code if a device was once confirmed, and is neither disabled nor removed."""
     for tablet in ON + OFF:
         for table in ("secrets", "used_codes", "attempts"):
@@ -127,7 +127,7 @@ def test_enabled_with_two_devices_in_every_combination(conn, phone):
         assert enabled(conn) is (phone in ON or tablet in ON), tablet.__name__
 
 
-def test_enabled_after_a_rename_an_unlock_and_a_rotation(conn):
+def test_enabled_outlives_a_rename_an_unlock_and_a_rotation(conn):
     active_user(conn)
     reset(conn)
     conn.execute("SELECT totp_unlock('alice')")
@@ -137,7 +137,7 @@ def test_enabled_after_a_rename_an_unlock_and_a_rotation(conn):
     assert (enabled(conn), enabled(conn, "alicia")) == (False, True)
 
 
-def test_enabled_while_locked(conn):
+def test_enabled_is_true_while_locked(conn):
     secret = active_user(conn)
     reasons = [check(conn, "alice", code).reason for code in islice(wrong_codes(secret, NOON), MAX_ATTEMPTS + 1)]
     assert reasons == ["wrong"] * MAX_ATTEMPTS + ["locked"]

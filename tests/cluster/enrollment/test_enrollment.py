@@ -233,7 +233,7 @@ def test_a_disabled_device_is_not_enrolled_again(conn):
 # --- The greatest number of devices ----------------------------------------------------------------
 
 
-def test_at_most_max_devices(conn):
+def test_a_user_has_at_most_max_devices(conn):
     for i in range(10):
         active_user(conn, device=f"device {i}")
     error = error_of(conn, "SELECT totp_enroll('alice', device => 'one more')")

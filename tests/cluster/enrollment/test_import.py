@@ -21,13 +21,13 @@ HALF_MINUTE = timedelta(seconds=30)
     " ".join(SECRET), "-" + "--".join(SECRET) + "-", f"  {SECRET}\n", f"\t{SECRET[:16]}\r\n\v\f{SECRET[16:]} ",
     SECRET + "=", SECRET + "======", SECRET + " = = \n", SECRET + "=" * 8,
 ], ids=repr)
-def test_base32_as_people_write_it(conn, text):
+def test_base32_is_read_as_people_write_it(conn, text):
     assert import_(conn, "alice", text) == f"otpauth://totp/alice?secret={SECRET}&algorithm=SHA1&digits=6&period=30"
     assert verify(conn, "alice", code_at(SECRET, NOON)) is True
 
 
 @pytest.mark.parametrize("length", [16, 17, 18, 19, 20, 21, 32, 64, 127, 128])
-def test_secrets_of_every_length_with_and_without_padding(conn, length):
+def test_secrets_of_every_length_are_read_with_and_without_padding(conn, length):
     data = bytes(range(length))
     padded = b32encode(data).decode()
     for text in (padded, padded.rstrip("="), padded.lower()):
@@ -72,7 +72,7 @@ def test_all_else_is_refused(conn, quick_db, name):
     (16, False, True), (16, True, True), (128, False, True), (128, True, True), (129, False, False), (129, True, False), (640, True, False),
 ])
 @pytest.mark.parametrize("form", ["base32", "URI"])
-def test_16_to_128_bytes_and_from_10_if_weak_ones_are_allowed(conn, quick_db, length, weak, accepted, form):
+def test_a_secret_has_16_to_128_bytes_or_from_10_if_weak_ones_are_allowed(conn, quick_db, length, weak, accepted, form):
     secret = base32(random.Random(length).randbytes(length))
     given = uri_of(secret) if form == "URI" else secret
     if accepted:
@@ -90,7 +90,7 @@ def test_16_to_128_bytes_and_from_10_if_weak_ones_are_allowed(conn, quick_db, le
 CANONICAL = f"otpauth://totp/Example:alice?secret={SECRET}&issuer=Example&algorithm=SHA256&digits=8&period=60"
 
 
-def test_parameters_in_any_order(conn):
+def test_parameters_may_come_in_any_order(conn):
     parameters = [f"secret={SECRET}", "issuer=Example", "algorithm=SHA256", "digits=8", "period=60"]
     for order in itertools.permutations(parameters):
         assert import_(conn, "alice", "otpauth://totp/Example:alice?" + "&".join(order)) == CANONICAL
@@ -111,13 +111,13 @@ def test_parameters_in_any_order(conn):
     CANONICAL + "&x", CANONICAL + "&=", CANONICAL + "&", CANONICAL.replace("&", "&&"), CANONICAL + "&secrets=AAAA&secret2=BBBB",
     f" \t{CANONICAL}\r\n",
 ])
-def test_uris_of_one_meaning(conn, uri):
+def test_uris_of_one_meaning_are_read_alike(conn, uri):
     assert import_(conn, "alice", uri) == CANONICAL
     assert status(conn, "account_name, issuer, algorithm, digits, period") == [("alice", "Example", "SHA256", 8, 60)]
     assert verify(conn, "alice", code_at(SECRET, NOON, "SHA256", 8, 60)) is True
 
 
-def test_what_a_uri_leaves_out(conn):
+def test_what_a_uri_leaves_out_has_its_default(conn):
     assert import_(conn, "alice", uri_of(SECRET, "someone")) == uri_of(SECRET, "someone", algorithm="SHA1", digits=6, period=30)
     conn.execute("SET totp.issuer = 'Ours'")
     assert import_(conn, "alice", uri_of(SECRET, "someone")) == uri_of(SECRET, "Ours:someone", issuer="Ours", algorithm="SHA1", digits=6, period=30)

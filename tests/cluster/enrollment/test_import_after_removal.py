@@ -44,7 +44,7 @@ def error_of_savepoint(conn, code):
     return error
 
 
-def test_to_another_user_it_is_a_new_one(conn):
+def test_for_another_user_it_is_a_new_secret(conn):
     import_secret(conn, "alice", SECRET)
     assert verify(conn, "alice", good()) is True
     conn.execute("SELECT totp_remove('alice')")
@@ -101,7 +101,7 @@ def test_a_secret_that_was_never_used_or_long_ago_leaves_nothing_behind(conn):
     assert check(conn, "alice", code_at(SECRET, later)).reason == "accepted"
 
 
-def test_a_removal_that_is_rolled_back_says_nothing(conn):
+def test_a_removal_that_is_rolled_back_does_not_count(conn):
     import_secret(conn, "alice", SECRET)
     assert verify(conn, "alice", good(1)) is True
     with conn.transaction(force_rollback=True):
@@ -111,7 +111,7 @@ def test_a_removal_that_is_rolled_back_says_nothing(conn):
 
 
 @pytest.mark.parametrize("removal", REMOVALS)
-def test_nor_is_one_that_the_floor_refuses(quick_db, conn, removal):
+def test_a_code_that_the_floor_refuses_is_not_good_either(quick_db, conn, removal):
     """After a failover, a code may have been used in WAL that was lost. A removal does not get it around that."""
     import_secret(conn, "alice", SECRET)
     import_secret(conn, "alice", "A" * 32, device="other")
@@ -150,21 +150,21 @@ def is_used(conn, user_id, device=None):
     assert check(conn, user_id, good(1), device).reason == "accepted"
 
 
-def test_renamed_away_and_imported(conn, used):
+def test_the_code_is_not_good_after_a_rename_and_an_import(conn, used):
     rename(conn, "alice", "bob")
     import_secret(conn, "alice", SECRET)
     is_used(conn, "alice")
     is_used(conn, "bob")
 
 
-def test_removed_and_brought_back_by_a_rename(conn, used):
+def test_the_code_is_not_good_after_a_removal_and_a_rename(conn, used):
     remove(conn, "alice")
     import_secret(conn, "bob", SECRET)
     rename(conn, "bob", "alice")
     is_used(conn, "alice")
 
 
-def test_renamed_twice_then_removed_and_imported(conn, used):
+def test_the_code_is_not_good_after_two_renames_and_a_removal(conn, used):
     for names in [("alice", "bob"), ("bob", "carol")]:
         rename(conn, *names)
     remove(conn, "carol")
@@ -173,7 +173,7 @@ def test_renamed_twice_then_removed_and_imported(conn, used):
         is_used(conn, user_id)
 
 
-def test_a_first_code_that_was_rolled_back_and_whose_device_made_room(conn):
+def test_a_first_code_that_was_rolled_back_is_not_good_after_its_device_made_room(conn):
     """It stays pending and expires, though its code was accepted; what makes room for a new device says so."""
     conn.execute("SET totp.max_devices = 1; SET totp.enrollment_ttl = 60; SET totp.window_steps = 2")
     import_secret(conn, "alice", SECRET, confirmed=False, device="a")

@@ -81,7 +81,7 @@ def test_the_burnt_step_is_kept_with_other_digits_and_another_algorithm(conn):
 
 
 def test_what_may_have_been_used_before_lost_wal_stays_used(conn, quick_db):
-    """The floor: on another identity of the cluster, codes of older secrets are refused once. An import of the same secret is no way round it."""
+    """The floor: on another identity of the cluster, codes of older secrets are refused once. An import of the same secret does not change that."""
     import_(conn, "alice", SECRET, confirmed=True)
     conn.execute("UPDATE totp.floor SET system_identifier = system_identifier + 1")  # as a restored copy finds it
     later = NOON + timedelta(hours=1)
@@ -98,14 +98,14 @@ def test_what_may_have_been_used_before_lost_wal_stays_used(conn, quick_db):
 @pytest.mark.parametrize("there", ["active", "pending", "disabled"])
 @pytest.mark.parametrize("given", [{}, {"confirmed": True}, {"period": 60, "digits": 8}])
 def test_a_secret_that_another_device_has_is_refused(conn, quick_db, there, given):
-    """Else one code would count twice."""
+    """Otherwise one code would count twice."""
     import_(conn, "alice", SECRET, device="phone", confirmed=there != "pending")
     if there == "disabled":
         conn.execute("SELECT totp_disable('alice', 'phone')")
     before = stored(conn)
     refused(conn, quick_db, "alice", uri_of(SECRET) if not given else SECRET, device="tablet", **given)
     assert stored(conn) == before and [device for device, _, _ in status(conn)] == ["phone"]
-    import_(conn, "bob", SECRET, device="tablet", **given)  # another user's own affair
+    import_(conn, "bob", SECRET, device="tablet", **given)  # another user may have it
     conn.execute("SELECT totp_remove('alice', 'phone')")
     import_(conn, "alice", SECRET, device="tablet", **given)
 

@@ -30,7 +30,7 @@ def role(quick_db):
     return role
 
 
-def test_20000_users_at_once(quick_db, conn, role):
+def test_20000_users_are_imported_at_once(quick_db, conn, role):
     users = random_users(20_000)
     legacy_table(conn, users.items())
     with closing(quick_db.connect(role)) as admin:

@@ -200,7 +200,7 @@ def test_disable_and_enable_count_devices_that_change(conn):
         assert value(conn, f"SELECT {function}('alice', 'watch')") == 0
 
 
-def test_one_device_disabled_and_another_not(conn):
+def test_a_disabled_device_leaves_the_other_one_alone(conn):
     phone, tablet = active_user(conn, device="phone"), active_user(conn, device="tablet")
     conn.execute("SELECT totp_disable('alice', 'phone')")
     assert reason(conn, code_at(phone, NOON), "phone") == "disabled"
@@ -286,7 +286,7 @@ def test_a_rename_takes_everything_along(conn):
 
 @pytest.mark.parametrize("old_id, new_id, sqlstate", [("nobody", "new", "42704"), ("alice", "bob", "22023"), ("alice", "alice", "22023"), ("alice", "", "22023"),
                                                       ("alice", None, "22023"), (None, "new", "22023"), ("alice", "x" * 257, "22023")])
-def test_a_rename_that_cannot_be(conn, old_id, new_id, sqlstate):
+def test_an_impossible_rename_is_refused(conn, old_id, new_id, sqlstate):
     secret = active_user(conn)
     active_user(conn, "bob")
     assert error_of(conn, "SELECT totp_rename_user(%s, %s)", [old_id, new_id]).sqlstate == sqlstate
@@ -294,7 +294,7 @@ def test_a_rename_that_cannot_be(conn, old_id, new_id, sqlstate):
     assert states(conn, "bob") == [("default", "active", 1)]
 
 
-def test_two_users_renamed_to_one_id_at_once(quick_db, conn):
+def test_of_two_users_renamed_to_one_id_at_once_one_keeps_its_own(quick_db, conn):
     active_user(conn, "alice")
     active_user(conn, "bob")
     with closing(quick_db.connect()) as other:

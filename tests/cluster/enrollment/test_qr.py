@@ -203,7 +203,7 @@ def refused(conn, function, text):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_longest_uri(conn, function):
+def test_the_error_names_the_length_of_the_longest_uri(conn, function):
     """Found by halving the interval: what is accepted ends at one length, and that is the one the error names."""
     def fits(length):
         try:

@@ -156,7 +156,7 @@ def test_we_read_those_of_otpauth_of_npm(conn):
 
 
 @pytest.mark.parametrize("name", [" alice", "   ", " "])
-def test_names_that_begin_with_spaces(conn, name):
+def test_names_that_begin_with_spaces_come_back_whole_or_are_refused(conn, name):
     """The format allows spaces between the colon and the account. A name that cannot be told from these is refused, or comes back whole."""
     for issuer, account in (("", name), (name, "alice"), ("Example", name)):
         query = "SELECT totp_import('alice', %s, %s, %s)"
@@ -229,7 +229,7 @@ def test_export_of_nothing_is_empty(conn):
 
 
 def test_a_disabled_device_is_exported_as_such(conn):
-    """As totp_status has it: else it would sign in again wherever it is imported to."""
+    """As in totp_status. Otherwise it would sign in again after an import."""
     enroll(conn, "alice", device="lost")
     conn.execute("SELECT totp_import('alice', %s, device => 'stolen', confirmed => true)", [b32encode(secrets.token_bytes(20)).decode()])
     conn.execute("SELECT totp_disable('alice')")
@@ -261,8 +261,8 @@ def test_no_capability_includes_the_right_to_export(quick_db, conn, population, 
     assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'exported'").fetchone() == (0,)
 
 
-def test_superusers_only(quick_db, conn, population):
-    """Who is given the right to execute it, directly or through a view of a superuser's, is still no superuser."""
+def test_only_superusers_export(quick_db, conn, population):
+    """The right to execute it, given directly or through a superuser's view, makes nobody a superuser."""
     role = quick_db.create_role("admin")
     conn.execute(f"GRANT EXECUTE ON FUNCTION totp_export() TO {role}")
     conn.execute("CREATE OR REPLACE FUNCTION wrapper() RETURNS SETOF text LANGUAGE sql AS 'SELECT otpauth_uri FROM totp_export()'")
@@ -286,7 +286,7 @@ def test_superusers_only(quick_db, conn, population):
 
 
 def test_the_owner_of_the_extension_alone_is_not_enough(cluster):
-    """A trusted owner who is no superuser, as on a managed server, may do all else."""
+    """A trusted owner who is not a superuser, as on a managed server, may do everything else."""
     db = cluster.create_database()
     try:
         role = db.create_role()

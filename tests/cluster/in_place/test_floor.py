@@ -115,7 +115,7 @@ def test_the_floor_counts_with_the_widest_window(original, make_standby):
 # --- a backup that is copied over a data directory ------------------------------------------------
 
 
-def test_a_base_backup_copied_over_the_data_directory(original):
+def test_a_base_backup_copied_over_the_data_directory_is_recognized(original):
     """The control file keeps its inode and its creation time. The label that recovery leaves is a new one, each time."""
     cluster = original.cluster
     backup = cluster.base_backup()

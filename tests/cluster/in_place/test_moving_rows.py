@@ -24,7 +24,7 @@ MAINTENANCE = [
 
 # Users with an odd number are renamed from "stay-7" to "moved-7" and back, and reset. Those with an even number, "go-8", are
 # removed and come back; a trigger notes what the row held: it reads it after it was marked as deleted.
-# After a reset nobody here knows the secret: one guess in some ten million is right by chance, which is noted.
+# After a reset nobody here knows the secret. One guess in about ten million is right by chance; that is noted.
 LOAD = """
 CREATE TABLE told (who integer, number bigint, by_chance boolean);
 CREATE TABLE removed (who integer, failures bigint);
@@ -263,7 +263,7 @@ def test_races_of_enrolling_against_removing_one_user(fresh_cluster, make_standb
 
 
 def test_a_removal_whose_row_went_while_it_waited_leaves_the_next_enrollment_alone(db):
-    """It locks the row that came meanwhile, or takes nothing: it never removes a secret without its user's row."""
+    """It locks the new row, or removes nothing: it never removes a secret without its user's row."""
     def removal(conn):
         conn.execute("BEGIN")
         return conn.execute("SELECT totp_remove('racer')").fetchone()[0]

@@ -149,7 +149,7 @@ def test_no_code_is_judged_on_another_table_that_the_transaction_put_in_its_plac
     nothing_came_back(conn, alice, charged)
 
 
-def test_nor_in_a_schema_that_it_put_in_the_place_of_ours(quick_db, conn, alice):
+def test_no_code_is_judged_in_a_schema_that_the_transaction_put_in_the_place_of_ours(quick_db, conn, alice):
     """The copies are in a schema that is renamed; the tables in it are not touched."""
     conn.execute("CREATE SCHEMA copy")
     for [table] in conn.execute("SELECT relname FROM pg_class WHERE relnamespace = 'totp'::regnamespace AND relkind = 'r'").fetchall():
@@ -165,7 +165,7 @@ def test_nor_in_a_schema_that_it_put_in_the_place_of_ours(quick_db, conn, alice)
 
 @pytest.mark.parametrize("isolation", LEVELS)
 def test_a_brute_force_between_rewrites_finds_nothing(quick_db, conn, alice, isolation):
-    """What 40 of 40 guesses, and one code three times, came through."""
+    """Before the fix, 40 of 40 guesses got through, and one code three times."""
     with closing(quick_db.connect()) as own:
         for code in [wrong(number) for number in range(40)] + [good()] * 3:
             own.execute(f"BEGIN ISOLATION LEVEL {isolation}; CLUSTER totp.attempts USING attempts_pkey; CLUSTER totp.used_codes USING used_codes_pkey")
@@ -281,7 +281,7 @@ def test_a_rewrite_that_was_rolled_back_does_not_count(quick_db, conn, alice, ta
 
 
 def judges(own, alice):
-    """Here, as everywhere else."""
+    """Right and wrong codes and recovery codes get their usual answers."""
     assert check(own, "alice", good()).reason == "accepted"
     assert (recover(own, alice.recovery_code), recover(own, NO_CODE)) == (True, False)
     assert check(own, "alice", wrong(1)).attempts_left == MAX_ATTEMPTS - 1

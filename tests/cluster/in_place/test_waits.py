@@ -160,7 +160,7 @@ def test_sign_ins_at_serializable_do_not_fail_on_one_another(conn, open_session)
         one.execute("COMMIT")
 
 
-# --- which does, and the answer that it gets ------------------------------------------------------
+# --- who waits, and the answer then ------------------------------------------------------
 
 ENDS = {  # change: (reason after COMMIT, reason after ROLLBACK) of a good code of the secret
     "totp_remove('alice')": ("not_enrolled", "accepted"),

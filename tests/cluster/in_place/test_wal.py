@@ -149,7 +149,7 @@ def test_a_replayed_page_is_the_same_to_the_byte(make_cluster, make_standby):
 
 
 def test_wal_consistency_checking_of_generic_records_ends_recovery(make_cluster):
-    """Why that must stay off: it takes the heap's hint bits, which are not logged, for a difference."""
+    """Why it must stay off: it reports the heap's hint bits, which are not logged, as a difference."""
     cluster = make_cluster(wal_consistency_checking="generic")
     db = cluster.create_database()
     with closing(db.connect()) as conn:
@@ -162,6 +162,6 @@ def test_wal_consistency_checking_of_generic_records_ends_recovery(make_cluster)
     cluster.kill9()
     with pytest.raises(RuntimeError, match="inconsistent page found"):
         cluster.start()
-    cluster.configure(wal_consistency_checking="")  # too late: what to check stands in the records
+    cluster.configure(wal_consistency_checking="")  # too late: the records say what to check
     with pytest.raises(RuntimeError, match="inconsistent page found"):
         cluster.start()

@@ -124,13 +124,13 @@ def test_a_good_file_is_taken(server, db, alice, good_key, key_file, later, temp
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o700, 0o500], ids=oct)
-def test_rights_that_are_taken(server, db, alice, good_key, key_file, later, mode):
+def test_a_file_with_these_rights_is_taken(server, db, alice, good_key, key_file, later, mode):
     server.write_key_file(good_key, mode)
     taken(db, later, alice)
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o606, 0o620, 0o602, 0o610, 0o601, 0o666, 0o777, 0o4644], ids=oct)
-def test_rights_that_are_refused(server, db, alice, good_key, key_file, later, mode):
+def test_a_file_with_these_rights_is_refused(server, db, alice, good_key, key_file, later, mode):
     server.write_key_file(good_key, mode)
     refused(db, later, alice, good_key)
 
@@ -138,7 +138,7 @@ def test_rights_that_are_refused(server, db, alice, good_key, key_file, later, m
 @AS_ROOT
 @pytest.mark.parametrize("mode, ok", [(0o640, True), (0o440, True), (0o600, False), (0o644, False), (0o604, False), (0o660, False), (0o650, False), (0o641, False)],
                          ids=lambda value: str(value) if isinstance(value, bool) else oct(value))
-def test_a_file_of_root(db, alice, key_file, later, good_key, mode, ok):
+def test_a_file_of_root_is_taken_if_at_most_the_group_reads_it(db, alice, key_file, later, good_key, mode, ok):
     os.chown(key_file, 0, SERVER_USER.pw_gid)
     os.chmod(key_file, mode)
     if ok:
@@ -155,12 +155,12 @@ def test_a_file_of_another_user_is_refused(db, alice, key_file, later, good_key,
     refused(db, later, alice, good_key)
 
 
-def test_no_file(server, db, alice, key_file, later):
+def test_a_missing_file_is_refused(server, db, alice, key_file, later):
     key_file.unlink()
     refused(db, later, alice)
 
 
-def test_a_directory(server, db, alice, key_file, later):
+def test_a_directory_is_refused(server, db, alice, key_file, later):
     key_file.unlink()
     server.run("mkdir", "-m", "700", key_file)
     refused(db, later, alice)
@@ -179,13 +179,13 @@ def test_a_fifo_is_refused_without_waiting_for_it(server, db, alice, key_file, l
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "/dev/zero", "/dev/urandom", "/nowhere/at/all", "/", "master.key"])
-def test_a_link_to_something_that_is_not_a_file(server, db, alice, key_file, later, target):
+def test_a_link_to_something_that_is_not_a_file_is_refused(server, db, alice, key_file, later, target):
     key_file.unlink()
     server.run("ln", "-s", target, key_file)
     refused(db, later, alice)
 
 
-def test_a_link_to_a_good_file(server, db, alice, good_key, key_file, later):
+def test_a_link_to_a_good_file_is_taken(server, db, alice, good_key, key_file, later):
     server.run("mv", key_file, server.folder / "real.key")
     server.run("ln", "-s", "real.key", key_file)
     taken(db, later, alice)
@@ -194,7 +194,7 @@ def test_a_link_to_a_good_file(server, db, alice, good_key, key_file, later):
     server.run("rm", server.folder / "real.key")
 
 
-def test_a_link_into_the_data_directory(server, db, alice, good_key, key_file, later):
+def test_a_link_into_the_data_directory_is_refused(server, db, alice, good_key, key_file, later):
     server.run("mv", key_file, server.data / "hidden.key")
     server.run("ln", "-s", server.data / "hidden.key", key_file)
     refused(db, later, alice, good_key)
@@ -209,7 +209,7 @@ def server_with_file_inside(make_module_cluster):
 
 
 @pytest.mark.parametrize("where", ["{data}/master.key", "{data}/base/master.key", "{folder}/link/master.key", "{folder}/../{name}/data/master.key", "master.key", "base/master.key"])
-def test_a_file_inside_the_data_directory(server_with_file_inside, where):
+def test_a_file_inside_the_data_directory_is_refused(server_with_file_inside, where):
     """Under whatever name; a relative one is relative to the data directory."""
     server = server_with_file_inside
     path = where.format(data=server.data, folder=server.folder, name=server.folder.name)
@@ -233,7 +233,7 @@ def test_a_fingerprint_is_not_part_of_the_key(db, good_key, alice):
     assert len(fingerprint) == 16 and fingerprint not in good_key
 
 
-def test_a_data_key_that_is_gone(make_cluster):
+def test_a_missing_data_key_is_an_error(make_cluster):
     server = make_cluster()
     db = server.create_database()
     with closing(db.connect()) as conn:

@@ -207,7 +207,8 @@ def test_a_rolled_back_forget_changes_nothing(db, lost, key_cluster):
     assert verify(conn, "alice", code_at(had["alice"], NOON)) is True
 
 
-@pytest.mark.parametrize("name", ["0123456789abcdef", "", "no fingerprint", "0123456789ABCDEF' OR '1'='1", None])
+@pytest.mark.parametrize("name", ["0123456789abcdef", "0123456789abcde", "0123456789abcdef0", "", "no fingerprint", "0123456789ABCDEF' OR '1'='1", "x" * 1_000_000, None],
+                         ids=lambda name: repr(name)[:24])
 def test_forget_refuses_a_key_that_is_unknown(db, lost, name):
     before = tables(db)
     error = error_of(lost[0], FORGET, [name])
@@ -232,7 +233,7 @@ def test_forget_refuses_a_key_that_is_in_the_file(key_cluster, db, lost, text):
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", OLD[:63], None], ids=["empty", "comment", "truncated", "missing"])
 def test_forget_refuses_if_no_key_is_loaded(key_cluster, db, lost, text):
-    """Else a broken file would be taken for a lost key, and everything removed."""
+    """Otherwise a broken file would be taken for a lost key, and everything would be removed."""
     conn, _, fingerprint = lost
     replace_key_file(key_cluster, text)
     before = tables(db)

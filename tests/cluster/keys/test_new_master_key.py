@@ -14,7 +14,7 @@ from totp import NOON, code_at, enroll, error_of, verify
 
 
 @both_kinds
-def test_moving_to_a_new_master_key(key_cluster, db, people, rotate):
+def test_users_sign_in_after_a_move_to_a_new_master_key(key_cluster, db, people, rotate):
     old = fingerprint_of_current(db)
     replace_key_file(key_cluster, f"# new\n{NEW}\n# until the rotation\n{OLD}\n")
     with session(db) as conn:
@@ -42,7 +42,7 @@ def test_sessions_that_are_connected_need_no_restart_and_no_reload(key_cluster, 
         assert {loaded for _, _, loaded in master_keys(second)} == {True}
 
 
-def test_the_old_line_taken_out_before_the_rotation(key_cluster, db, people):
+def test_a_rotation_needs_the_old_line(key_cluster, db, people):
     """Nothing is lost: the key is named, and with its line back all goes on, with no restart and no reload."""
     old = fingerprint_of_current(db)
     replace_key_file(key_cluster, f"{NEW}\n")
@@ -66,7 +66,7 @@ def test_a_key_taken_out_of_the_file_is_gone_from_every_session_after_a_reload(k
     with session(db) as conn:
         assert sign_in_all(conn, people.users, NOON) == 5
         replace_key_file(key_cluster, f"{NEW}\n")
-        assert sign_in_all(conn, people.users, NOON + MINUTE) == 5  # what is in use stays so until a reload
+        assert sign_in_all(conn, people.users, NOON + MINUTE) == 5  # the keys in use stay until a reload
         reload_and_wait(key_cluster, conn)
         error = error_of(conn, "SELECT totp_verify(%s, '123456')", [people.users[0]])
         assert (error.sqlstate, error.diag.message_primary) == ("F0000", f"sealed under master key {old}, which is not loaded")
@@ -88,7 +88,7 @@ def test_an_online_rotation_that_is_half_way_moves_on_to_a_new_master_key(key_cl
     all_get_in(db, people, NOON)
 
 
-def test_keys_in_the_environment_of_the_server(fresh_cluster):
+def test_keys_in_the_environment_of_the_server_rotate_too(fresh_cluster):
     """The first one seals, the others open, as in the file."""
     fresh_cluster.configure(totp__key_file="")
     for number, keys_there in enumerate([OLD, f"{NEW},{OLD}", NEW]):
@@ -152,7 +152,7 @@ def restore(key_cluster):
         database.drop()
 
 
-def test_a_dump_from_before_a_routine_rotation(key_cluster, db, people, restore):
+def test_a_dump_from_before_a_routine_rotation_opens(key_cluster, db, people, restore):
     dump = key_cluster.client("pg_dump", db.name)
     with session(db) as conn:
         conn.execute(AT_ONCE)
@@ -171,7 +171,7 @@ def test_a_dump_from_before_a_routine_rotation(key_cluster, db, people, restore)
     all_get_in(db, people, NOON + MINUTE)
 
 
-def test_a_dump_from_before_a_change_of_the_master_key(key_cluster, db, people, restore):
+def test_a_dump_from_before_a_change_of_the_master_key_needs_the_old_line(key_cluster, db, people, restore):
     """Restored after it, it asks for the old line by name; with that it opens, and one rotation later the line can go again."""
     old = fingerprint_of_current(db)
     dump = key_cluster.client("pg_dump", db.name)
@@ -200,7 +200,7 @@ def test_a_dump_from_before_a_change_of_the_master_key(key_cluster, db, people, 
         all_get_in(database, People(people.users, list(people.recovery_codes)), NOON + 4 * MINUTE)
 
 
-def test_a_dump_of_a_rotation_that_is_half_way(key_cluster, db, people, restore):
+def test_a_dump_of_a_rotation_that_is_half_way_opens(key_cluster, db, people, restore):
     with session(db) as conn:
         conn.execute("SELECT totp.rotation_begin(1000)")
         conn.execute("SELECT totp.rotation_step(NULL, 2)")
@@ -241,7 +241,7 @@ def says_what_is_wrong(error, rule) -> None:
 
 
 @broken_files
-def test_a_broken_file_at_the_start_of_a_rotation(key_cluster, db, people, text, mode, rule):
+def test_a_broken_file_stops_a_rotation(key_cluster, db, people, text, mode, rule):
     with session(db) as conn:
         assert sign_in_all(conn, people.users, NOON) == 5
         before = tables(db)
@@ -255,8 +255,8 @@ def test_a_broken_file_at_the_start_of_a_rotation(key_cluster, db, people, text,
 
 
 @broken_files
-def test_a_broken_file_in_a_new_session(key_cluster, db, people, text, mode, rule):
-    """As after a restart, which reads no key before a session needs one."""
+def test_a_broken_file_stops_a_new_session(key_cluster, db, people, text, mode, rule):
+    """As after a restart: no key is read before a session needs one."""
     before = tables(db)
     replace_key_file(key_cluster, text, mode)
     user = people.users[0]
@@ -272,7 +272,7 @@ def test_a_broken_file_in_a_new_session(key_cluster, db, people, text, mode, rul
         assert sign_in_all(conn, people.users, NOON) == 5
 
 
-def test_every_broken_file_at_a_reload(key_cluster, db, people):
+def test_a_broken_file_at_a_reload_stops_new_sessions_only(key_cluster, db, people):
     """Sessions keep the keys in use and a line in the server log says why; new sessions have none."""
     with session(db) as conn:
         assert sign_in_all(conn, people.users, NOON) == 5
@@ -292,7 +292,7 @@ def test_every_broken_file_at_a_reload(key_cluster, db, people):
 
 
 @pytest.mark.parametrize("broken", ["empty", "truncated", "readable by all", "missing"])
-def test_a_broken_file_at_a_restart(key_cluster, db, people, broken):
+def test_a_broken_file_at_a_restart_stops_every_session(key_cluster, db, people, broken):
     text, mode, rule = BROKEN[broken]
     before = tables(db)
     replace_key_file(key_cluster, text, mode)
@@ -306,7 +306,7 @@ def test_a_broken_file_at_a_restart(key_cluster, db, people, broken):
 
 
 @pytest.mark.parametrize("how", ["reload", "restart", "rotation"])
-def test_another_valid_key_in_the_file(key_cluster, db, people, how):
+def test_another_valid_key_in_the_file_opens_and_seals_nothing(key_cluster, db, people, how):
     """Valid, but the wrong one: it is named as missing, and nothing is sealed under the other one."""
     old = fingerprint_of_current(db)
     with session(db) as conn:
@@ -328,7 +328,7 @@ def test_another_valid_key_in_the_file(key_cluster, db, people, how):
 
 
 def test_what_a_refused_key_file_holds_is_in_no_setting_log_or_message(key_cluster, db, people):
-    """Nor what the tests before it wrote into the file."""
+    """The text that earlier tests wrote into the file is not there either."""
     shown = []
     for text, message in [(f"{OLD}0\n", "master key file is not valid"), (f"{NEW}\n{NEW}\n", "master key file is not valid"),
                           (f"{OTHER}\n", "which is not loaded")]:

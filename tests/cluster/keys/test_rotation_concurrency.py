@@ -120,7 +120,7 @@ OPERATIONS = [Enroll(), EnrollAgain(), Confirm(), Rename(), Remove(), Reset(), M
 @levels
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: type(operation).__name__)
-def test_a_transaction_around_a_rotation(quick_db, conn, rotate, level, moment, operation):
+def test_a_transaction_around_a_rotation_does_what_it_says(quick_db, conn, rotate, level, moment, operation):
     """It writes before the rotation begins; or before and while that waits for it; or only when that has ended."""
     alice, bob = users = [User(name, active_user(conn, name)) for name in ("alice", "bob")]
     if isinstance(operation, Confirm):
@@ -154,7 +154,7 @@ def test_a_transaction_around_a_rotation(quick_db, conn, rotate, level, moment, 
 
 @both_kinds
 @levels
-def test_a_rolled_back_transaction_around_a_rotation(quick_db, conn, rotate, level):
+def test_a_rolled_back_transaction_around_a_rotation_changes_nothing(quick_db, conn, rotate, level):
     users = [User(type(operation).__name__, active_user(conn, type(operation).__name__)) for operation in OPERATIONS]
     with session(quick_db) as old:
         for user in users:
@@ -172,7 +172,7 @@ def test_a_rolled_back_transaction_around_a_rotation(quick_db, conn, rotate, lev
 
 
 @both_kinds
-def test_applications_that_lock_their_own_rows(quick_db, conn, rotate):
+def test_applications_that_lock_their_own_rows_do_not_fail(quick_db, conn, rotate):
     """Two sessions lock rows of the application around their calls; neither fails on the rotation that waits between them."""
     conn.execute("DROP TABLE IF EXISTS app_users; CREATE TABLE app_users (id text PRIMARY KEY); INSERT INTO app_users VALUES ('bob')")
     active_user(conn, "alice")
@@ -199,7 +199,7 @@ def test_applications_that_lock_their_own_rows(quick_db, conn, rotate):
 
 
 def signs_in_without_waiting(db, level, secret, recovery_code, when):
-    """All that a user with an active secret does at the login, while whatever is going on goes on."""
+    """Everything that a user with an active secret does at the login, while other sessions go on."""
     with session(db, when) as conn:
         conn.execute(GUARD)
         conn.execute(f"SET default_transaction_isolation = '{level}'")
@@ -274,7 +274,7 @@ def test_a_batch_holds_up_nobody_but_its_own_users(quick_db, conn):
 
 @levels
 @pytest.mark.parametrize("first, second", [("phone", "tablet"), ("tablet", "phone")])
-def test_a_transaction_on_two_devices_while_the_rotation_ends(quick_db, conn, level, first, second):
+def test_a_transaction_on_two_devices_commits_while_the_rotation_ends(quick_db, conn, level, first, second):
     """The batches left its user out; the end of the rotation waits for it, and not it for the rotation."""
     for device in ("phone", "tablet"):
         secret = enroll(conn, "alice", device=device)
@@ -295,7 +295,7 @@ def test_a_transaction_on_two_devices_while_the_rotation_ends(quick_db, conn, le
 
 @pytest.mark.parametrize("first, second", [("alice", "bob"), ("bob", "alice")])
 @pytest.mark.parametrize("act", ["totp_disable", "totp_remove", "totp_reset"])
-def test_a_transaction_on_two_users_while_the_rotation_ends(quick_db, conn, act, first, second):
+def test_a_transaction_on_two_users_commits_while_the_rotation_ends(quick_db, conn, act, first, second):
     for user in ("alice", "bob"):
         active_user(conn, user)
     with session(quick_db) as writing, session(quick_db) as another:
@@ -319,7 +319,7 @@ def test_a_transaction_on_two_users_while_the_rotation_ends(quick_db, conn, act,
 
 @pytest.mark.parametrize("first", [AT_ONCE, ONLINE], ids=["at once", "online"])
 @pytest.mark.parametrize("second", [AT_ONCE, ONLINE], ids=["at once", "online"])
-def test_two_rotations_at_once(quick_db, conn, first, second):
+def test_two_rotations_at_once_leave_one_data_key(quick_db, conn, first, second):
     users = import_users(conn, 300)
     with Background(quick_db, first), Background(quick_db, second):
         pass

@@ -177,7 +177,7 @@ def test_memory_does_not_grow_with_the_number_of_secrets(crowd, few, rotate, cap
     small, large = memory_taken(few, rotate), memory_taken(crowd[0], rotate)
     with capsys.disabled():
         print(f"\n  {rotate}: {small // 1024:,} kB for {SECRETS // 5:,} secrets, {large // 1024:,} kB for {SECRETS:,}")
-    # 13 bytes for each secret more: whatever is kept of a row is larger.
+    # 13 bytes for each additional secret: anything kept of a row would be larger.
     assert large - small < 13 * (SECRETS - SECRETS // 5)
 
 

@@ -67,7 +67,7 @@ def terminate(conn, rotating):
 
 
 @pytest.mark.parametrize("end, error", [(cancel, psycopg.errors.QueryCanceled), (terminate, psycopg.errors.AdminShutdown)])
-def test_stopped_and_resumed(quick_db, conn, end, error):
+def test_a_stopped_rotation_is_resumed(quick_db, conn, end, error):
     users = import_users(conn, 200)
     for user in users[:50]:
         conn.execute("SELECT totp_recovery_codes(%s, 1)", [user])
@@ -218,7 +218,7 @@ def test_any_batch_size_does(conn, size):
     assert sign_in_all(conn, users, NOON) == 3
 
 
-def test_a_rotation_without_any_secret(conn):
+def test_a_rotation_needs_no_secret(conn):
     enroll(conn, "alice")
     conn.execute("SELECT totp_remove('alice')")
     [(first, _)] = keys(conn)

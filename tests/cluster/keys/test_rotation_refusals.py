@@ -30,10 +30,10 @@ def test_a_rotation_that_is_rolled_back_changes_nothing(conn, way):
         conn.execute(way)
     conn.execute("ROLLBACK")
     assert table_rows(conn) == before
-    # The same session has that data key in its cache no more than any other.
+    # The data key of the rollback is not in the session's cache either.
     carol = enroll(conn, "carol")
     assert verify(conn, "carol", code_at(carol, NOON)) is True
-    assert verify(conn, "alice", code_at(secret, NOON)) is False  # used above, once and for all
+    assert verify(conn, "alice", code_at(secret, NOON)) is False  # used above
     assert verify(conn, "alice", code_at(secret, LATER)) is True
     assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (True,)
     open_everything(conn)
@@ -83,7 +83,7 @@ def test_a_row_that_does_not_open_stops_the_rotation(quick_db, conn, rotate):
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()", "SELECT * FROM totp_forget_unreadable('0123456789abcdef')"])
 @pytest.mark.parametrize("how", ["BEGIN ISOLATION LEVEL {}", "SET default_transaction_isolation = '{}'"], ids=["transaction", "default"])
-def test_refused_at_a_level_that_cannot_see_late_rows(conn, query, level, how):
+def test_a_rotation_is_refused_at_a_level_that_cannot_see_late_rows(conn, query, level, how):
     active_user(conn, "alice")
     before = table_rows(conn)
     conn.execute(how.format(level))
@@ -104,7 +104,7 @@ def test_an_online_rotation_in_a_transaction_block_is_an_error_of_postgresql(con
 
 
 @pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()"])
-def test_refused_in_a_read_only_transaction(conn, query):
+def test_a_rotation_is_refused_in_a_read_only_transaction(conn, query):
     active_user(conn, "alice")
     conn.execute("SET default_transaction_read_only = on")
     error = error_of(conn, query)
@@ -112,7 +112,7 @@ def test_refused_in_a_read_only_transaction(conn, query):
 
 
 @pytest.mark.parametrize("query", [AT_ONCE, "CALL totp_rotate_key_online()"])
-def test_nothing_to_rotate_before_the_first_enrollment(db, query):
+def test_there_is_nothing_to_rotate_before_the_first_enrollment(db, query):
     with session(db) as conn:
         error = error_of(conn, query)
         assert (error.sqlstate, error.diag.message_primary) == ("55000", "nothing to rotate")

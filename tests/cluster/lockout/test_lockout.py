@@ -10,7 +10,7 @@ import totp
 from totp import (LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, code_at, counters, enroll, events, fix_clock, import_secret, parallel, recover, recovery_codes, verify,
                   wrong_codes)
 
-FOREVER = datetime(9999, 1, 1, tzinfo=UTC)  # stands for infinity, which Python does not know
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)  # stands for infinity, which Python does not have
 
 
 def user_with_wrong_code(conn, user_id="alice", **parameters) -> tuple[str, str]:
@@ -92,7 +92,7 @@ def test_fifty_sessions_get_as_many_guesses_at_recovery_codes_as_one(conn, alice
     assert recover(conn, code) is False
 
 
-def test_a_right_code_among_fifty_guesses(conn, sessions):
+def test_a_right_code_among_fifty_guesses_gets_in_before_the_lock_or_not_at_all(conn, sessions):
     """Whatever the order: at most five wrong answers before the lock or before the good code, which clears, and five after it."""
     for round in range(10):
         user_id = f"user {round}"
@@ -109,7 +109,7 @@ def test_a_right_code_among_fifty_guesses(conn, sessions):
 
 @pytest.mark.parametrize("window, limit", [(0, 100), (1, 33), (2, 20)])
 def test_many_secrets_lower_the_hard_limit(conn, window, limit):
-    """A guess is compared with ten secrets: so many guesses find a code with a probability of one in a thousand."""
+    """A guess is compared with ten secrets: this many guesses find a code with a probability of one in a thousand."""
     secrets = [f"{chr(ord('A') + number)}" * 32 for number in range(10)]
     for secret in secrets:
         import_secret(conn, "alice", secret, device=secret[0])

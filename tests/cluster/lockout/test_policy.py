@@ -20,7 +20,7 @@ def conn(quick_db):
 
 
 def fail(conn, times, user_id="alice", when=NOON):
-    """So many wrong codes; the answer to the last."""
+    """Gives this many wrong codes. Returns the answer to the last."""
     answers = [check(conn, user_id, code) for code in islice(wrong_codes(SECRET, when), times)]
     assert {answer.reason for answer in answers} == {"wrong"}
     return answers[-1]
@@ -35,7 +35,7 @@ def attempts(conn):
 # --- when it locks ---------------------------------------------------------------------
 
 def follow_the_policy(conn, max_attempts, lockout, lockout_max, hard_limit):
-    """Fail until the hard limit; each lock is looked at one second and one microsecond on both sides of its end."""
+    """Fails until the hard limit, and checks each lock one second and one microsecond before and after its end."""
     now = NOON + timedelta(microseconds=123456)
     for failures in range(1, hard_limit + 1):
         fix_clock(conn, now)
@@ -198,7 +198,7 @@ def test_no_change_to_a_device_clears_failures(conn, call, failures):
 def test_the_last_device_gone_and_back_keeps_the_failures(conn):
     fail(conn, MAX_ATTEMPTS)
     conn.execute("SELECT totp_remove('alice', 'default')")
-    # The lock is looked at first, whatever the user has.
+    # The lock comes first, whatever the user has.
     assert check(conn, "alice", code_at(SECRET, NOON)).reason == "locked"
     import_secret(conn, "alice", SECRET)
     assert check(conn, "alice", code_at(SECRET, NOON)).reason == "locked"

@@ -10,7 +10,7 @@ from totp import EARLIER, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, active_user, code
 DAY = timedelta(days=1)
 
 
-def test_a_healthy_database(quick_db, conn):
+def test_a_healthy_database_is_in_order(quick_db, conn):
     conn.execute("RESET totp.clock")
     secret = enroll(conn, "alice")
     assert verify(conn, "alice", conn.execute("SELECT totp_code_at(%s, clock_timestamp())", [secret]).fetchone()[0]) is True
@@ -23,7 +23,7 @@ def test_a_set_clock_is_a_failure(conn):
     assert health(conn)["test_clock"][0] == "fail"
 
 
-def test_users_near_or_in_a_lock(conn):
+def test_health_reports_users_near_or_in_a_lock(conn):
     secrets = {user: active_user(conn, user) for user in ("alice", "bob", "carol", "dave")}
     assert health(conn)["locked_users"][1].startswith("0 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away")
     for user, failures in [("alice", MAX_ATTEMPTS - 1), ("bob", MAX_ATTEMPTS)]:
@@ -52,7 +52,7 @@ def test_recovery_failures_near_a_lock_are_counted_too(conn):
     assert "and 1 is one wrong code away" in health(conn)["locked_users"][1]
 
 
-def test_password_spraying(conn):
+def test_health_reports_password_spraying(conn):
     """One try on many accounts: no user is anywhere near a lock."""
     guesses = [(user, next(wrong_codes(active_user(conn, user), NOON))) for user in (f"user-{number}" for number in range(25))]
     for user, guess in guesses[:19]:
@@ -66,8 +66,8 @@ def test_password_spraying(conn):
     assert health(conn)["failures_over_many_users"] == ("ok", "0 users had a wrong code in the last hour, and 0 secrets were used: nothing to do")
 
 
-def test_password_spraying_again_and_again(conn):
-    """Neither what was counted before, nor several tries, nor an account of the attacker's own hide it; nor do users who sign in after it."""
+def test_health_reports_password_spraying_again_and_again(conn):
+    """Earlier failures, several tries, the attacker's own account, and users who sign in afterwards do not hide it."""
     secrets = {user: active_user(conn, user) for user in (f"user-{number}" for number in range(25))}
 
     def spray(now, tries):
@@ -135,7 +135,7 @@ def test_who_never_failed_is_near_no_lock(make_cluster):
         assert health(conn)["locked_users"][1] == "0 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do"
 
 
-def test_many_replays(conn):
+def test_health_reports_many_replays(conn):
     secret = active_user(conn)
     for number in range(10):
         status, detail = health(conn)["replays"]
@@ -144,7 +144,7 @@ def test_many_replays(conn):
     assert health(conn)["replays"][0] == "warn"
 
 
-def test_devices_never_confirmed(conn):
+def test_health_reports_devices_never_confirmed(conn):
     enroll(conn, "alice")
     active_user(conn, "bob")
     conn.execute("SELECT totp_reset('bob')")
@@ -153,7 +153,7 @@ def test_devices_never_confirmed(conn):
     assert health(conn)["unconfirmed_devices"][1].startswith("1 device was")  # bob's was confirmed once
 
 
-def test_recovery_codes_of_a_user_without_a_device(conn):
+def test_health_reports_recovery_codes_of_a_user_without_a_device(conn):
     active_user(conn)
     [code, *_] = recovery_codes(conn)
     assert health(conn)["recovery_codes_alone"] == ("ok", "0 users have recovery codes and no device: nothing to do")
@@ -162,7 +162,7 @@ def test_recovery_codes_of_a_user_without_a_device(conn):
     assert conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (True,)
 
 
-def test_recovery_codes_nearly_used_up(conn):
+def test_health_reports_recovery_codes_nearly_used_up(conn):
     active_user(conn)
     codes = recovery_codes(conn)
     for code in codes[:7]:
@@ -172,7 +172,7 @@ def test_recovery_codes_nearly_used_up(conn):
     assert health(conn)["recovery_codes_low"][1].startswith("1 user has")
 
 
-def test_the_age_of_the_data_key(conn):
+def test_health_reports_the_age_of_the_data_key(conn):
     conn.execute("DELETE FROM totp.data_keys")
     active_user(conn)
     assert health(conn)["key_rotation"][0] == "ok"

@@ -50,7 +50,7 @@ def test_a_fresh_database_is_in_order(conn):
 # --- Routines with a name of ours -----------------------------------------------------------------------------------------
 
 
-def test_a_function_that_takes_sign_ins_over(undone, mallory):
+def test_health_reports_a_function_that_takes_sign_ins_over(undone, mallory):
     """What JDBC sends are parameters of type varchar: a function of exactly that type comes before ours."""
     active_user(undone)
     as_role(undone, mallory, f"CREATE FUNCTION totp_verify(varchar, varchar) RETURNS boolean {BODY}")
@@ -75,7 +75,7 @@ ROUTINES = {  # what someone creates, and what is reported
 
 
 @pytest.mark.parametrize("statement, signature", ROUTINES.values(), ids=ROUTINES)
-def test_every_routine_with_a_name_of_ours(undone, mallory, statement, signature):
+def test_health_reports_every_routine_with_a_name_of_ours(undone, mallory, statement, signature):
     undone.execute("GRANT CREATE ON SCHEMA totp TO mallory; GRANT USAGE ON SCHEMA totp TO mallory")
     undone.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO mallory").format(sql.Identifier(undone.info.dbname)))
     as_role(undone, mallory, statement)
@@ -97,7 +97,7 @@ def test_a_routine_of_a_superuser_is_reported_as_a_warning(undone, mallory):
     f"CREATE FUNCTION pg_temp.totp_verify(varchar, varchar) RETURNS boolean {BODY}",
     f"CREATE FUNCTION totp_verified(varchar, varchar) RETURNS boolean {BODY}",
 ], ids=["more arguments than ours", "like a helper, elsewhere", "in pg_temp", "another name"])
-def test_a_routine_that_no_call_of_ours_finds(undone, mallory, statement):
+def test_a_routine_that_no_call_of_ours_finds_is_in_order(undone, mallory, statement):
     active_user(undone)
     as_role(undone, mallory, statement)
     undone.execute("SET LOCAL search_path = pg_temp, public")
@@ -133,7 +133,7 @@ SCHEMAS = {  # what was done, and what is reported
 
 
 @pytest.mark.parametrize("statement, expected", SCHEMAS.values(), ids=SCHEMAS)
-def test_a_schema_that_is_open_to_others(undone, statement, expected):
+def test_health_reports_a_schema_that_is_open_to_others(undone, statement, expected):
     undone.execute('CREATE ROLE lent; CREATE ROLE "PUBLIC"')
     undone.execute(statement)
     assert told(undone, "function_schema") == ("fail", expected)
@@ -145,7 +145,7 @@ def test_a_schema_that_is_open_to_others(undone, statement, expected):
     "ALTER SCHEMA public OWNER TO root; ALTER SCHEMA totp OWNER TO root",
     "CREATE SCHEMA other AUTHORIZATION lent; GRANT CREATE ON SCHEMA other TO PUBLIC",
 ], ids=["USAGE", "CREATE by a superuser", "owned by a superuser", "another schema"])
-def test_a_schema_that_is_not_open_to_others(undone, statement):
+def test_a_schema_that_is_not_open_to_others_is_in_order(undone, statement):
     undone.execute("CREATE ROLE lent; CREATE ROLE root SUPERUSER")
     undone.execute(statement)
     assert told(undone, "function_schema")[0] == "ok"
@@ -161,7 +161,7 @@ def owned_by_app(cluster):
     database.drop()
 
 
-def test_the_owner_of_the_database_owns_schema_public(owned_by_app):
+def test_health_reports_that_the_owner_of_the_database_owns_schema_public(owned_by_app):
     """Through pg_database_owner; and may drop it, though nothing in it is theirs."""
     database, role = owned_by_app
     database.execute("CREATE EXTENSION pg_totp")
@@ -179,14 +179,14 @@ def test_the_owner_of_the_database_owns_schema_public(owned_by_app):
         assert error_of(session, "DROP SCHEMA public CASCADE").sqlstate == "42501"
 
 
-def test_create_for_the_owner_of_the_database(owned_by_app):
+def test_health_reports_create_for_the_owner_of_the_database(owned_by_app):
     database, role = owned_by_app
     with closing(database.connect()) as conn:
         conn.execute("CREATE EXTENSION pg_totp; ALTER SCHEMA public OWNER TO postgres; GRANT CREATE ON SCHEMA public TO pg_database_owner")
         assert told(conn, "function_schema") == ("warn", f'schema "public" is open for CREATE to "{role}" (the owner of the database), {CREATE_THERE}')
 
 
-def test_a_schema_for_the_extension_alone(owned_by_app):
+def test_a_schema_for_the_extension_alone_is_in_order(owned_by_app):
     """The documented way, also if the database is not a superuser's."""
     database, role = owned_by_app
     with closing(database.connect()) as conn:
@@ -204,7 +204,7 @@ OWNERS = sorted(name for name, (_, least) in FUNCTIONS.items() if least == "owne
 
 @pytest.mark.parametrize("name", OWNERS)
 @pytest.mark.parametrize("grantee, shown", [("lent", '"lent"'), ("PUBLIC", "PUBLIC"), ("root", '"root"')])
-def test_an_owners_function_that_is_granted(undone, name, grantee, shown):
+def test_health_reports_an_owners_function_that_is_granted(undone, name, grantee, shown):
     undone.execute("CREATE ROLE lent; CREATE ROLE root SUPERUSER")
     [[signature]] = undone.execute("SELECT format('%%I.%%s', pronamespace::regnamespace, oid::regprocedure) FROM pg_proc WHERE proname = %s", [name])
     signature = signature.removeprefix("totp.") if ".totp." in signature else signature
@@ -212,7 +212,7 @@ def test_an_owners_function_that_is_granted(undone, name, grantee, shown):
     assert told(undone, "owner_functions") == ("warn", f'EXECUTE is granted on functions that only their owner should execute, "{signature}" to {shown}: revoke it')
 
 
-def test_a_blanket_grant(undone):
+def test_health_reports_a_blanket_grant(undone):
     for number in range(3):
         undone.execute(f"CREATE ROLE lent_{number}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO lent_{number} WITH GRANT OPTION")
     as_role(undone, "lent_0", "GRANT EXECUTE ON FUNCTION totp_export() TO lent_1")
@@ -246,7 +246,7 @@ MAINTAIN = {  # what was granted, and what is reported
 
 
 @pytest.mark.parametrize("statement, expected", MAINTAIN.values(), ids=MAINTAIN)
-def test_maintain(undone, statement, expected):
+def test_health_reports_maintain(undone, statement, expected):
     if undone.info.server_version < 170000:  # there is no such privilege
         assert told(undone, "maintain")[0] == "ok"
         assert error_of(undone, statement).sqlstate in ("42601", "42704")
@@ -344,7 +344,7 @@ PRIVILEGES = {  # a change of the catalog after which it names a role that never
 
 
 @pytest.mark.parametrize("change, expected", PRIVILEGES.values(), ids=PRIVILEGES)
-def test_each_privilege_of_a_role_that_is_gone(undone, change, expected):
+def test_health_reports_each_privilege_of_a_role_that_is_gone(undone, change, expected):
     undone.execute(change)
     assert told(undone, "initial_privileges") == ("warn", expected)
 

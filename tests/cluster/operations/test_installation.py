@@ -48,7 +48,7 @@ def test_hostile_default_privileges_give_nothing(empty_db, where, option):
 
 
 @pytest.mark.parametrize("schema", ["security", "Mixed Case", "with-dash", "select", "Ü"])
-def test_in_another_schema(empty_db, schema):
+def test_it_works_in_another_schema(empty_db, schema):
     quoted = f'"{schema}"'  # PostgreSQL refuses a schema with a quote or a dollar sign in its name
     with closing(empty_db.connect()) as conn:
         conn.execute(f"CREATE SCHEMA {quoted}")
@@ -68,7 +68,7 @@ def test_in_another_schema(empty_db, schema):
         assert stray == []
 
 
-def test_dropped_and_created_again(empty_db):
+def test_it_works_after_it_was_dropped_and_created_again(empty_db):
     """The same session goes on: kept plans, keys and the like must not outlive the extension."""
     with closing(empty_db.connect()) as conn:
         for round in range(3):
@@ -119,7 +119,7 @@ def test_a_database_of_another_encoding_is_refused(cluster):
             conn.execute("DROP DATABASE latin")
 
 
-def test_no_preload_no_worker_no_restart(empty_db):
+def test_it_needs_no_preload_no_worker_and_no_restart(empty_db):
     with closing(empty_db.connect()) as conn:
         assert conn.execute("SHOW shared_preload_libraries").fetchone() == ("",)
         workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type NOT IN ('client backend', 'autovacuum worker')"

@@ -33,7 +33,7 @@ def _library_folder() -> str:
 
 @pytest.fixture(scope="module")
 def preloaded(make_module_cluster):
-    """A function that gives the server that preloads the library there, with other settings in its file than the defaults."""
+    """A function that returns the server that preloads the library there. Its file has settings other than the defaults."""
     made: dict[str | None, Cluster] = {}
 
     def give(place: str | None) -> Cluster:
@@ -65,7 +65,7 @@ def settings(session) -> dict[str, str]:
 
 
 def test_it_is_loaded_before_the_first_call(db):
-    """Else the tests below would show nothing: the settings have a type, and a value in range."""
+    """Otherwise the tests below would show nothing: the settings have a type, and a value in range."""
     with closing(db.connect()) as session:
         with pytest.raises(psycopg.errors.InvalidParameterValue, match="outside the valid range"):
             session.execute("SET totp.window_steps = 3")
@@ -89,7 +89,7 @@ def test_users_sign_in(db):
     assert db.value("SELECT totp_enabled('alice')") is False
 
 
-def test_all_three_at_once(make_cluster):
+def test_it_is_preloaded_in_all_three_ways_at_once(make_cluster):
     server = make_cluster(**{place: "pg_totp" for place in PLACES})
     db = server.create_database()
     with closing(db.connect()) as conn:
@@ -127,7 +127,7 @@ REFUSALS = {
 @pytest.mark.parametrize("name", FORGED)
 @pytest.mark.parametrize("place", [NOWHERE, *PLACES], ids=str)
 def test_a_startup_option_neither_sets_nor_loses_a_setting(preloaded, place, name):
-    """Of a role without the right nothing is taken; of a superuser what a session may set. In no session a default takes over."""
+    """A role without the right sets nothing, a superuser what a session may set. The configured values stay in every session."""
     server = preloaded(place)
     db = server.create_database()
     role = db.create_role("enroll")
@@ -145,7 +145,7 @@ def test_a_startup_option_neither_sets_nor_loses_a_setting(preloaded, place, nam
 
 @pytest.mark.parametrize("options", ["", "-c totp.actor=x", "-c totp.window_steps=2"])
 @pytest.mark.parametrize("place", [NOWHERE, *PLACES], ids=str)
-def test_parallel_workers(preloaded, place, options):
+def test_parallel_workers_have_the_settings_of_their_leader(preloaded, place, options):
     """They take over the settings of their leader, whichever of the two loads the library first."""
     db = preloaded(place).create_database()
     db.execute(f"CREATE TABLE times AS SELECT '{NOON.isoformat()}'::timestamptz AS at")
@@ -160,7 +160,7 @@ def test_parallel_workers(preloaded, place, options):
     db.drop()
 
 
-def test_autovacuum_workers(make_cluster):
+def test_autovacuum_workers_work(make_cluster):
     server = make_cluster(**{place: "pg_totp" for place in PLACES}, autovacuum="on", autovacuum_naptime="1s")
     db = server.create_database()
     db.execute(f"CREATE TABLE t (at timestamptz); CREATE INDEX ON t (totp_code_at('{SECRET}', at)); INSERT INTO t SELECT '2030-01-01' FROM generate_series(1, 100)")
@@ -169,7 +169,7 @@ def test_autovacuum_workers(make_cluster):
     assert "ERROR" not in server.log_text()
 
 
-def test_standbys_and_replication_connections(make_cluster, make_standby):
+def test_standbys_and_replication_connections_work(make_cluster, make_standby):
     """A physical walsender is connected to no database, and reads no catalog of one."""
     primary = make_cluster(**{place: "pg_totp" for place in PLACES})
     db = primary.create_database()
@@ -189,7 +189,7 @@ def test_standbys_and_replication_connections(make_cluster, make_standby):
         assert conn.execute("SELECT totp_verify('alice', '123456')").fetchone() == (False,)
 
 
-def test_logical_replication_workers(make_cluster):
+def test_logical_replication_workers_work(make_cluster):
     """Background workers that connect to a database, as a launcher and a worker of logical replication."""
     server = make_cluster(**{place: "pg_totp" for place in PLACES}, wal_level="logical")
     source, target = server.create_database(), server.create_database()
@@ -204,7 +204,7 @@ def test_logical_replication_workers(make_cluster):
     wait_until(lambda: target.execute("SELECT enabled FROM t WHERE i = 1") == [(False,)], "the row")
 
 
-def test_dump_and_restore(server):
+def test_a_dump_restores(server):
     db = server.create_database()
     with closing(db.connect()) as conn:
         import_secret(conn, "alice", SECRET)
@@ -215,7 +215,7 @@ def test_dump_and_restore(server):
         database.drop()
 
 
-def test_single_user_mode(make_cluster):
+def test_single_user_mode_works(make_cluster):
     server = make_cluster(**{place: "pg_totp" for place in PLACES})
     db = server.create_database()
     with closing(db.connect()) as conn:
@@ -231,7 +231,7 @@ def test_single_user_mode(make_cluster):
 
 
 def test_a_bad_value_in_the_file_stops_no_server(make_cluster):
-    """As without preloading, but the server says it when it starts, and a reload keeps what was in force."""
+    """As without preloading, but the server reports it at the start, and a reload keeps the old values."""
     server = make_cluster(shared_preload_libraries="pg_totp", totp__window_steps="9", totp__widow_steps="1", totp__lockout="never", totp__max_attempts="3")
     log = server.log_text()
     assert '9 is outside the valid range for parameter "totp.window_steps" (0 .. 2)' in log

@@ -37,7 +37,7 @@ def by_startup_options(db, role):
 
 
 def by_alter_role(db, role, where=""):
-    """PostgreSQL 15 refuses this itself; were it to take it, the next session would have it."""
+    """PostgreSQL 15 refuses this itself. If it did not, the next session would have the setting."""
     with closing(db.connect(user=role)) as session:
         for name, value in FORGED.items():
             try:
@@ -91,7 +91,7 @@ def codes(secret, unix_time, steps, period=30) -> set[str]:
 
 
 def enroll_with(conn, fits, **parameters) -> str:
-    """Enroll alice again and again, until her secret is one that fits."""
+    """Enrolls alice again until her secret fits."""
     while not fits(secret := enroll(conn, "alice", **parameters)):
         pass
     return secret
@@ -120,7 +120,7 @@ def test_placeholders_of_a_role_without_the_right_are_dropped(db, role, way):
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_placeholders_change_no_answer(db, role, way):
-    """The very first call is the one that loads the library: it too must go by the true settings."""
+    """The very first call loads the library. It too must use the true settings."""
     with closing(db.connect()) as owner:
         # The codes of the forged time are no codes of the true time, nor of half an hour after it.
         begun, near_noon = now(owner), range(-2, 3)
@@ -166,7 +166,7 @@ def configured(make_module_cluster):
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_placeholders_do_not_mask_what_the_administrator_configured(configured, way):
-    """What is dropped must not leave the default behind: the file's value counts, in the very first call of the session too."""
+    """A dropped value must not leave the default: the file's value counts, in the very first call of the session too."""
     db = configured.create_database()
     role = db.create_role("enroll")
     try:
@@ -183,7 +183,7 @@ def test_placeholders_do_not_mask_what_the_administrator_configured(configured, 
 
 
 def test_placeholders_of_a_superuser_do_take_effect(db):
-    """The other side: else the tests above could not fail."""
+    """The control: otherwise the tests above could not fail."""
     with closing(db.connect()) as session:
         session.execute("SET totp.clock = '2030-01-01 12:00:00+00'")
         session.execute("SET totp.window_steps = '2'")
@@ -235,7 +235,7 @@ def test_the_key_file_is_shown_to_no_one_without_the_right(db, role):
 
 
 @pytest.mark.parametrize("name, low, high", [("window_steps", 0, 2), ("enrollment_ttl", 60, 2592000), ("max_devices", 1, 20)])
-def test_ranges(db, name, low, high):
+def test_settings_have_ranges(db, name, low, high):
     with closing(db.connect()) as owner:
         owner.execute("LOAD 'pg_totp'")
         for value in (low, high):

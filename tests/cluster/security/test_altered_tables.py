@@ -118,7 +118,7 @@ class Altered:
         self.dba.execute("COMMIT")
 
     def after(self, table, change, wanted=ITS_OWN, online=False):
-        """What is wrong after a change of the table: which sessions got what answer by how many calls, and by which first. Empty if nothing is."""
+        """Returns what is wrong after a change of the table: which session got which answer, by how many calls, the first of them. Empty if nothing is."""
         self.outcomes(self.kept, "warm")
         change(self.dba)
         found = {}
@@ -181,7 +181,7 @@ def columns(conn, table):
 
 
 def retype(table, column, kind):
-    """A function that gives the column this type, without what stands in the way of that."""
+    """A function that gives the column this type, and drops what prevents it."""
 
     def change(conn):
         alter = f"ALTER TABLE totp.{table} ALTER {column} TYPE {kind} USING {TYPES[kind].format(column)}"
@@ -220,7 +220,7 @@ def nothing(found):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_with_a_column_of_another_type(altered, table):
+def test_a_column_of_another_type_is_no_crash(altered, table):
     changes = {f"{column} {other}": retype(table, column, other)
                for column, kind in columns(altered.dba, table) for other in TYPES if NAMES.get(other, other) != kind}
     nothing({name: altered.after(table, change) for name, change in changes.items()})
@@ -228,7 +228,7 @@ def test_with_a_column_of_another_type(altered, table):
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("change", ["DROP COLUMN {} CASCADE", "RENAME COLUMN {} TO elsewhere"])
-def test_without_a_column(altered, table, change):
+def test_a_missing_column_is_no_crash(altered, table, change):
     online = table in ("secrets", "recovery_codes", "data_keys", "audit_log")
     changes = [f"ALTER TABLE totp.{table} {change.format(column)}" for column, _ in columns(altered.dba, table)]
     nothing({change: altered.after(table, lambda conn: conn.execute(change), online=online) for change in changes})  # noqa: B023
@@ -236,7 +236,7 @@ def test_without_a_column(altered, table, change):
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("change", ["DROP TABLE totp.{} CASCADE", "ALTER TABLE totp.{} RENAME TO elsewhere"])
-def test_without_a_table(altered, table, change):
+def test_a_missing_table_is_no_crash(altered, table, change):
     nothing({change: altered.after(table, lambda conn: conn.execute(change.format(table)), online=True)})
 
 

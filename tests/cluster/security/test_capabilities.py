@@ -151,19 +151,27 @@ def test_grant_by_another_role_is_42501_even_with_execute(database):
 @pytest.mark.parametrize("name", ["public", "PUBLIC", "Public", '"public"', "nobody_of_this_name", "", " ", "current_user", "session_user", "postgres, public",
                                   "x" * 63])
 @pytest.mark.parametrize("capability", ["verify", "enroll", "admin", "audit"])
-def test_grant_to_an_unknown_role(database, owner, name, capability):
+def test_a_grant_to_an_unknown_role_is_refused(database, owner, name, capability):
     error = error_of(owner, "SELECT totp_grant(%s, %s)", [name, capability])
     assert error.sqlstate == "42704"
     assert database.value("SELECT count(*) FROM pg_proc p, aclexplode(p.proacl) a WHERE a.grantee = 0 AND p.proname LIKE 'totp%%'", []) == 0
 
 
-@pytest.mark.parametrize("capability", ["", "root", "verify,enroll", "VERIFY ", "'; DROP TABLE totp.secrets", "all"])
-def test_grant_of_an_unknown_capability(owner, roles, capability):
-    assert error_of(owner, "SELECT totp_grant(%s, %s)", [roles[None], capability]).sqlstate == "22023"
+@pytest.mark.parametrize("capability", [None, "", "root", "verify ", "verify,enroll", "VERIFY ", "'; DROP TABLE totp.secrets", "all", "x" * 1_000_000],
+                         ids=lambda capability: repr(capability)[:16])
+def test_a_grant_of_an_unknown_capability_is_refused(owner, roles, capability):
+    error = error_of(owner, "SELECT totp_grant(%s, %s)", [roles[None], capability])
+    assert error.sqlstate == "22023" and error.diag.message_detail
+
+
+@pytest.mark.parametrize("capability", ["verify", None])
+def test_a_grant_to_null_is_refused(owner, capability):
+    error = error_of(owner, "SELECT totp_grant(NULL, %s)", [capability])
+    assert error.sqlstate == "22023" and error.diag.message_detail
 
 
 @pytest.mark.parametrize("suffix", [" with spaces", '"quoted"', "'quote", "; DROP TABLE totp.secrets; --", "ÄÖ", "CamelCase", " select", "%I"])
-def test_grant_to_a_role_with_any_name(database, suffix):
+def test_a_role_may_have_any_name(database, suffix):
     name = f"{database.name}{suffix}"
     identifier = sql.Identifier(name)
     with closing(database.connect()) as owner:

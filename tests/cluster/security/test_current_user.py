@@ -54,7 +54,7 @@ def test_execute_on_what_is_for_the_owner_opens_nothing(any_app, way):
 
 @pytest.mark.parametrize("way", AS_APP, ids=lambda way: way.__name__)
 def test_what_app_may_call_it_may_call_in_every_statement(app, way):
-    """The other side: else the tests above could not fail. The trail names the session user, who made the statement."""
+    """The control: otherwise the tests above could not fail. The audit log names the session user, who made the statement."""
     app.prepare(READS | JUDGES | WRITES)
     session, query = way(app)
     with closing(session):

@@ -80,36 +80,36 @@ def attack_all(target: Target, conn: psycopg.Connection, **options) -> set[str]:
     return {state for _, state in attack(target, conn, called, **options)}
 
 
-def test_plain(target):
+def test_plain_calls_tell_no_secret(target):
     with closing(target.session()) as conn:
         assert attack_all(target, conn) >= {"22023", "42501", "42704"}
 
 
-def test_a_client_of_another_encoding(target):
+def test_a_client_of_another_encoding_is_told_no_secret(target):
     with closing(target.session(client_encoding="SJIS")) as conn:
         assert conn.info.encoding == "shift_jis"
         attack_all(target, conn, own_states={UNTRANSLATABLE})
 
 
 @pytest.mark.parametrize("mode", ["force_generic_plan", "force_custom_plan"])
-def test_prepared_statements(target, mode):
+def test_prepared_statements_tell_no_secret(target, mode):
     with closing(target.session(plan_cache_mode=mode)) as conn:
         attack_all(target, conn, prepare=True)
 
 
-def test_compiled_expressions(target):
+def test_compiled_expressions_tell_no_secret(target):
     with closing(target.session(jit="on", jit_above_cost="0")) as conn:
         assert conn.execute("SELECT pg_jit_available()").fetchone() == (True,)
         attack_all(target, conn)
 
 
-def test_forced_parallel_query(target):
+def test_forced_parallel_queries_tell_no_secret(target):
     with closing(target.session()) as conn:
         force_parallel(conn)
         attack_all(target, conn)
 
 
-def test_in_a_parallel_worker(target):
+def test_a_parallel_worker_refuses_what_may_not_run_there(target):
     """If a caller's own function is marked PARALLEL SAFE and is not: what may not run in a worker says so, and nothing happens."""
     with closing(target.session()) as conn:
         ours = [function for function in functions(conn) if function.kind != "p"]
@@ -146,7 +146,7 @@ def test_bytes_that_are_not_text_never_arrive(target, encoding, text):
 
 
 def test_a_leak_would_be_seen(target):
-    """The same attack on a function that does what none of ours may: repeat a wrong argument, or good ones if another is wrong."""
+    """The same attack on a function that does what ours must not: it repeats a wrong argument, or good ones if another is wrong."""
     refuse = "RAISE EXCEPTION 'no' USING ERRCODE = '22023'"
     wrong = "coalesce(nullif(code, '" + GOOD["code"] + "'), 'x')"
     leaks = {

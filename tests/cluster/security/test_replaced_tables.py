@@ -21,7 +21,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_view_in_place_of_a_table(quick_db, conn, table):
+def test_a_view_in_place_of_a_table_is_refused(quick_db, conn, table):
     """Its columns ctid and xmin may be of any type: read as a place, a number is an address in memory."""
     import_secret(conn, "alice", SECRET)
     recovery_codes(conn)

@@ -1,4 +1,4 @@
-"""Operations in which PostgreSQL runs the code of a table's owner: what only states answers there, and all else is refused.
+"""Operations in which PostgreSQL runs the code of a table's owner: functions that only report answer there, and all others are refused.
 
 PostgreSQL calls them security-restricted: maintenance, an index, a materialized view. A superuser or autovacuum runs them.
 """
@@ -31,7 +31,7 @@ MAINTENANCE = [
 
 
 def check_that_nothing_was_done(app: App, before: dict) -> None:
-    """In a security-restricted operation: what only states has answered, all else was refused, and nothing has changed."""
+    """In a security-restricted operation: functions that only report have answered, all others were refused, nothing has changed."""
     outcomes = app.outcomes()
     assert outcomes.keys() == app.functions - PROCEDURES
     for name in READS.keys() & outcomes.keys():
@@ -101,7 +101,7 @@ def test_in_a_superuser_s_own_materialized_view_only_totp_grant_runs(app):
     assert rows(app.database, like=before) == before
 
 
-# --- What only states ------------------------------------------------------------------------------------------------
+# --- Functions that only report ------------------------------------------------------------------------------------------------
 
 A_VIEW = """
 CREATE TABLE app.users (id text PRIMARY KEY);

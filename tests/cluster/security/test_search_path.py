@@ -38,7 +38,7 @@ def conn(trapped, request):
 
 
 def test_the_traps_work(trapped):
-    """Else the tests below would show nothing: a function without its own search_path walks into them."""
+    """Otherwise the tests below would show nothing: a function without its own search_path calls them."""
     with closing(trapped.connect()) as conn:
         conn.execute("SET search_path = evil, pg_catalog")
         conn.execute("CREATE FUNCTION pg_temp.naive(pg_catalog.text) RETURNS pg_catalog.bool LANGUAGE plpgsql AS $$ BEGIN RETURN $1 = 'alice'; END $$")
@@ -84,7 +84,7 @@ def test_grant_keeps_out_of_the_traps(conn, trapped):
 
 
 def test_every_later_function_keeps_out_of_the_traps(conn, trapped):
-    """Of the functions that the tests above do not name, those that exist: no trap is called, whatever the answer is."""
+    """The functions that the tests above do not name: no trap is called, whatever the answer is."""
     named = {"totp_grant"}
     existing = {name for [name] in trapped.execute("SELECT proname::pg_catalog.text FROM pg_catalog.pg_proc WHERE pronamespace = 'ext'::pg_catalog.regnamespace")}
     for name in existing & set(FUNCTIONS) - named:

@@ -100,7 +100,7 @@ def view_of(conn, function: Function) -> str:
             f" LATERAL {function.schema}.{function.name}({', '.join(arguments)}) AS r")
 
 
-def test_random_statements(make_cluster):
+def test_random_statements_do_no_harm(make_cluster):
     target = Target(make_cluster(log_line_prefix="%e ", log_min_error_statement="panic", track_functions="all",
                                  log_statement="all"))
     postmaster = target.cluster.pid()

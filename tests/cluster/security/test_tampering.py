@@ -17,7 +17,7 @@ def does_not_open(conn, secret, user_id="alice", device=None, **parameters):
 
 
 @pytest.mark.parametrize("position", ["first", "nonce", "ciphertext", "last"])
-def test_a_changed_byte(conn, position):
+def test_a_changed_byte_opens_nothing(conn, position):
     secret = enroll(conn, "alice")
     length = conn.execute("SELECT octet_length(sealed) FROM totp.secrets").fetchone()[0]
     at = {"first": 0, "nonce": 8, "ciphertext": length - 24, "last": length - 1}[position]
@@ -40,7 +40,7 @@ def test_every_byte_counts(conn):
 
 
 @pytest.mark.parametrize("change", ["substr(sealed, 1, octet_length(sealed) - 1)", "sealed || '\\x00'", "''", "'\\x01'", "substr(sealed, 1, 20)", "decode(repeat('00', 64), 'hex')"])
-def test_another_length(conn, change):
+def test_a_value_of_another_length_opens_nothing(conn, change):
     secret = enroll(conn, "alice")
     conn.execute(f"UPDATE totp.secrets SET sealed = {change}")
     error = error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)])
@@ -51,7 +51,7 @@ def test_another_length(conn, change):
 SWAP = "UPDATE totp.secrets SET sealed = (SELECT sealed FROM totp.secrets WHERE {where})"
 
 
-def test_swapped_between_users(conn):
+def test_secrets_swapped_between_users_do_not_open(conn):
     alice, mallory = enroll(conn, "alice"), enroll(conn, "mallory")
     conn.execute(SWAP.format(where="user_id = 'mallory'") + " WHERE user_id = 'alice'")
     does_not_open(conn, mallory)
@@ -59,7 +59,7 @@ def test_swapped_between_users(conn):
     assert verify(conn, "mallory", code_at(mallory, NOON)) is True
 
 
-def test_swapped_between_devices(conn):
+def test_secrets_swapped_between_devices_do_not_open(conn):
     phone, tablet = enroll(conn, "alice", device="phone"), enroll(conn, "alice", device="tablet")
     conn.execute(SWAP.format(where="device = 'tablet'") + " WHERE device = 'phone'")
     does_not_open(conn, tablet, device="phone")
@@ -67,7 +67,7 @@ def test_swapped_between_devices(conn):
     assert phone
 
 
-def test_an_old_secret_put_back(conn):
+def test_an_old_secret_put_back_does_not_open(conn):
     old = enroll(conn, "alice")
     conn.execute("CREATE TEMP TABLE stolen AS SELECT * FROM totp.secrets")
     enroll(conn, "alice")
@@ -79,7 +79,7 @@ def test_an_old_secret_put_back(conn):
 @pytest.mark.parametrize("change, parameters", [
     ("algorithm = 'SHA256'", {"algorithm": "SHA256"}), ("digits = 7", {"digits": 7}), ("digits = 8", {"digits": 8}), ("period = 60", {"period": 60}),
     ("period = 120", {"period": 120})])
-def test_changed_parameters(conn, change, parameters):
+def test_changed_parameters_open_nothing(conn, change, parameters):
     """Weakened parameters do not open the secret either."""
     secret = enroll(conn, "alice")
     conn.execute(f"UPDATE totp.secrets SET {change}")
@@ -87,7 +87,7 @@ def test_changed_parameters(conn, change, parameters):
 
 
 @pytest.mark.parametrize("change", ["device = 'other'", "secret_id = secret_id + 1000"])
-def test_renamed_by_hand(conn, change):
+def test_a_user_renamed_by_hand_does_not_open(conn, change):
     secret = enroll(conn, "alice")
     conn.execute(f"UPDATE totp.secrets SET {change}")
     if "secret_id" in change:
@@ -95,14 +95,14 @@ def test_renamed_by_hand(conn, change):
     does_not_open(conn, secret)
 
 
-def test_moved_to_another_user_with_all_its_rows(conn):
+def test_a_secret_moved_to_another_user_with_all_its_rows_does_not_open(conn):
     secret = enroll(conn, "mallory")
     for table in ("secrets", "used_codes", "attempts"):
         conn.execute(f"UPDATE totp.{table} SET user_id = 'alice'")
     does_not_open(conn, secret, "alice")
 
 
-def test_a_data_key_that_was_changed(make_cluster):
+def test_a_changed_data_key_opens_nothing(make_cluster):
     server = make_cluster()
     db = server.create_database()
     with closing(db.connect()) as conn:
@@ -114,7 +114,7 @@ def test_a_data_key_that_was_changed(make_cluster):
         assert error_of(conn, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)]).sqlstate == "XX001"
 
 
-def test_a_secret_under_the_number_of_another_data_key(make_cluster):
+def test_a_secret_under_the_number_of_another_data_key_does_not_open(make_cluster):
     """Two databases of one master key: a row carried over with its data key's number does not open under the key of that number here."""
     server = make_cluster()
     one, two = server.create_database(), server.create_database()

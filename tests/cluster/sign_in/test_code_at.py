@@ -22,7 +22,7 @@ def random_cases():
         yield secret, at, ["SHA1", "SHA256", "SHA512"][number % 3], 6 + number // 3 % 3, period
 
 
-def test_a_thousand_random_cases_against_oathtool(db):
+def test_a_thousand_random_cases_agree_with_oathtool(db):
     cases = list(random_cases())
     with ThreadPoolExecutor(8) as pool:
         expected = list(pool.map(oathtool, *zip(*cases)))

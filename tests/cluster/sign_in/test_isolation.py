@@ -22,7 +22,7 @@ def old(quick_db, level):
 
 @pytest.mark.parametrize("query", ["SELECT totp_confirm('alice', %s)", "SELECT totp_verify('alice', %s)",
                                    "SELECT accepted FROM totp_check('alice', %s, 'default')"])
-def test_confirm_what_was_enrolled_since(conn, old, query):
+def test_what_was_enrolled_since_is_confirmed(conn, old, query):
     secret = enroll(conn, "alice")
     assert old.execute(query, [code_at(secret, NOON)]).fetchone() == (True,)
     assert states(old) == [("default", "active", 1)]
@@ -32,7 +32,7 @@ def test_confirm_what_was_enrolled_since(conn, old, query):
 
 
 @pytest.mark.parametrize("query", ["SELECT totp_confirm('alice', %s)", "SELECT totp_verify('alice', %s)"])
-def test_confirm_a_replacement_that_was_staged_since(conn, old, query):
+def test_a_replacement_that_was_staged_since_is_confirmed(conn, old, query):
     first = active_user(conn)
     second = enroll(conn, "alice")
     assert verify(old, "alice", code_at(first, NOON)) is True
@@ -44,14 +44,14 @@ def test_confirm_a_replacement_that_was_staged_since(conn, old, query):
     assert verify(conn, "alice", code_at(second, NOON.timestamp() + 30)) is True
 
 
-def test_sign_in_with_what_was_confirmed_since(conn, old):
+def test_what_was_confirmed_since_signs_in(conn, old):
     secret = active_user(conn)
     assert verify(old, "alice", code_at(secret, NOON)) is True
     assert verify(conn, "alice", code_at(secret, NOON)) is False
     old.execute("COMMIT")
 
 
-def test_enroll_over_a_pending_secret_made_since(conn, old):
+def test_an_enrollment_replaces_a_pending_secret_made_since(conn, old):
     first = enroll(conn, "alice")
     second = enroll(old, "alice")
     old.execute("COMMIT")
@@ -61,7 +61,7 @@ def test_enroll_over_a_pending_secret_made_since(conn, old):
 
 
 @pytest.mark.parametrize("keep_current", [True, False])
-def test_enroll_over_an_active_secret_made_since(conn, old, keep_current):
+def test_an_enrollment_stages_beside_an_active_secret_made_since_or_replaces_it(conn, old, keep_current):
     first = active_user(conn)
     enroll(conn, "alice")
     third = enroll(old, "alice", keep_current=keep_current)
@@ -71,7 +71,7 @@ def test_enroll_over_an_active_secret_made_since(conn, old, keep_current):
     assert verify(conn, "alice", code_at(third, NOON.timestamp())) is True
 
 
-def test_enroll_a_user_removed_since(conn, old):
+def test_a_user_who_was_removed_since_enrolls_as_a_new_one(conn, old):
     active_user(conn)
     assert states(old) == [("default", "active", 1)]
     conn.execute("SELECT totp_remove('alice')")
@@ -91,7 +91,7 @@ def test_the_limit_of_devices_counts_those_made_since(conn, old):
 
 
 @pytest.mark.parametrize("device, count", [(None, 2), ("phone", 1)])
-def test_remove_what_was_made_since(conn, old, device, count):
+def test_a_removal_removes_what_was_made_since(conn, old, device, count):
     active_user(conn, device="phone")
     enroll(conn, "alice", device="phone")
     enroll(conn, "alice", device="tablet")

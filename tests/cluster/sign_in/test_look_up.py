@@ -55,7 +55,7 @@ KEYS = {"attempts": ("user_id", "last_failed_at"), "used_codes": ("user_id, secr
 
 
 @pytest.mark.parametrize("change", FINE)
-def test_all_three_tables_may_have(db, quiet, change):
+def test_sign_ins_go_on_whatever_a_dba_does_to_all_three_tables(db, quiet, change):
     with closing(db.connect()) as conn, closing(db.connect()) as dba:
         fix_clock(conn, NOON)
         import_secret(conn, "alice", SECRET)
@@ -77,7 +77,7 @@ def test_values_out_of_line_are_read(conn):
     conn.execute("ROLLBACK")
 
 
-def test_without_indexes_of_the_catalogs(quick_db, conn):
+def test_sign_ins_go_on_without_the_indexes_of_the_catalogs(quick_db, conn):
     """PostgreSQL's mode for broken catalogs turns these scans into sequential ones."""
     import_secret(conn, "bob", SECRET)
     import_secret(conn, "alice", SECRET)
@@ -87,7 +87,7 @@ def test_without_indexes_of_the_catalogs(quick_db, conn):
     assert check(conn, "bob", good()).reason == "accepted"
 
 
-def test_an_index_that_is_being_replaced(quick_db, conn, quiet):
+def test_sign_ins_go_on_while_an_index_is_replaced(quick_db, conn, quiet):
     """REINDEX CONCURRENTLY takes the key from one index to the other, and waits for every session that may use the old one."""
     import_secret(conn, "alice", SECRET)
     for table in TABLES:

@@ -53,7 +53,7 @@ def backend(conn) -> int:
     return conn.execute("SELECT pg_backend_pid()").fetchone()[0]
 
 
-def test_sign_in(pooler, db):
+def test_users_sign_in_through_a_pooler(pooler, db):
     with closing(pooler.connect(db.name)) as conn:
         secret = enrolled(conn, "alice")
         wrong = wrong_codes(secret, NOON)

@@ -105,7 +105,7 @@ RECOVER_CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("table", TABLES[:-1])
 def test_a_sign_in_that_waited_judges_by_what_is_there_then(conn, open_session, table, change):
-    """For the floor the change is another session's, which does not need it; for the others it is of the one that has the lock."""
+    """The session that has the lock makes the change; for the floor, another one that does not need the floor."""
     change, expected = CHANGES[change]
     locker, late = open_session(), open_session()
     check(locker, "alice", "malformed")
@@ -140,7 +140,7 @@ def test_a_confirmation_that_waited_judges_by_what_is_there_then(conn, open_sess
 
 
 def test_a_confirmation_that_waited_for_the_floor_obeys_a_lock(conn, open_session):
-    """It holds its user then, so that is all that can happen."""
+    """It holds its user then, so nothing else can change."""
     locker, late = open_session(), open_session()
     locker.execute("BEGIN; LOCK TABLE totp.floor IN ACCESS EXCLUSIVE MODE")
     with waiting(conn, late, confirm, good(0, PENDING)) as answer:
@@ -195,7 +195,7 @@ PERIOD = 15
 
 
 def test_a_code_whose_time_is_over_after_the_wait_is_wrong(quick_db, conn):
-    """By the real clock. One waits for a data key, one for the floor; the code is of the step that ends meanwhile."""
+    """By the real clock. One session waits for a data key, one for the floor. The step of the code ends during the wait."""
     with quick_db.connect() as locker, quick_db.connect() as for_key, quick_db.connect() as for_floor:
         conn.execute("RESET totp.clock")
         for user_id in ("bob", "carol"):

@@ -51,7 +51,7 @@ def health(conn, when) -> dict[str, str]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_code_is_accepted_twice_whatever_the_clock_does(quick_db, alice, seed):
-    """Jumps to and fro in two sessions; at each place the codes of all steps around, some rolled back, and all codes ever used."""
+    """The clock jumps back and forth in two sessions. After each jump they try the codes of all steps around, and all used ones; some roll back."""
     chance = random.Random(seed)
     recovery = [code for [code] in alice.execute("SELECT totp_recovery_codes('alice', 20)")]
     used: set[int] = set()
@@ -103,7 +103,7 @@ def test_a_user_whose_code_was_used_under_a_clock_that_was_ahead_gets_in_again(a
     assert check(alice, "alice", code_at(SECRET, NOON + jump)).reason == "wrong"
 
 
-# --- nobody for ever ------------------------------------------------------------------------------
+# --- nobody is locked out forever ------------------------------------------------------------------------------
 
 
 def lock(conn, when, failures: int) -> datetime:
@@ -146,7 +146,7 @@ def test_the_lock_after_one_that_was_set_far_ahead_is_an_ordinary_one(alice):
 
 @by_jump
 def test_a_lock_ends_early_if_the_clock_jumps_ahead_and_its_count_goes_on(alice, jump):
-    """What a clock that is set ahead gives away: the wait, and no guess."""
+    """A clock that is set ahead shortens the wait. It gives no guess back."""
     now = lock(alice, NOON, 5)
     for guess in range(3):
         now += max(jump, timedelta(hours=1))
@@ -263,7 +263,7 @@ def midnight(conn):
     return midnight
 
 
-def test_a_second_that_comes_twice(conn, midnight):
+def test_a_second_that_comes_twice_brings_no_code_back(conn, midnight):
     """Linux steps back at its end: the last second of the year came twice, and a time step began after it."""
     before, last, repeated = (midnight - timedelta(milliseconds=ms) for ms in (1500, 100, 900))
     assert at(conn, before).reason == "accepted"
@@ -278,7 +278,7 @@ def test_a_second_that_comes_twice(conn, midnight):
     assert at(conn, midnight + STEP).reason == "accepted"
 
 
-def test_a_lock_over_a_second_that_comes_twice(conn, midnight):
+def test_a_lock_lasts_over_a_second_that_comes_twice(conn, midnight):
     last = lock(conn, midnight - timedelta(milliseconds=100), 5)
     end = last + timedelta(seconds=30)
     for when in (last, midnight - timedelta(milliseconds=900), midnight, end - timedelta(microseconds=1)):
@@ -287,7 +287,7 @@ def test_a_lock_over_a_second_that_comes_twice(conn, midnight):
     assert at(conn, end).reason == "accepted"
 
 
-def test_the_sixtieth_second_as_text(conn, midnight):
+def test_the_sixtieth_second_is_the_next_midnight(conn, midnight):
     """PostgreSQL reads 23:59:60 as midnight."""
     conn.execute("SET totp.clock = '2016-12-31 23:59:60+00'")
     assert check(conn, "alice", code_at(SECRET, midnight)).reason == "accepted"

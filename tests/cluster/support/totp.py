@@ -62,7 +62,7 @@ def wrong_codes(secret: str, when: datetime | int | float, digits: int = 6) -> I
 
 
 def good(step: int = 0, secret: str = SECRET) -> str:
-    """The code at noon, or so many steps later."""
+    """The code at noon, or this many steps later."""
     return code_at(secret, NOON.timestamp() + 30 * step)
 
 

@@ -15,7 +15,7 @@ from totp import NOON, check, code_at, wrong_code
 
 
 def _servers(number: int) -> list[Cluster]:
-    """So many started servers. One initdb for all: the others begin as copies of its files."""
+    """Started servers. One initdb for all: the others begin as copies of its files."""
     first = Cluster().init()
     clusters = [first]
     for _ in range(number - 1):
@@ -67,12 +67,12 @@ def role(router):
 
 
 def code_of(user_id: str, step: int = 0) -> str:
-    """The code of a user of secret_of() at noon, or so many steps later."""
+    """The code of a user of secret_of() at noon, or this many steps later."""
     return code_at(secret_of(user_id), NOON.timestamp() + 30 * step)
 
 
 class Load:
-    """Sign-ins of these users in so many sessions of the router, until the block ends, and what came of them.
+    """Sign-ins of these users in several sessions of the router, until the block ends, and their answers.
 
     A round signs a user in with the right code, with the same again and with a wrong one, over and over; each user is
     in one session only, so what is right is known. `answers` has (user, kind of code, answer or error, what was known).
@@ -144,7 +144,7 @@ def new_users(router, size: int, prefix: str) -> list[str]:
 
 
 def wait_for_more(load: Load, users: set[str], answers: int = 30) -> None:
-    """Until these users have had so many more answers that are none of an error."""
+    """Waits until these users have had this many more answers, errors not counted."""
     def count() -> int:
         return sum(user in users and not isinstance(answer, psycopg.Error) for user, _, answer, _ in list(load.answers))
 

@@ -19,7 +19,7 @@ def partition(user_id: str) -> int:
 
 
 def users_of(partitions, size: int, prefix: str = "user") -> list[str]:
-    """So many user ids of these partitions."""
+    """User ids of these partitions."""
     found, number = [], 0
     while len(found) < size:
         if partition(name := f"{prefix}-{number}") in partitions:

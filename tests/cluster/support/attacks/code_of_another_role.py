@@ -17,7 +17,7 @@ OTHER_SECRET = "MJXWEIDQNBXW4ZJAONSWG4TFOQQDCMRT"
 URI = f"otpauth://totp/a?secret={OTHER_SECRET}"
 LOST = "0123456789abcdef"  # the fingerprint of a master key that is not loaded
 
-# What only states goes on to work everywhere.
+# These only report, and work everywhere.
 READS = {
     "totp_enabled": "public.totp_enabled('alice')",
     "totp_status": "public.totp_status('alice')",
@@ -29,14 +29,14 @@ READS = {
     "totp_qr_text": f"public.totp_qr_text('{URI}')",
     "totp_code_at": f"public.totp_code_at('{OTHER_SECRET}', '2030-01-01 12:00:00+00')",
 }
-# For the owner, or for superusers, even if others may call them.
+# For the owner or for superusers, even if others have EXECUTE.
 OWNERS = {
     "totp_export": "public.totp_export()",
     "totp_prune_audit": "public.totp_prune_audit('1 year')",
     "totp_forget_unreadable": f"public.totp_forget_unreadable('{LOST}')",
     "totp_grant": "public.totp_grant('{app}', 'admin')",
 }
-# Of use to a rotation alone. The sealed values are what a reader of the tables has.
+# Only a rotation can use these. The sealed values are what a reader of the tables has.
 INTERNAL = {
     "reseal": "app.secrets AS s, totp.reseal(s.user_id, s.device, s.secret_id, s.algorithm, s.digits, s.period, s.sealed, s.key_id)",
     "reseal_recovery_codes": "app.recovery_codes AS r, totp.reseal_recovery_codes(r.user_id, r.set_id, r.count, r.sealed, r.key_id)",
@@ -118,7 +118,7 @@ class App(NamedTuple):
             recovery_codes(conn)
             assert verify(conn, "alice", good()) is True  # so that the floor is there
             conn.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES (%s, 'failed', '', '', '')", [NOON.replace(year=2020)])
-            if "totp_forget_unreadable" in calls:  # no rotation goes by such a key
+            if "totp_forget_unreadable" in calls:  # a rotation fails on such a key
                 conn.execute("INSERT INTO totp.data_keys VALUES (1000000, 'retiring', %s, '', now())", [LOST])
             for table in ("secrets", "recovery_codes"):
                 conn.execute(f"DROP TABLE IF EXISTS app.{table}; CREATE TABLE app.{table} AS SELECT * FROM totp.{table}; GRANT SELECT ON app.{table} TO {self.role}")

@@ -1,4 +1,4 @@
-"""A ledger of the answers that clients got, for tests that pull the plug: what must be stored afterwards, and what may be.
+"""A ledger of the answers that clients got, for tests that crash the server: what must be stored afterwards, and what may be.
 
 Only one session (crash_load.py) asks about a user, so the ledger knows what may be stored of it: a set of states after
 each call, and from which of them on it must be stored. Only users "hot ..." are shared by all sessions: one code, many tries.
@@ -102,7 +102,7 @@ class State(NamedTuple):
 
 
 def lock_set_by(failures: int, clock: int) -> int | None:
-    """The end of the lock that the last of so many failures sets."""
+    """Returns the end of the lock that the last of this many failures sets."""
     return clock + min(LOCKOUT * 2 ** (failures - MAX_ATTEMPTS), LOCKOUT_MAX) if failures >= MAX_ATTEMPTS else None
 
 
@@ -186,7 +186,7 @@ class Ledger:
 
     @property
     def errors(self) -> set[str]:
-        """Of calls whose session lived on."""
+        """Errors of calls whose session did not die."""
         return {what for what in self.counts if what.startswith("error")}
 
     def note(self, told_at: float, user: User, kind: str, asked: str, code: str | None, clock: int, answer: str) -> None:
@@ -218,7 +218,7 @@ class Ledger:
     # --- after the crash -------------------------------------------------------------
 
     def settle(self, killed_at: float) -> None:
-        """Compare what is stored, and what is answered, with the answers given; then take it as the new beginning."""
+        """Compares what is stored and answered now with the answers given, and begins again from there."""
         with closing(self.db.connect()) as conn:
             stored = {name: State(*state) for name, *state in conn.execute(STORED)}
             everyone = sum(self.users, [])
@@ -264,7 +264,7 @@ class Ledger:
 
 
 def forgotten(state: State | None, allowed: set[State | None]) -> str:
-    """What was answered and is not stored any more."""
+    """Returns what was answered and is not stored any more."""
     known = [one for one in allowed if one is not None]
     if state is None or not known:
         return "an enrollment was forgotten"

@@ -12,7 +12,7 @@ from crash_ledger import PERIOD, SESSIONS, Ledger, Moment, State, User
 from server import Cluster, wait_until
 from totp import NO_CODE, code_at, wrong_codes
 
-# A server that flushes no WAL by itself, or writes a page for which it must: for what must be durable when the answer is given.
+# A server that flushes no WAL by itself, and writes no page for which it would have to: for tests of what is durable at the answer.
 LAZY = {"wal_writer_delay": "10s", "wal_writer_flush_after": "1GB", "bgwriter_delay": "10s", "checkpoint_timeout": "1d", "autovacuum": "off"}
 
 
@@ -39,7 +39,7 @@ def under_load(ledger: Ledger, maintain: bool = True, **settings):
 
 
 def more_of(ledger: Ledger, what: str, number: int) -> None:
-    """Wait until that was counted so much more often."""
+    """Waits until this has been counted this many more times."""
     target = ledger.counts[what] + number
     wait_until(lambda: ledger.counts[what] >= target, f"{number} more of {what}")
 
@@ -130,7 +130,7 @@ class Session(threading.Thread):
         self.ledger.note(told_at, user, kind, asked, code, clock, answer)
 
     def way_to_ask(self, user: User) -> str:
-        """totp_check mostly, which says most; totp_confirm for a secret that is certainly pending, since no code of it was accepted."""
+        """Mostly totp_check, which says most; totp_confirm if the secret is certainly pending, since none of its codes was accepted."""
         if user not in self.ledger.hot and all(state is not None and state.uses == 0 for state in user.possible) and self.numbers.random() < 0.5:
             return "confirm"
         return "verify" if self.numbers.random() < 0.3 else "code"
@@ -143,7 +143,7 @@ class Session(threading.Thread):
 
 
 class Maintenance(Session):
-    """What a DBA's jobs do meanwhile."""
+    """What the jobs of a DBA do at the same time."""
 
     def work(self) -> None:
         self.conn.execute(self.numbers.choice([
