@@ -1,4 +1,4 @@
--- From 0.1.0 to 0.2.0: the same functions and tables. Most changes are in the library.
+-- From 0.1.0 to 0.2.0: the same tables, and arguments at the end of functions. Most changes are in the library.
 
 \echo Use "ALTER EXTENSION pg_totp UPDATE" to load this file. \quit
 
@@ -56,8 +56,6 @@ COMMENT ON FUNCTION @extschema@.totp_code_at(text, timestamptz, text, integer, i
   'Returns the code that an authenticator with this secret shows at that time';
 COMMENT ON FUNCTION @extschema@.totp_reset(text, text) IS
   'Replaces a compromised secret: the old secrets of the device stop working now, and it gets a new one';
-COMMENT ON FUNCTION @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean) IS
-  'Imports an existing secret, as base32 or as an otpauth URI';
 COMMENT ON FUNCTION @extschema@.totp_disable(text, text) IS
   'Disables a device of a user, or all devices if device is NULL';
 COMMENT ON FUNCTION @extschema@.totp_enable(text, text) IS
@@ -96,3 +94,58 @@ COMMENT ON FUNCTION @extschema@.totp_qr_text(text) IS
   'Draws an otpauth URI as a QR code of Unicode half blocks, for a terminal';
 COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
   'Grants a role one capability: verify, enroll, admin, or audit';
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Functions with new arguments. A function must be dropped for that: a view that uses it is in the way, and PostgreSQL names
+-- it. Owner and grants stay. A grant in this script would count as one of the extension, which pg_dump leaves out, so
+-- pg_init_privs gets what a fresh installation has.
+DO $update$
+DECLARE
+  was     regprocedure := '@extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean)';
+  owner   name := (SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = was);
+  grants  aclitem[] := (SELECT coalesce(proacl, acldefault('f', proowner)) FROM pg_proc WHERE oid = was);
+  becomes regprocedure;
+  grant_  record;
+BEGIN
+  EXECUTE format('DROP FUNCTION %s', was);
+  CREATE FUNCTION @extschema@.totp_import(
+    user_id text, secret text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
+    algorithm text DEFAULT 'SHA1', digits integer DEFAULT 6, period integer DEFAULT 30, confirmed boolean DEFAULT false,
+    allow_weak boolean DEFAULT false, encoding text DEFAULT NULL
+  ) RETURNS text
+  LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+  SET search_path TO pg_catalog, pg_temp
+  AS 'MODULE_PATHNAME', 'totp_import_v2_wrapper';
+  becomes := '@extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text)';
+  EXECUTE format('ALTER FUNCTION %s OWNER TO %I', becomes, owner);
+  FOR grant_ IN
+    SELECT a.grantee FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+     WHERE p.oid = becomes AND a.grantee <> p.proowner
+  LOOP
+    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', becomes,
+      CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END);
+  END LOOP;
+  FOR grant_ IN
+    SELECT a.grantee, bool_or(a.is_grantable) AS is_grantable FROM pg_proc p CROSS JOIN LATERAL aclexplode(grants) a
+     WHERE p.oid = becomes AND a.grantee <> p.proowner
+     GROUP BY a.grantee
+  LOOP
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s%s', becomes,
+      CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END,
+      CASE WHEN grant_.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+  END LOOP;
+  UPDATE pg_init_privs i
+     SET initprivs = (SELECT array_agg(a) FROM unnest(i.initprivs) a CROSS JOIN LATERAL aclexplode(ARRAY[a]) e
+                       WHERE e.grantee = p.proowner)
+    FROM pg_proc p
+   WHERE p.oid = becomes AND i.objoid = p.oid AND i.classoid = 'pg_proc'::regclass;
+  -- PostgreSQL 17 and newer remember the roles named there.
+  DELETE FROM pg_shdepend
+   WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+     AND classid = 'pg_proc'::regclass AND objid = becomes AND deptype = 'i';
+END
+$update$;
+COMMENT ON FUNCTION
+  @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text) IS
+  'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';

@@ -20,8 +20,8 @@ COMMENT ON FUNCTION totp_code_at(text, timestamptz, text, integer, integer) IS
   'Returns the code that an authenticator with this secret shows at that time';
 COMMENT ON FUNCTION totp_reset(text, text) IS
   'Replaces a compromised secret: the old secrets of the device stop working now, and it gets a new one';
-COMMENT ON FUNCTION totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean) IS
-  'Imports an existing secret, as base32 or as an otpauth URI';
+COMMENT ON FUNCTION totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text) IS
+  'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';
 COMMENT ON FUNCTION totp_disable(text, text) IS
   'Disables a device of a user, or all devices if device is NULL';
 COMMENT ON FUNCTION totp_enable(text, text) IS

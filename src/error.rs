@@ -24,6 +24,16 @@ pub enum Error {
     #[error("{0}")]
     Uri(#[from] otp::UriError),
     #[error("{0}")]
+    Name(#[from] otp::NameError),
+    /// The user id is the account name if the caller gives none.
+    #[error("{0}")]
+    UserIdAsName(otp::NameError),
+    /// Not base32, or not surely, and the caller named no encoding.
+    #[error("{0}")]
+    EncodingNeeded(otp::SecretError),
+    #[error("an encoding is given for an otpauth URI")]
+    UriWithEncoding,
+    #[error("{0}")]
     Qr(#[from] otp::QrError),
     #[error("invalid number of recovery codes")]
     RecoveryCount,
@@ -108,6 +118,9 @@ impl Error {
             Self::Null(_) | Self::NameLength(_) | Self::Parameter(_) | Self::Secret(_) | Self::Uri(_) => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
+            Self::Name(_) | Self::UserIdAsName(_) | Self::EncodingNeeded(_) | Self::UriWithEncoding => {
+                ERRCODE_INVALID_PARAMETER_VALUE
+            }
             Self::Qr(_) | Self::RecoveryCount | Self::SecretOfOtherDevice | Self::UserExists => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
@@ -150,8 +163,10 @@ impl Error {
             }
             Self::NameLength(_) => Some("It must be 1 to 256 bytes long.".into()),
             Self::Parameter(e) => Some(e.detail().into()),
-            Self::Secret(e) => Some(e.detail().into()),
+            Self::Secret(e) | Self::EncodingNeeded(e) => Some(e.detail().into()),
             Self::Uri(e) => Some(e.detail().into()),
+            Self::Name(e) | Self::UserIdAsName(e) => Some(e.detail().into()),
+            Self::UriWithEncoding => Some("The secret in an otpauth URI is always base32.".into()),
             Self::Qr(e) => Some(e.detail().into()),
             Self::Age => Some("The interval must be positive and at most 1000 years.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
@@ -169,6 +184,13 @@ impl Error {
     fn hint(&self) -> Option<&'static str> {
         match self {
             Self::OfUser(_, error) => error.hint(),
+            Self::UserIdAsName(_) => {
+                Some("The account name is the user id by default. Give another one in argument account_name.")
+            }
+            Self::EncodingNeeded(_) => Some(
+                "Say what it is in argument encoding: 'base32', 'hex', 'base64', or 'raw' for the bytes of the text.",
+            ),
+            Self::UriWithEncoding => Some("Leave out argument encoding."),
             Self::TooManyDevices => Some("Remove a device with totp_remove(), or raise totp.max_devices."),
             Self::SecretOfOtherDevice => Some("Each code would count twice. Remove the other device first."),
             Self::UserExists => Some("Choose another id, or remove that user with totp_remove()."),

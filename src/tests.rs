@@ -59,7 +59,7 @@ mod tests {
     }
 
     fn samples_of_every_error() -> Vec<Error> {
-        use otp::{ParameterError, QrError, SecretError, UriError};
+        use otp::{NameError, ParameterError, QrError, SecretError, UriError};
         samples![Error;
             Error::Null(_) => [Error::Null("user_id")],
             Error::NameLength(_) => [Error::NameLength("user_id")],
@@ -67,8 +67,12 @@ mod tests {
             Error::Parameter(ParameterError::Digits) => [ParameterError::Digits.into()],
             Error::Parameter(ParameterError::Period) => [ParameterError::Period.into()],
             Error::Parameter(ParameterError::Window) => [ParameterError::Window.into()],
+            Error::Parameter(ParameterError::Encoding) => [ParameterError::Encoding.into()],
             Error::Secret(SecretError::Symbol) => [SecretError::Symbol.into()],
             Error::Secret(SecretError::Incomplete) => [SecretError::Incomplete.into()],
+            Error::Secret(SecretError::Ambiguous) => [SecretError::Ambiguous.into()],
+            Error::Secret(SecretError::Hex) => [SecretError::Hex.into()],
+            Error::Secret(SecretError::Base64) => [SecretError::Base64.into()],
             Error::Secret(SecretError::TooShort) => [SecretError::TooShort.into()],
             Error::Secret(SecretError::Weak) => [SecretError::Weak.into()],
             Error::Secret(SecretError::TooLong) => [SecretError::TooLong.into()],
@@ -78,14 +82,16 @@ mod tests {
             Error::Uri(UriError::Encoding) => [UriError::Encoding.into()],
             Error::Uri(UriError::Duplicate) => [UriError::Duplicate.into()],
             Error::Uri(UriError::NoSecret) => [UriError::NoSecret.into()],
-            Error::Uri(UriError::IssuerMismatch) => [UriError::IssuerMismatch.into()],
-            Error::Uri(UriError::EmptyLabel) => [UriError::EmptyLabel.into()],
-            Error::Uri(UriError::LongLabel) => [UriError::LongLabel.into()],
-            Error::Uri(UriError::Colon) => [UriError::Colon.into()],
-            Error::Uri(UriError::Control) => [UriError::Control.into()],
-            Error::Uri(UriError::LeadingSpace) => [UriError::LeadingSpace.into()],
             Error::Uri(UriError::Secret(_)) => [UriError::Secret(SecretError::Symbol).into()],
             Error::Uri(UriError::Parameter(_)) => [UriError::Parameter(ParameterError::Digits).into()],
+            Error::Name(NameError::Empty) => [NameError::Empty.into()],
+            Error::Name(NameError::TooLong) => [NameError::TooLong.into()],
+            Error::Name(NameError::Colon) => [NameError::Colon.into()],
+            Error::Name(NameError::Control) => [NameError::Control.into()],
+            Error::Name(NameError::LeadingSpace) => [NameError::LeadingSpace.into()],
+            Error::UserIdAsName(_) => [Error::UserIdAsName(NameError::Colon)],
+            Error::EncodingNeeded(_) => [Error::EncodingNeeded(SecretError::Ambiguous)],
+            Error::UriWithEncoding => [Error::UriWithEncoding],
             Error::Qr(QrError::TooLong) => [QrError::TooLong.into()],
             Error::Qr(QrError::Scale) => [QrError::Scale.into()],
             Error::Qr(QrError::Png) => [QrError::Png.into()],

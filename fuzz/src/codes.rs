@@ -1,20 +1,52 @@
 //! Parsers of `crates/otp`: base32, codes, otpauth URIs, recovery codes. And the window, which must agree with a plain search.
 
+use otp::encoding::read_base32_only;
 use otp::{
-    Algorithm, Code, Digits, OtpauthUri, Parameters, Period, RecoveryCode, RecoverySet, Secret, SecretError, TimeStep,
-    Window, check_account, check_label, code_at_step, matching_step,
+    Algorithm, Code, Digits, Encoding, OtpauthUri, Parameters, Period, ReadUri, RecoveryCode, RecoverySet, Secret,
+    SecretError, TimeStep, Window, check_account, check_label, clean_account, clean_issuer, code_at_step,
+    matching_step,
 };
 use subtle::ConstantTimeEq;
 
-/// White space as defined by C's `isspace`.
-const WHITE_SPACE: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
+/// Dashes (property Dash) and format characters (category Cf) of Unicode, as its tables list them.
+const DASHES: &str = "-\u{58a}\u{5be}\u{1400}\u{1806}\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2015}\u{2053}\u{207b}\u{208b}\u{2212}\
+    \u{2e17}\u{2e1a}\u{2e3a}\u{2e3b}\u{2e40}\u{2e5d}\u{301c}\u{3030}\u{30a0}\u{fe31}\u{fe32}\u{fe58}\u{fe63}\u{ff0d}\u{10d6e}\u{10ead}";
+const FORMATS: [(u32, u32); 21] = [
+    (0xad, 0xad),
+    (0x600, 0x605),
+    (0x61c, 0x61c),
+    (0x6dd, 0x6dd),
+    (0x70f, 0x70f),
+    (0x890, 0x891),
+    (0x8e2, 0x8e2),
+    (0x180e, 0x180e),
+    (0x200b, 0x200f),
+    (0x202a, 0x202e),
+    (0x2060, 0x2064),
+    (0x2066, 0x206f),
+    (0xfeff, 0xfeff),
+    (0xfff9, 0xfffb),
+    (0x110bd, 0x110bd),
+    (0x110cd, 0x110cd),
+    (0x13430, 0x1343f),
+    (0x1bca0, 0x1bca3),
+    (0x1d173, 0x1d17a),
+    (0xe0001, 0xe0001),
+    (0xe0020, 0xe007f),
+];
+
+fn is_separator(c: char) -> bool {
+    c.is_whitespace()
+        || DASHES.contains(c)
+        || FORMATS.iter().any(|(first, last)| (*first..=*last).contains(&(c as u32)))
+}
 
 const BASE32: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
 /// Five bits for each character of base32, as `0` and `1`, cut to whole bytes. `None` for any other character.
 fn model_of_base32(text: &str) -> Option<(usize, Vec<u8>)> {
     let mut bits = String::new();
-    for symbol in text.chars().filter(|symbol| !WHITE_SPACE.contains(symbol) && *symbol != '-') {
+    for symbol in text.chars().filter(|symbol| !is_separator(*symbol)) {
         bits.push_str(&format!("{:05b}", BASE32.find(symbol.to_ascii_uppercase())?));
     }
     let bytes = bits.as_bytes().chunks_exact(8).map(|byte| {
@@ -28,7 +60,7 @@ fn model_of_base32(text: &str) -> Option<(usize, Vec<u8>)> {
 pub fn base32(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let read = Secret::from_base32(&text).map(|secret| secret.as_bytes().to_vec());
-    let padding = |c: char| c == '=' || WHITE_SPACE.contains(&c);
+    let padding = |c: char| c == '=' || is_separator(c);
     let expected = match model_of_base32(text.trim_end_matches(padding)) {
         _ if text.len() > 1024 => Err(SecretError::TooLong),
         None => Err(SecretError::Symbol),
@@ -53,10 +85,10 @@ pub fn base32(data: &[u8]) -> bool {
     true
 }
 
-/// A code is 6 to 8 ASCII digits without white space; it renders as those digits and equals only itself.
+/// A code is 6 to 8 ASCII digits between separators; it renders as those digits and equals only itself.
 pub fn code(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
-    let kept: String = text.chars().filter(|c| !WHITE_SPACE.contains(c)).collect();
+    let kept: String = text.chars().filter(|c| !is_separator(*c)).collect();
     let expected = text.len() <= 256 && (6..=8).contains(&kept.len()) && kept.bytes().all(|byte| byte.is_ascii_digit());
     let Ok(code) = Code::parse(&text) else {
         assert!(!expected);
@@ -113,29 +145,90 @@ pub fn window(data: &[u8]) -> bool {
     found.is_some()
 }
 
-/// A URI that is read has valid names, and writes a URI that reads back to the same.
+/// A URI that is read has clean names, and writes a URI that reads back to the same. No name stops it: with the names left
+/// out it reads the same secret and parameters.
 pub fn uri(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    let Ok(read) = ReadUri::parse(&text) else { return false };
+    assert!(text.len() <= 8192);
+    assert!(read.account.as_ref().is_none_or(|name| clean_account(name).as_ref() == Some(name)));
+    assert!(read.issuer.as_ref().is_none_or(|name| clean_issuer(name).as_ref() == Some(name)));
+    assert!(!read.secret.as_bytes().is_empty());
+
+    let account = read.account.unwrap_or_else(|| "user".to_owned());
+    let written = OtpauthUri { issuer: read.issuer, account, secret: read.secret, parameters: read.parameters };
+    let text = written.build();
+    assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%:/?&=".contains(&byte)));
+    let again = ReadUri::parse(&text).expect("a URI that we write is one that we read");
+    assert_eq!((&again.issuer, again.account.as_ref()), (&written.issuer, Some(&written.account)));
+    assert!(again.secret.same_as(&written.secret) && again.parameters == written.parameters);
+    true
+}
+
+/// Cleaning never fails, gives a name that the rule accepts or none, and changes nothing a second time. Whatever a URI
+/// has as its label, it is read.
+pub fn names(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     for name in [text.as_ref(), text.split(':').next().unwrap_or("")] {
         let expected = (1..=256).contains(&name.len()) && !name.chars().any(|c| c == ':' || c.is_control());
         assert_eq!(check_label(name).is_ok(), expected);
         assert_eq!(check_account(name).is_ok(), expected && !name.starts_with(' '));
     }
-    let Ok(read) = OtpauthUri::parse(&text) else { return false };
-    assert!(text.len() <= 8192);
-    assert_eq!(check_label(&read.account), Ok(()));
-    assert!(read.issuer.as_deref().is_none_or(|issuer| check_label(issuer).is_ok()));
-    assert!(!read.secret.as_bytes().is_empty());
-
-    let written = read.build();
-    assert!(written.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%:/?&=".contains(&byte)));
-    if check_account(&read.account).is_ok() {
-        let again = OtpauthUri::parse(&written).expect("a URI that we write is one that we read");
-        assert_eq!((&again.issuer, &again.account), (&read.issuer, &read.account));
-        assert!(again.secret.same_as(&read.secret) && again.parameters == read.parameters);
-        assert_eq!(*again.build(), *written);
+    let (issuer, account) = (clean_issuer(&text), clean_account(&text));
+    for name in issuer.iter().chain(&account) {
+        assert!(check_label(name).is_ok());
+        assert!(!name.chars().any(|c| "\u{61c}\u{200e}\u{200f}".contains(c) || ('\u{202a}'..='\u{202e}').contains(&c)));
+        assert!(!name.chars().any(|c| ('\u{2066}'..='\u{2069}').contains(&c)));
     }
-    true
+    if let Some(name) = &issuer {
+        assert_eq!(clean_issuer(name).as_ref(), Some(name));
+    }
+    if let Some(name) = &account {
+        assert!(check_account(name).is_ok());
+        assert_eq!(clean_account(name).as_ref(), Some(name));
+    }
+    let label: String = text.chars().filter(|c| !"?/".contains(*c)).take(1000).collect();
+    assert!(ReadUri::parse(&format!("otpauth://totp/{label}?secret={}", "A".repeat(32))).is_ok());
+    account.is_some_and(|name| name == text)
+}
+
+/// Each encoding is read as the model reads it; what is surely base32 is base32, and neither of both cases nor a key in
+/// hexadecimal digits.
+pub fn encoding(data: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(data);
+    let read = |encoding: Encoding| encoding.read(&text).map(|secret| secret.as_bytes().to_vec());
+    if text.len() > 1024 {
+        for encoding in [Encoding::Base32, Encoding::Hex, Encoding::Base64, Encoding::Raw] {
+            assert_eq!(read(encoding), Err(SecretError::TooLong));
+        }
+        return false;
+    }
+    assert_eq!(read(Encoding::Raw), Ok(text.as_bytes().to_vec()));
+
+    let digits: Vec<char> = text.chars().filter(|c| !is_separator(*c)).collect();
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [high, low] => Some((high.to_digit(16)? * 16 + low.to_digit(16)?) as u8),
+        _ => None,
+    });
+    assert_eq!(read(Encoding::Hex).ok(), pairs.collect());
+
+    if let Ok(bytes) = read(Encoding::Base64) {
+        let symbols =
+            text.chars().filter(|c| !c.is_whitespace() && (*c == '-' || !is_separator(*c)) && *c != '=').count();
+        assert_eq!(bytes.len(), symbols * 3 / 4);
+    }
+
+    let letters = |test: fn(&char) -> bool| digits.iter().any(test);
+    let both_cases = letters(char::is_ascii_lowercase) && letters(char::is_ascii_uppercase);
+    let symbols: String = digits.iter().collect();
+    let symbols = symbols.trim_end_matches('=');
+    let hexadecimal = [32, 40, 64, 128].contains(&symbols.len()) && symbols.chars().all(|c| c.is_ascii_hexdigit());
+    let surely = read_base32_only(&text).map(|secret| secret.as_bytes().to_vec());
+    match read(Encoding::Base32) {
+        Ok(_) if both_cases || hexadecimal => assert_eq!(surely, Err(SecretError::Ambiguous)),
+        base32 => assert_eq!(surely, base32),
+    }
+    surely.is_ok()
 }
 
 /// A recovery code is 24 characters of base32; each form of it has one hash, and its neighbors have others.

@@ -12,11 +12,13 @@ pub mod keys;
 pub type Target = fn(&[u8]) -> bool;
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("base32", codes::base32),
     ("code", codes::code),
     ("window", codes::window),
     ("uri", codes::uri),
+    ("names", codes::names),
+    ("encoding", codes::encoding),
     ("recovery_code", codes::recovery_code),
     ("recovery_set", codes::recovery_set),
     ("qr", codes::qr),

@@ -2,7 +2,7 @@
 //!
 //! Owns the defaults that depend on settings. Must never accept what the pure crates refuse.
 
-use otp::{Algorithm, Digits, Parameters, Period};
+use otp::{Algorithm, Digits, Encoding, Parameters, Period};
 
 use crate::error::Error;
 use crate::settings;
@@ -17,6 +17,11 @@ pub fn parameters(algorithm: Option<&str>, digits: Option<i32>, period: Option<i
     })
 }
 
+/// Reads the encoding of a secret to import. NULL means that the caller does not know.
+pub fn encoding(name: Option<&str>) -> Result<Option<Encoding>, Error> {
+    Ok(name.map(Encoding::parse).transpose()?)
+}
+
 /// Returns whether a secret to import is an otpauth URI.
 pub fn is_otpauth_uri(secret: &str) -> bool {
     secret.trim_ascii_start().get(..8).is_some_and(|start| start.eq_ignore_ascii_case("otpauth:"))
@@ -29,7 +34,10 @@ pub fn labels(
     issuer: Option<&str>,
 ) -> Result<(Option<String>, String), Error> {
     let account = account_name.unwrap_or(user.as_str());
-    otp::check_account(account)?;
+    otp::check_account(account).map_err(|error| match account_name {
+        Some(_) => Error::Name(error),
+        None => Error::UserIdAsName(error),
+    })?;
     let issuer = issuer.map(str::to_owned).or_else(settings::issuer).filter(|i| !i.is_empty());
     if let Some(issuer) = &issuer {
         otp::check_label(issuer)?;

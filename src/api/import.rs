@@ -2,7 +2,8 @@
 //!
 //! Owns which of two sources of a parameter wins. Must never store a secret by other rules than `enroll.rs` does.
 
-use otp::{OtpauthUri, Secret};
+use otp::encoding::read_base32_only;
+use otp::{OtpauthUri, ReadUri, Secret, SecretError};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -14,11 +15,12 @@ use crate::audit::Event;
 use crate::error::Error;
 use crate::user::{DeviceName, UserId};
 
-/// Imports an existing secret. Returns its otpauth URI.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
+/// Imports an existing secret. Returns its otpauth URI. Its symbol is another than that of 0.1.0, whose SQL has one argument
+/// less.
+#[pg_extern(name = "totp_import", security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)]
-fn totp_import(
+fn totp_import_v2(
     user_id: Option<&str>,
     secret: Option<&str>,
     account_name: default!(Option<&str>, "NULL"),
@@ -29,11 +31,43 @@ fn totp_import(
     period: default!(Option<i32>, 30),
     confirmed: default!(Option<bool>, false),
     allow_weak: default!(Option<bool>, false),
+    encoding: default!(Option<&str>, "NULL"),
 ) -> Result<SecretText, ErrorReport> {
     guard::writable("totp_import")?;
     let user = UserId::new(user_id)?;
-    let request = Import { secret, account_name, issuer, device, algorithm, digits, period, confirmed, allow_weak };
+    let request =
+        Import { secret, account_name, issuer, device, algorithm, digits, period, confirmed, allow_weak, encoding };
     Ok(import(user, &request).map_err(|error| error.of_user(user.as_str()))?)
+}
+
+/// What the SQL of 0.1.0 calls, until ALTER EXTENSION UPDATE.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn totp_import(
+    user_id: Option<&str>,
+    secret: Option<&str>,
+    account_name: Option<&str>,
+    issuer: Option<&str>,
+    device: Option<&str>,
+    algorithm: Option<&str>,
+    digits: Option<i32>,
+    period: Option<i32>,
+    confirmed: Option<bool>,
+    allow_weak: Option<bool>,
+) -> Result<SecretText, ErrorReport> {
+    totp_import_v2(
+        user_id,
+        secret,
+        account_name,
+        issuer,
+        device,
+        algorithm,
+        digits,
+        period,
+        confirmed,
+        allow_weak,
+        None,
+    )
 }
 
 /// The arguments of `totp_import`.
@@ -47,6 +81,7 @@ struct Import<'a> {
     period: Option<i32>,
     confirmed: Option<bool>,
     allow_weak: Option<bool>,
+    encoding: Option<&'a str>,
 }
 
 fn import(user: UserId, request: &Import) -> Result<SecretText, Error> {
@@ -66,12 +101,28 @@ fn read_secret(user: UserId, request: &Import) -> Result<OtpauthUri, Error> {
     let secret = request.secret.ok_or(Error::Null("secret"))?;
     let parameters = arguments::parameters(request.algorithm, request.digits, request.period)?;
     if arguments::is_otpauth_uri(secret) {
-        let read = OtpauthUri::parse(secret)?;
-        let account = request.account_name.unwrap_or(&read.account);
-        let (issuer, account) = labels(user, Some(account), request.issuer.or(read.issuer.as_deref()))?;
-        Ok(OtpauthUri { issuer, account, ..read })
+        if request.encoding.is_some() {
+            return Err(Error::UriWithEncoding);
+        }
+        let read = ReadUri::parse(secret)?;
+        let account = request.account_name.or(read.account.as_deref());
+        let (issuer, account) = labels(user, account, request.issuer.or(read.issuer.as_deref()))?;
+        Ok(OtpauthUri { issuer, account, secret: read.secret, parameters: read.parameters })
     } else {
+        let secret = decode(secret, request.encoding)?;
         let (issuer, account) = labels(user, request.account_name, request.issuer)?;
-        Ok(OtpauthUri { issuer, account, secret: Secret::from_base32(secret)?, parameters })
+        Ok(OtpauthUri { issuer, account, secret, parameters })
+    }
+}
+
+/// Reads the bytes of a secret that is not in a URI. Without an encoding it must be base32 and nothing else: a secret that is
+/// read wrongly is stored without an error, and none of its codes is ever right.
+fn decode(secret: &str, encoding: Option<&str>) -> Result<Secret, Error> {
+    match arguments::encoding(encoding)? {
+        Some(encoding) => Ok(encoding.read(secret)?),
+        None => read_base32_only(secret).map_err(|error| match error {
+            SecretError::Symbol | SecretError::Incomplete | SecretError::Ambiguous => Error::EncodingNeeded(error),
+            error => error.into(),
+        }),
     }
 }

@@ -1,9 +1,11 @@
 //! Base32 of RFC 4648 section 6 over wiped buffers: strict output, lenient input.
 //!
-//! Owns the alphabet and the separators people type. Must never decide how many symbols a caller accepts.
+//! Owns the alphabet. Must never decide how many symbols a caller accepts.
 
 use data_encoding::BASE32_NOPAD;
 use zeroize::Zeroizing;
+
+use crate::separators::is_separator;
 
 /// Encodes as upper-case text without padding.
 pub(crate) fn encode(bytes: &[u8]) -> Zeroizing<String> {
@@ -13,14 +15,14 @@ pub(crate) fn encode(bytes: &[u8]) -> Zeroizing<String> {
     text
 }
 
-/// Reads the five-bit symbols of a text. Ignores case, white space, and dashes. `None` for any other character.
+/// Reads the five-bit symbols of a text. Ignores case and separators. `None` for any other character.
 pub(crate) fn symbols(text: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut symbols = Zeroizing::new(Vec::with_capacity(text.len()));
-    for byte in text.bytes().filter(|byte| !is_separator(*byte)) {
-        symbols.push(match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a',
-            b'2'..=b'7' => byte - b'2' + 26,
+    for c in text.chars().filter(|c| !is_separator(*c)) {
+        symbols.push(match c {
+            'A'..='Z' => c as u8 - b'A',
+            'a'..='z' => c as u8 - b'a',
+            '2'..='7' => c as u8 - b'2' + 26,
             _ => return None,
         });
     }
@@ -43,14 +45,4 @@ pub(crate) fn join(symbols: &[u8]) -> Zeroizing<Vec<u8>> {
         }
     }
     bytes
-}
-
-/// What people put between the characters.
-const fn is_separator(byte: u8) -> bool {
-    byte == b'-' || is_white_space(byte)
-}
-
-/// ASCII white space as C's `isspace` has it. Rust's function leaves out the vertical tab.
-pub(crate) const fn is_white_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t'..=b'\r')
 }

@@ -5,10 +5,10 @@
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-use crate::base32::is_white_space;
 use crate::parameters::Digits;
+use crate::separators::is_separator;
 
-/// Longest text looked at, in bytes. A code has 8; the rest is room for white space.
+/// Longest text looked at, in bytes. A code has 8; the rest is room for separators.
 const MAX_TEXT: usize = 256;
 
 /// A code: 6 to 8 ASCII digits, leading zeros included. Wiped when dropped.
@@ -19,7 +19,7 @@ pub struct Code {
 }
 
 impl Code {
-    /// Reads a candidate: ASCII white space is ignored anywhere, then 6 to 8 ASCII digits are expected.
+    /// Reads a candidate: 6 to 8 ASCII digits. White space, dashes and format characters of Unicode are ignored anywhere.
     ///
     /// # Errors
     /// [`Malformed`] for everything else, and for more than 256 bytes.
@@ -30,9 +30,9 @@ impl Code {
         let mut digits = Zeroizing::new([0; 8]);
         let mut slots = digits.iter_mut();
         let mut len = 0;
-        for byte in text.bytes().filter(|byte| !is_white_space(*byte)) {
+        for c in text.chars().filter(|c| !is_separator(*c)) {
             match slots.next() {
-                Some(slot) if byte.is_ascii_digit() => *slot = byte,
+                Some(slot) if c.is_ascii_digit() => *slot = c as u8,
                 _ => return Err(Malformed),
             }
             len += 1;

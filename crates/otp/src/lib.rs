@@ -1,6 +1,6 @@
 //! One-time codes: everything about them that is arithmetic.
 //!
-//! Owns secrets and their base32 form, codes, time steps, the window, the lockout policy, the judgment of one attempt,
+//! Owns secrets and their text forms, codes, time steps, the window, the lockout policy, the judgment of one attempt,
 //! recovery codes, the otpauth URI, and its QR code.
 //! Must never read a clock, generate randomness, do I/O, or depend on PostgreSQL: time, random bytes and keys are arguments.
 //!
@@ -16,22 +16,27 @@
 pub mod algorithm;
 mod base32;
 pub mod code;
+pub mod encoding;
 mod hotp;
 pub mod judge;
 pub mod lockout;
+pub mod names;
 mod parameter_error;
 pub mod parameters;
 pub mod qr;
 pub mod recovery;
 pub mod secret;
+mod separators;
 pub mod step;
 pub mod totp;
 pub mod uri;
 
 pub use algorithm::Algorithm;
 pub use code::{Code, Malformed};
+pub use encoding::Encoding;
 pub use judge::{Guess, Judgement, Verdict, judge, judge_guess};
 pub use lockout::{Counter, Policy};
+pub use names::{NameError, check_account, check_label, clean_account, clean_issuer};
 pub use parameter_error::ParameterError;
 pub use parameters::{Digits, Parameters, Period};
 pub use qr::QrError;
@@ -39,4 +44,4 @@ pub use recovery::{RecoveryCode, RecoverySet, UsedMask};
 pub use secret::{Secret, SecretError};
 pub use step::{TimeStep, Window};
 pub use totp::{code_at_step, matching_step};
-pub use uri::{OtpauthUri, UriError, check_account, check_label};
+pub use uri::{OtpauthUri, ReadUri, UriError};

@@ -17,6 +17,9 @@ pub enum ParameterError {
     /// Not a window.
     #[error("invalid window")]
     Window,
+    /// Not the name of an encoding.
+    #[error("invalid encoding")]
+    Encoding,
 }
 
 impl ParameterError {
@@ -27,6 +30,7 @@ impl ParameterError {
             ParameterError::Digits => "Digits must be 6, 7, or 8.",
             ParameterError::Period => "The period must be 15 to 120 seconds.",
             ParameterError::Window => "The window must be 0, 1, or 2 steps.",
+            ParameterError::Encoding => "The encoding must be base32, hex, base64, or raw.",
         }
     }
 }

@@ -43,7 +43,7 @@ impl RecoveryCode {
         text
     }
 
-    /// Reads the text form. Case, ASCII white space and dashes do not matter.
+    /// Reads the text form. Case, and white space, dashes and format characters of Unicode do not matter.
     ///
     /// # Errors
     /// [`Malformed`] for anything but 24 base32 characters, and for more than 256 bytes.

@@ -6,9 +6,10 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::base32;
+use crate::separators::is_separator;
 
-/// Longest base32 text looked at, in bytes: 128 secret bytes are 205 symbols, the rest is room for separators.
-const MAX_TEXT: usize = 1024;
+/// Longest text looked at, in bytes: 128 secret bytes are 205 symbols, the rest is room for separators.
+pub(crate) const MAX_TEXT: usize = 1024;
 
 /// A shared secret (K of RFC 4226 section 5.1). Wiped when dropped.
 pub struct Secret(Zeroizing<Vec<u8>>);
@@ -36,7 +37,7 @@ impl Secret {
         &self.0
     }
 
-    /// Reads base32 as people type it: any case; ASCII white space and dashes anywhere and padding at the end are ignored.
+    /// Reads base32 as people type it: any case; separators anywhere and padding at the end are ignored.
     ///
     /// Bits after the last whole byte are ignored, as Google Authenticator does: services that generate random characters
     /// instead of encoded bytes set them. A number of characters that no whole number of bytes has (1, 3, or 6 more than a
@@ -44,7 +45,7 @@ impl Secret {
     ///
     /// # Errors
     /// [`SecretError::Symbol`] for any other character, [`SecretError::Incomplete`] for such a number of characters,
-    /// [`SecretError::TooShort`] for no character, [`SecretError::TooLong`] for more than 1024 characters, separators included.
+    /// [`SecretError::TooShort`] for no character, [`SecretError::TooLong`] for more than 1024 bytes, separators included.
     pub fn from_base32(text: &str) -> Result<Secret, SecretError> {
         if text.len() > MAX_TEXT {
             return Err(SecretError::TooLong);
@@ -82,9 +83,9 @@ impl Secret {
     }
 }
 
-/// Removes the padding at the end of a text, and the white space around the padding.
-fn unpadded(text: &str) -> &str {
-    text.trim_end_matches(|c| c == '=' || u8::try_from(c).is_ok_and(base32::is_white_space))
+/// Removes the padding at the end of a text, and the separators around the padding.
+pub(crate) fn unpadded(text: &str) -> &str {
+    text.trim_end_matches(|c| c == '=' || is_separator(c))
 }
 
 /// A secret that cannot be read or used.
@@ -96,6 +97,15 @@ pub enum SecretError {
     /// A number of characters that no whole number of bytes has.
     #[error("secret is incomplete base32")]
     Incomplete,
+    /// Base32 by chance: letters of both cases, or as many hexadecimal digits as a key has.
+    #[error("secret is not surely base32")]
+    Ambiguous,
+    /// Not pairs of hexadecimal digits.
+    #[error("secret is not valid hexadecimal")]
+    Hex,
+    /// Not base64.
+    #[error("secret is not valid base64")]
+    Base64,
     /// Fewer than 10 bytes.
     #[error("secret is too short")]
     TooShort,
@@ -113,6 +123,15 @@ impl SecretError {
         match self {
             SecretError::Symbol => {
                 "A secret consists of A to Z and 2 to 7. Case, white space, dashes, and padding do not matter."
+            }
+            SecretError::Ambiguous => {
+                "Letters of both cases, or 32, 40, 64 or 128 hexadecimal digits, may be another encoding."
+            }
+            SecretError::Hex => {
+                "It consists of pairs of 0 to 9 and A to F. Case, white space, and dashes do not matter."
+            }
+            SecretError::Base64 => {
+                "It consists of A to Z, a to z, 0 to 9, + and /, or - and _ instead. White space and padding do not matter."
             }
             SecretError::Incomplete => "The base32 characters do not make whole bytes. One may be missing.",
             SecretError::TooShort | SecretError::TooLong => {

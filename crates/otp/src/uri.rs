@@ -1,21 +1,19 @@
 //! The otpauth URI that an authenticator scans: the Key URI format of Google Authenticator.
 //!
-//! Owns its writing, its reading, and the rule for its names. Must never hold a secret outside a wiped buffer, nor repeat any of
+//! Owns its writing and its reading. Must never hold a secret outside a wiped buffer, nor repeat any of
 //! its input in an error.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use zeroize::Zeroizing;
 
 use crate::algorithm::Algorithm;
+use crate::names;
 use crate::parameter_error::ParameterError;
 use crate::parameters::{Digits, Parameters, Period};
 use crate::secret::{Secret, SecretError};
 
 /// Longest URI read, in bytes.
 const MAX_URI: usize = 8192;
-
-/// Longest issuer or account name in bytes.
-const MAX_LABEL: usize = 256;
 
 /// Everything but the unreserved characters of RFC 3986 section 2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -36,7 +34,7 @@ impl OtpauthUri {
     /// `otpauth://totp/Issuer:account?secret=…&issuer=…&algorithm=SHA1&digits=6&period=30`, percent-encoded as in
     /// RFC 3986 section 2: a space is `%20`. Without an issuer its two places are left out.
     ///
-    /// Check the names with [`check_label`] and [`check_account`] before.
+    /// Check the names with [`check_label`](crate::names::check_label) and [`check_account`](crate::names::check_account) before.
     pub fn build(&self) -> Zeroizing<String> {
         let secret = self.secret.to_base32();
         let labels = self.account.len() + 2 * self.issuer.as_deref().map_or(0, str::len);
@@ -64,122 +62,121 @@ impl OtpauthUri {
         uri.push_str(&period.get().to_string());
         uri
     }
+}
 
+/// What a URI says. Its names are cleaned, so they pass [`check_label`](crate::names::check_label) and
+/// [`check_account`](crate::names::check_account).
+pub struct ReadUri {
+    /// Who the account is with, if the URI names anyone.
+    pub issuer: Option<String>,
+    /// Whose account it is, if the URI names anyone.
+    pub account: Option<String>,
+    /// The shared secret.
+    pub secret: Secret,
+    /// Its parameters.
+    pub parameters: Parameters,
+}
+
+impl ReadUri {
     /// Reads an otpauth URI of type `totp`.
     ///
     /// Scheme, type, parameter names, and values of `algorithm` are read in any case, parameters in any order. Unknown
-    /// parameters are ignored; the defaults are SHA1, 6 digits, and 30 seconds. Spaces after the colon of the label are dropped.
-    /// An empty issuer means none. `+` is a plus sign, as RFC 3986 has it, not a space as in HTML forms.
+    /// parameters are ignored; the defaults are SHA1, 6 digits, and 30 seconds, also for an empty parameter.
+    /// Type, secret, algorithm, digits, and period are read strictly. Names are cleaned and refuse nothing: they are for display.
     /// The length of the secret is not checked; see [`Secret::check_length`].
     ///
     /// # Errors
-    /// One [`UriError`] per rule. An issuer before the colon must equal the parameter `issuer` if both are given.
-    pub fn parse(uri: &str) -> Result<OtpauthUri, UriError> {
+    /// One [`UriError`] per rule.
+    pub fn parse(uri: &str) -> Result<ReadUri, UriError> {
         if uri.len() > MAX_URI {
             return Err(UriError::TooLong);
         }
         let (label, query) = split(uri.trim_ascii())?;
-        let (issuer, account) = read_label(label, read_parameter(query, "issuer")?)?;
+        let (issuer, account) = read_names(label, query);
         let secret = read_parameter(query, "secret")?.ok_or(UriError::NoSecret)?;
-        Ok(OtpauthUri { issuer, account, secret: Secret::from_base32(&secret)?, parameters: read_parameters(query)? })
+        Ok(ReadUri { issuer, account, secret: Secret::from_base32(&secret)?, parameters: read_parameters(query)? })
     }
 }
 
-/// Checks that a text can be an issuer or an account name: 1 to 256 bytes, no colon, no control character.
-///
-/// # Errors
-/// The [`UriError`] of the rule that it breaks.
-pub fn check_label(label: &str) -> Result<(), UriError> {
-    if label.is_empty() {
-        Err(UriError::EmptyLabel)
-    } else if label.len() > MAX_LABEL {
-        Err(UriError::LongLabel)
-    } else if label.contains(':') {
-        Err(UriError::Colon)
-    } else if label.contains(char::is_control) {
-        Err(UriError::Control)
-    } else {
-        Ok(())
-    }
-}
-
-/// Checks that a text can be an account name: a label that does not begin with a space, which readers of the URI drop.
-///
-/// # Errors
-/// The [`UriError`] of the rule that it breaks.
-pub fn check_account(account: &str) -> Result<(), UriError> {
-    if account.starts_with(' ') { Err(UriError::LeadingSpace) } else { check_label(account) }
-}
-
-/// Splits `otpauth://totp/label?query` into label and query, still encoded.
+/// Splits `otpauth://totp/label?query` into label and query, still encoded. The label may be missing, with its slash.
 fn split(uri: &str) -> Result<(&str, &str), UriError> {
     let (scheme, rest) = uri.split_once("://").ok_or(UriError::Malformed)?;
-    let (kind, rest) = rest.split_once('/').ok_or(UriError::Malformed)?;
-    // A fragment would silently truncate a name.
-    if !scheme.eq_ignore_ascii_case("otpauth") || rest.contains('#') {
+    let end = rest.find(['/', '?']).ok_or(UriError::Malformed)?;
+    let (kind, rest) = rest.split_at(end);
+    if !scheme.eq_ignore_ascii_case("otpauth") {
         return Err(UriError::Malformed);
     }
     if !kind.eq_ignore_ascii_case("totp") {
         return Err(UriError::Type);
     }
     let (label, query) = rest.split_once('?').ok_or(UriError::NoSecret)?;
-    // Checks unknown parameters too, which nobody decodes.
-    decode(query)?;
-    Ok((label, query))
+    Ok((label.strip_prefix('/').unwrap_or(label), without_fragment(query)?))
+}
+
+/// Drops an empty fragment. Keeps one without a parameter: it is the rest of a name, or refused as part of a value.
+/// Refuses another: readers that drop it would read other parameters.
+fn without_fragment(query: &str) -> Result<&str, UriError> {
+    match query.split_once('#') {
+        Some((query, "")) => Ok(query),
+        Some((_, fragment)) if fragment.contains(['&', '=', '?']) => Err(UriError::Malformed),
+        _ => Ok(query),
+    }
 }
 
 /// Reads issuer and account of a label `issuer:account` or `account`. The parameter `issuer` wins over the label.
-fn read_label(label: &str, issuer: Option<Zeroizing<String>>) -> Result<(Option<String>, String), UriError> {
-    let label = decode(label)?;
-    let (prefix, account) = match label.split_once(':') {
-        Some((prefix, account)) => (prefix, account.trim_start_matches(' ')),
-        None => ("", label.as_str()),
-    };
-    let named = issuer.as_deref().map_or("", String::as_str);
-    if !prefix.is_empty() && !named.is_empty() && prefix != named {
-        return Err(UriError::IssuerMismatch);
-    }
-    let issuer = if named.is_empty() { prefix } else { named };
-    check_label(account)?;
-    if issuer.is_empty() {
-        return Ok((None, account.to_owned()));
-    }
-    check_label(issuer)?;
-    Ok((Some(issuer.to_owned()), account.to_owned()))
+fn read_names(label: &str, query: &str) -> (Option<String>, Option<String>) {
+    let label = names::decode(label);
+    let (prefix, account) = label.split_once(':').unwrap_or(("", &label));
+    let prefix = names::clean_issuer(prefix);
+    (read_issuer(query, prefix.as_deref()).or(prefix), names::clean_account(account))
 }
 
-/// Reads algorithm, digits, and period.
+/// Reads the parameter `issuer`, the last one that is not empty. `+` is a plus sign, as RFC 3986 has it, unless the label has a
+/// space there: then a form encoder wrote it.
+fn read_issuer(query: &str, prefix: Option<&str>) -> Option<String> {
+    let decoded = |value: &str| names::clean_issuer(&names::decode(value));
+    values(query, "issuer")
+        .filter_map(|value| {
+            decoded(&value.replace('+', " ")).filter(|form| Some(form.as_str()) == prefix).or_else(|| decoded(value))
+        })
+        .last()
+}
+
+/// Reads algorithm, digits, and period. An empty one counts as missing.
 fn read_parameters(query: &str) -> Result<Parameters, UriError> {
     let mut parameters = Parameters::default();
-    if let Some(name) = read_parameter(query, "algorithm")? {
+    let read = |name| read_parameter(query, name).map(|value| value.filter(|value| !value.is_empty()));
+    if let Some(name) = read("algorithm")? {
         parameters.algorithm = Algorithm::parse(&name)?;
     }
-    if let Some(digits) = read_parameter(query, "digits")? {
+    if let Some(digits) = read("digits")? {
         parameters.digits = Digits::new(number(&digits).ok_or(ParameterError::Digits)?)?;
     }
-    if let Some(seconds) = read_parameter(query, "period")? {
+    if let Some(seconds) = read("period")? {
         parameters.period = Period::new(number(&seconds).ok_or(ParameterError::Period)?)?;
     }
     Ok(parameters)
 }
 
-/// Returns the decoded value of a parameter that may appear once.
+/// Returns the decoded value of a parameter that decides, so it may appear once.
 fn read_parameter(query: &str, name: &str) -> Result<Option<Zeroizing<String>>, UriError> {
-    let mut values = query
-        .split('&')
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .filter(|(candidate, _)| candidate.eq_ignore_ascii_case(name));
+    let mut values = values(query, name);
     match (values.next(), values.next()) {
         (_, Some(_)) => Err(UriError::Duplicate),
-        (Some((_, value)), None) => decode(value).map(Some),
+        (Some(value), None) => decode(value).map(Some),
         (None, None) => Ok(None),
     }
 }
 
+/// Returns the values of all parameters of this name, in any case, still encoded.
+fn values<'a>(query: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.filter(move |(candidate, _)| candidate.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
 /// Decodes percent-encoding (RFC 3986 section 2.1). Strict: two hexadecimal digits follow every `%`, the result is UTF-8.
 fn decode(text: &str) -> Result<Zeroizing<String>, UriError> {
-    let is_encoded = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    if !text.split('%').skip(1).all(is_encoded) {
+    if !text.split('%').skip(1).all(names::is_escape) {
         return Err(UriError::Encoding);
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(text.len()));
@@ -193,7 +190,7 @@ fn number(text: &str) -> Option<i32> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// A URI or a name that is not accepted.
+/// A URI that is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
     /// Not `otpauth://type/label?parameters`.
@@ -214,24 +211,6 @@ pub enum UriError {
     /// No parameter `secret`.
     #[error("otpauth URI has no secret")]
     NoSecret,
-    /// The label names another issuer than the parameter.
-    #[error("otpauth URI names two issuers")]
-    IssuerMismatch,
-    /// An empty name.
-    #[error("account name or issuer is empty")]
-    EmptyLabel,
-    /// A name of more than 256 bytes.
-    #[error("account name or issuer is too long")]
-    LongLabel,
-    /// A colon in a name.
-    #[error("account name or issuer contains a colon")]
-    Colon,
-    /// A control character in a name.
-    #[error("account name or issuer contains a control character")]
-    Control,
-    /// A space at the start of an account name.
-    #[error("account name begins with a space")]
-    LeadingSpace,
     /// The secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -248,13 +227,8 @@ impl UriError {
             UriError::TooLong => "An otpauth URI has at most 8192 bytes.",
             UriError::Type => "Only otpauth://totp/ is supported. The type hotp counts codes and has no time steps.",
             UriError::Encoding => "Two hexadecimal digits must follow each %, and the decoded text must be UTF-8.",
-            UriError::Duplicate => "Each of secret, issuer, algorithm, digits, and period may be given once.",
+            UriError::Duplicate => "Each of secret, algorithm, digits, and period may be given once.",
             UriError::NoSecret => "The parameter secret is required.",
-            UriError::IssuerMismatch => "The issuer before the colon must equal the parameter issuer.",
-            UriError::EmptyLabel | UriError::LongLabel | UriError::Colon | UriError::Control => {
-                "An account name or issuer must be 1 to 256 bytes long, without a colon or a control character."
-            }
-            UriError::LeadingSpace => "Authenticators drop spaces at the start of an account name.",
             UriError::Secret(error) => error.detail(),
             UriError::Parameter(error) => error.detail(),
         }

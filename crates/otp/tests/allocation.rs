@@ -37,7 +37,7 @@ fn parsing_matching_and_judging_allocate_nothing() {
     let before = ALLOCATIONS.get();
     for algorithm in Algorithm::ALL {
         let parameters = Parameters { algorithm, ..Parameters::default() };
-        let Ok(code) = Code::parse(" 123 456 ") else { panic!() };
+        let Ok(code) = Code::parse(" 123\u{a0}\u{2013}456\u{200b} ") else { panic!() };
         let matched = matching_step(&secret, parameters, &code, 1_700_000_000, Window::default());
         judge(Counter::CLEAR, &policy, NEVER + 1, TimeStep::NONE, matched, None);
     }

@@ -34,8 +34,25 @@ fn a_candidate_is_six_to_eight_digits() {
 }
 
 #[test]
-fn ascii_white_space_is_ignored_anywhere() {
-    for text in ["123 456", " 123456", "123456\n", "1 2 3 4 5 6", "\t12\r\n34\u{b}\u{c}56 "] {
+fn separators_of_unicode_are_ignored_anywhere() {
+    for text in [
+        "123 456",
+        " 123456",
+        "123456\n",
+        "1 2 3 4 5 6",
+        "\t12\r\n34\u{b}\u{c}56 ",
+        "123-456",
+        "123\u{a0}456",
+        "123\u{3000}456",
+        "123\u{202f}456",
+        "\u{feff}123456",
+        "123\u{200b}456",
+        "\u{202a}123456\u{202c}",
+        "123\u{2010}456",
+        "123\u{2013}456",
+        "123\u{2212}456",
+        "12\u{ad}34\u{2060}56",
+    ] {
         assert_eq!(read(text), Ok("123456".to_owned()), "{text:?}");
     }
 }
@@ -43,9 +60,7 @@ fn ascii_white_space_is_ignored_anywhere() {
 #[test]
 fn nothing_else_is_a_code() {
     for bad in [
-        "-123456",
         "+123456",
-        "123-456",
         "123.456",
         "12345a",
         "0x1234",
@@ -53,15 +68,14 @@ fn nothing_else_is_a_code() {
         "123456;",
         "12345\0",
         "123456\0",
-        // Digits that are not ASCII: full width, Arabic, mathematical; superscripts; white space that is not ASCII.
+        // Digits that are not ASCII: full width, Arabic, mathematical; superscripts; marks that join; a blank that is a letter.
         "１２３４５６",
         "١٢٣٤٥٦",
         "𝟏𝟐𝟑𝟒𝟓𝟔",
         "12345²",
-        "123\u{a0}456",
-        "123\u{3000}456",
-        "\u{feff}123456",
-        "123\u{200b}456",
+        "123456\u{301}",
+        "123\u{3164}456",
+        "123\u{fe0f}456",
     ] {
         assert_eq!(read(bad), Err(Malformed), "{bad:?}");
     }
@@ -120,6 +134,14 @@ fn every_step_has_a_code() {
 }
 
 proptest! {
+    #[test]
+    fn what_unicode_calls_a_separator_is_dropped_and_nothing_else(
+        dropped in "[\\p{White_Space}\\p{Dash}\\p{Cf}]", kept in "[^\\p{White_Space}\\p{Dash}\\p{Cf}\\p{Cn}]",
+    ) {
+        prop_assert_eq!(read(&format!("123{dropped}456")), Ok("123456".to_owned()), "{:?}", dropped);
+        prop_assert_eq!(read(&format!("123{kept}456")).is_ok(), kept.bytes().all(|byte| byte.is_ascii_digit()), "{:?}", kept);
+    }
+
     #[test]
     fn codes_are_those_of_the_reference(
         key in prop::collection::vec(any::<u8>(), 0..=300), step in any::<i64>(), digits in 6i32..=8,

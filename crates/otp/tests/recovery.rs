@@ -36,6 +36,9 @@ fn case_spaces_and_dashes_do_not_matter() {
         TEXT.replace('-', ""),
         TEXT.replace('-', " "),
         format!(" \t{}\r\n", TEXT.replace('-', " - ")),
+        TEXT.replace('-', "\u{2010}"),
+        TEXT.replace('-', "\u{2013}"),
+        TEXT.replace('-', "\u{a0}\u{2212}\u{200b}"),
         "A-A-A-Q-E-A-Y-E-A-U-D-A-O-C-A-J-B-I-F-Q-Y-D-I-O".to_owned(),
     ] {
         assert_eq!(read(&text), Ok(HASH), "{text:?}");
