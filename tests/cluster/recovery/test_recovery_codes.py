@@ -58,7 +58,9 @@ def test_a_user_who_is_about_to_enroll_may_have_them(conn):
 
 
 @pytest.mark.parametrize("change", [str.lower, lambda c: c.replace("-", ""), lambda c: c.replace("-", " "), lambda c: f"\t {c}\r\n",
-                                    lambda c: "-".join(c), lambda c: c.replace("-", "--"), str.swapcase])
+                                    lambda c: "-".join(c), lambda c: c.replace("-", "--"), str.swapcase,
+                                    lambda c: c.replace("-", "\u2010"), lambda c: c.replace("-", "\u2013"), lambda c: c.replace("-", "\u00a0"),
+                                    lambda c: "\ufeff" + c.replace("-", "\u2212") + "\u200b"])
 def test_case_spaces_and_dashes_do_not_matter(conn, alice, change):
     [code] = recovery_codes(conn, count=1)
     assert recover(conn, change(code)) is True
