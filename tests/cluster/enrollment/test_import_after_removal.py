@@ -22,7 +22,7 @@ REMOVALS = {
 @pytest.mark.parametrize("removal", REMOVALS)
 def test_the_code_that_was_used_last_is_not_good_again(conn, removal, device, confirmed, together):
     import_secret(conn, "alice", SECRET)
-    import_secret(conn, "alice", "A" * 32, device="other")
+    import_secret(conn, "alice", "K" * 32, device="other")
     assert verify(conn, "alice", good(1)) is True
     if together:
         conn.execute("BEGIN")
@@ -114,7 +114,7 @@ def test_a_removal_that_is_rolled_back_does_not_count(conn):
 def test_a_code_that_the_floor_refuses_is_not_good_either(quick_db, conn, removal):
     """After a failover, a code may have been used in WAL that was lost. A removal does not get it around that."""
     import_secret(conn, "alice", SECRET)
-    import_secret(conn, "alice", "A" * 32, device="other")
+    import_secret(conn, "alice", "K" * 32, device="other")
     conn.execute("UPDATE totp.floor SET timeline = 0")  # as after a promotion
     with closing(quick_db.connect()) as promoted:
         fix_clock(promoted, NOON + timedelta(seconds=1))
