@@ -110,7 +110,7 @@ def test_a_right_code_among_fifty_guesses_gets_in_before_the_lock_or_not_at_all(
 @pytest.mark.parametrize("window, limit", [(0, 100), (1, 33), (2, 20)])
 def test_many_secrets_lower_the_hard_limit(conn, window, limit):
     """A guess is compared with ten secrets: this many guesses find a code with a probability of one in a thousand."""
-    secrets = [f"{chr(ord('A') + number)}" * 32 for number in range(10)]
+    secrets = [chr(ord('A') + number) * 31 + "Q" for number in range(10)]  # no hexadecimal digits
     for secret in secrets:
         import_secret(conn, "alice", secret, device=secret[0])
     conn.execute(f"SET totp.window_steps = {window}")
@@ -134,7 +134,7 @@ NAMED = {"all": lambda guess: True, "all but the first": lambda guess: guess > 0
 @pytest.mark.parametrize("is_named", NAMED.values(), ids=NAMED)
 def test_naming_a_device_gives_no_more_guesses(conn, is_named):
     """Ten devices and a window of two: a guess at all of them is compared with 50 codes, one at a named device with 5."""
-    secrets = [letter * 32 for letter in "ABCDEFGHIJ"]
+    secrets = [f"{letter * 31}Q" for letter in "ABCDEFGHIJ"]
     for secret in secrets:
         import_secret(conn, "alice", secret, device=secret[0])
     conn.execute("SET totp.window_steps = 2")
