@@ -44,14 +44,14 @@ pub fn current() -> Result<Timestamp, Error> {
     }
     let table = floor::table();
     let floor_at = loop {
-        let (address, found, _snapshot) = floor::find()?;
+        let found = floor::find()?;
         let ours = identity()?;
         let now = clock::now()?;
-        if found.identity == ours && !is_far_ahead(found.floor_at, now) {
-            break found.floor_at;
+        if found.floor.identity == ours && !is_far_ahead(found.floor.floor_at, now) {
+            break found.floor.floor_at;
         }
         let new_floor = last_known(now);
-        let outcome = inplace::change_one(Target::open(&address)?, |row: &mut Floor| {
+        let outcome = inplace::change_one(Target::open(&found.address)?, |row: &mut Floor| {
             // Another session may have been faster.
             if row.identity != ours || is_far_ahead(row.floor_at, now) {
                 *row = Floor { floor_at: new_floor, identity: ours };

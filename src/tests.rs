@@ -186,11 +186,12 @@ mod tests {
         attempts::lock_or_insert(ALICE).unwrap();
         // SAFETY: begun and rolled back in this order; nothing in between raises.
         unsafe { pg_sys::BeginInternalSubTransaction(std::ptr::null()) };
-        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
+        let found = attempts::find(ALICE).unwrap().unwrap();
         let outcome =
-            inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures = 3).unwrap();
+            inplace::change_one(Target::open(&found.address).unwrap(), |row: &mut Attempts| row.codes.failures = 3)
+                .unwrap();
         assert!(matches!(outcome, Outcome::Decided((), Some(_))));
-        drop(_snapshot);
+        drop(found);
         // SAFETY: as above.
         unsafe { pg_sys::RollbackAndReleaseCurrentSubTransaction() };
         assert_eq!(failures("alice"), 3);
@@ -199,26 +200,28 @@ mod tests {
     #[pg_test]
     fn a_decision_that_changes_nothing_writes_nothing() {
         attempts::lock_or_insert(ALICE).unwrap();
-        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
+        let found = attempts::find(ALICE).unwrap().unwrap();
         let outcome =
-            inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures).unwrap();
+            inplace::change_one(Target::open(&found.address).unwrap(), |row: &mut Attempts| row.codes.failures)
+                .unwrap();
         assert!(matches!(outcome, Outcome::Decided(0, None)));
     }
 
     #[pg_test]
     fn a_row_that_is_gone_is_looked_up_again() {
         attempts::lock_or_insert(ALICE).unwrap();
-        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
+        let found = attempts::find(ALICE).unwrap().unwrap();
         assert!(attempts::delete(ALICE).unwrap());
-        let outcome = inplace::change_one(Target::open(&address).unwrap(), |_: &mut Attempts| ()).unwrap();
+        let outcome = inplace::change_one(Target::open(&found.address).unwrap(), |_: &mut Attempts| ()).unwrap();
         assert!(matches!(outcome, Outcome::LookAgain));
     }
 
     #[pg_test]
     fn a_deleted_row_is_read_as_it_was_when_it_went() {
         attempts::lock_or_insert(ALICE).unwrap();
-        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
-        inplace::change_one(Target::open(&address).unwrap(), |row: &mut Attempts| row.codes.failures = 7).unwrap();
+        let found = attempts::find(ALICE).unwrap().unwrap();
+        inplace::change_one(Target::open(&found.address).unwrap(), |row: &mut Attempts| row.codes.failures = 7)
+            .unwrap();
         assert_eq!(attempts::take(ALICE).unwrap().unwrap().codes.failures, 7);
     }
 
@@ -226,8 +229,8 @@ mod tests {
     fn an_unlogged_table_is_not_changed_in_place() {
         attempts::lock_or_insert(ALICE).unwrap();
         Spi::run("ALTER TABLE totp.attempts SET UNLOGGED").unwrap();
-        let (address, _snapshot) = attempts::find(ALICE).unwrap().unwrap();
-        let target = Target::<Attempts>::open(&address);
+        let found = attempts::find(ALICE).unwrap().unwrap();
+        let target = Target::<Attempts>::open(&found.address);
         assert!(matches!(target, Err(Error::TableAltered("attempts"))));
     }
 

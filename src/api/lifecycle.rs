@@ -146,8 +146,8 @@ fn totp_unlock(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     guard::writable("totp_unlock")?;
     let user = UserId::new(user_id)?;
     loop {
-        let Some((address, _snapshot)) = attempts::find(user)? else { return Ok(false) };
-        let outcome = inplace::change_one(Target::open(&address)?, |row: &mut Attempts| {
+        let Some(found) = attempts::find(user)? else { return Ok(false) };
+        let outcome = inplace::change_one(Target::open(&found.address)?, |row: &mut Attempts| {
             row.codes = otp::Counter::CLEAR;
             row.recovery = otp::Counter::CLEAR;
         })?;

@@ -237,7 +237,7 @@ fn prepare<'a>(
 ) -> Result<ControlFlow<Answer, Attempt<'a>>, Error> {
     let now = clock::now()?;
     let attempts = look_up.attempts(user)?;
-    let counter = attempts.as_ref().map(|(_, seen)| seen.codes.believed(&policy, now.0));
+    let counter = attempts.as_ref().map(|seen| seen.attempts.codes.believed(&policy, now.0));
     if let Some(counter) = counter.filter(|counter| counter.is_locked(now.0)) {
         return Ok(ControlFlow::Break(Answer::new(Reason::Locked, counter, &policy, now)));
     }
@@ -245,7 +245,7 @@ fn prepare<'a>(
     if secrets.is_empty() {
         return Ok(ControlFlow::Break(Answer::not_enrolled()));
     }
-    let ((attempts, _), counter) = attempts.zip(counter).ok_or(Error::RowsAltered)?;
+    let (seen, counter) = attempts.zip(counter).ok_or(Error::RowsAltered)?;
     let is_known_user = secrets.iter().any(|s| !s.is_own);
     let odds = within_odds(policy, &secrets, now);
     let candidates = match usable(secrets, scope, now) {
@@ -257,7 +257,15 @@ fn prepare<'a>(
     let Some(code) = code.filter(|code| is_code(code)) else {
         return Ok(ControlFlow::Break(Answer::new(Reason::Malformed, counter, &odds, now)));
     };
-    Ok(ControlFlow::Continue(Attempt { user, code, now, policy: odds, attempts, candidates, is_known_user }))
+    Ok(ControlFlow::Continue(Attempt {
+        user,
+        code,
+        now,
+        policy: odds,
+        attempts: seen.address,
+        candidates,
+        is_known_user,
+    }))
 }
 
 /// Returns the secrets that a code may match, or why there are none.

@@ -91,6 +91,18 @@ pub fn delete(user: UserId) -> Result<bool, Error> {
     Ok(deleted)
 }
 
+/// A user's row as a snapshot sees it, and where it is. The page decides later, not these values.
+pub struct Seen {
+    pub address: RowAddress,
+    pub attempts: Attempts,
+}
+
+/// Where a user's row is, as long as this value lives.
+pub struct Found {
+    pub address: RowAddress,
+    _snapshot: Snapshot,
+}
+
 /// Opens the table to change rows in place. Errors: XX001 if it is altered.
 pub fn open() -> Result<OpenTable, Error> {
     TABLE.open(pg_sys::RowExclusiveLock)
@@ -98,17 +110,18 @@ pub fn open() -> Result<OpenTable, Error> {
 
 /// Returns where the user's row is, and its contents. Errors: XX001 if there are two, which is possible without the primary
 /// key: a lock in one of them would not be seen.
-pub fn read(table: &OpenTable, user: UserId, snapshot: &Snapshot) -> Result<Option<(RowAddress, Attempts)>, Error> {
-    let mut rows = table.rows_of(user, snapshot, |address, row| Ok((address, Attempts::from_words(row.words()?))))?;
+pub fn read(table: &OpenTable, user: UserId, snapshot: &Snapshot) -> Result<Option<Seen>, Error> {
+    let mut rows = table
+        .rows_of(user, snapshot, |address, row| Ok(Seen { address, attempts: Attempts::from_words(row.words()?) }))?;
     let found = rows.pop();
     if rows.is_empty() { Ok(found) } else { Err(Error::RowsAltered) }
 }
 
-/// Returns where the user's row is, and the snapshot that keeps it there.
-pub fn find(user: UserId) -> Result<Option<(RowAddress, Snapshot)>, Error> {
+/// Returns where the user's row is.
+pub fn find(user: UserId) -> Result<Option<Found>, Error> {
     let table = open()?;
     let snapshot = Snapshot::latest();
-    Ok(read(&table, user, &snapshot)?.map(|(address, _)| (address, snapshot)))
+    Ok(read(&table, user, &snapshot)?.map(|seen| Found { address: seen.address, _snapshot: snapshot }))
 }
 
 /// Removes the row and returns its last contents.

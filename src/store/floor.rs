@@ -43,10 +43,17 @@ thread_local! {
     static TABLE: Kept<pg_sys::Oid> = const { Kept::nothing() };
 }
 
-/// Returns the row, where it is, and the snapshot that keeps it there.
+/// The row, and where it is as long as this value lives.
+pub struct Found {
+    pub address: RowAddress,
+    pub floor: Floor,
+    _snapshot: Snapshot,
+}
+
+/// Returns the row.
 ///
 /// Errors: XX001 if there is none.
-pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
+pub fn find() -> Result<Found, Error> {
     // Nothing may rewrite or move the row until the end of the transaction. If the table does not exist, this locks
     // nothing, and the next statement raises.
     backend::lock_table(table(), pg_sys::RowExclusiveLock);
@@ -58,7 +65,7 @@ pub fn find() -> Result<(RowAddress, Floor, Snapshot), Error> {
         })
     })?;
     let (address, floor) = row.ok_or(Error::RowsAltered)?;
-    Ok((address, floor, snapshot))
+    Ok(Found { address, floor, _snapshot: snapshot })
 }
 
 /// Returns the OID of the table, which differs after DROP and CREATE EXTENSION.

@@ -4,7 +4,7 @@
 
 use seal::KeyId;
 
-use super::attempts::{self, Attempts};
+use super::attempts::{self, Attempts, Seen};
 use super::row::Row;
 use super::spi::{self, Snapshot, bytes, int4, key_id, secret_id, statement, time};
 use super::used_codes::{self, UsedCode};
@@ -73,7 +73,8 @@ pub fn look_up(user: UserId) -> Result<Option<LookUp>, Error> {
         s.first(&snapshot, &[spi::user(user)], |row| Ok((read_set(row)?, row.must(4)?, row.address(5)?.is_own())))
     })?;
     let Some((set, disabled, is_own)) = set else { return Ok(None) };
-    let (attempts, seen) = attempts::read(&attempts, user, &snapshot)?.ok_or(Error::RowsAltered)?;
+    let Seen { address: attempts, attempts: seen } =
+        attempts::read(&attempts, user, &snapshot)?.ok_or(Error::RowsAltered)?;
     let used = used_codes.rows_of(user, &snapshot, used_codes::read)?;
     let used = used_codes::only_of(set.set_id, &used).map(|(address, _)| address);
     Ok(Some(LookUp { attempts, seen, used, set, is_own, disabled, snapshot }))

@@ -4,7 +4,7 @@
 
 use otp::TimeStep;
 
-use super::attempts::{self, Attempts};
+use super::attempts::{self, Seen};
 use super::scan::OpenTable;
 use super::secrets::{self, SealedSecret};
 use super::spi::Snapshot;
@@ -68,10 +68,10 @@ impl LookUp {
         Ok(Self { attempts, used_codes, secrets, snapshot: Snapshot::latest() })
     }
 
-    /// Returns where the user's attempts are counted, and their current values. The page decides later, not these values.
+    /// Returns where the user's attempts are counted, and their current values.
     ///
     /// Errors: XX001 if there are two rows.
-    pub fn attempts(&self, user: UserId) -> Result<Option<(RowAddress, Attempts)>, Error> {
+    pub fn attempts(&self, user: UserId) -> Result<Option<Seen>, Error> {
         attempts::read(&self.attempts, user, &self.snapshot)
     }
 
