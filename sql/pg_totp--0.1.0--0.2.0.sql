@@ -42,12 +42,8 @@ COMMENT ON FUNCTION @extschema@.totp_confirm(text, text, text) IS
   'Activates the pending secret of a device with its first good code';
 COMMENT ON FUNCTION @extschema@.totp_verify(text, text, text) IS
   'Returns true once for each good code of a user, and false for everything else';
-COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
-  'Checks a code as totp_verify does; returns the reason, the wrong guesses left, and the end of a lock too';
 COMMENT ON FUNCTION @extschema@.totp_enabled(text) IS
   'Returns whether to ask this user for a code';
-COMMENT ON FUNCTION @extschema@.totp_status(text) IS
-  'Lists what is known about the secrets of a user';
 COMMENT ON FUNCTION @extschema@.totp_remove(text, text) IS
   'Removes a device of a user, or everything of the user if device is NULL';
 COMMENT ON FUNCTION @extschema@.totp_keys() IS
@@ -95,57 +91,174 @@ COMMENT ON FUNCTION @extschema@.totp_qr_text(text) IS
 COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
   'Grants a role one capability: verify, enroll, admin, or audit';
 
-SET LOCAL search_path = pg_catalog, pg_temp;
+-- Arguments as they are, but other properties.
+ALTER FUNCTION @extschema@.totp_enabled(text) COST 300 PARALLEL RESTRICTED;
+ALTER FUNCTION @extschema@.totp_qr_svg(text) STRICT;
+ALTER FUNCTION @extschema@.totp_qr_png(text, integer) STRICT;
+ALTER FUNCTION @extschema@.totp_qr_text(text) STRICT;
+ALTER FUNCTION @extschema@.totp_code_at(text, timestamptz, text, integer, integer) STRICT;
 
--- Functions with new arguments. A function must be dropped for that: a view that uses it is in the way, and PostgreSQL names
--- it. Owner and grants stay. A grant in this script would count as one of the extension, which pg_dump leaves out, so
--- pg_init_privs gets what a fresh installation has.
-DO $update$
+-- Functions with new arguments or columns. The old one is renamed, and dropped at the end: a view that uses it is in the way,
+-- and PostgreSQL names it.
+ALTER FUNCTION @extschema@.totp_check(text, text, text) RENAME TO totp_check_0_1_0;
+ALTER FUNCTION @extschema@.totp_status(text) RENAME TO totp_status_0_1_0;
+ALTER FUNCTION @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean)
+  RENAME TO totp_import_0_1_0;
+
+CREATE FUNCTION @extschema@.totp_check(user_id text, code text, device text DEFAULT NULL)
+RETURNS TABLE (accepted boolean, reason text, matched_device text, attempts_left integer, retry_at timestamptz,
+               retry_after integer)
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_check_v2_wrapper';
+
+CREATE FUNCTION @extschema@.totp_status(user_id text)
+RETURNS TABLE (device text, state text, account_name text, issuer text, algorithm text, digits integer, period integer,
+               version integer, created_at timestamptz, confirmed_at timestamptz, last_used_at timestamptz, uses bigint,
+               failures integer, locked_until timestamptz, recovery_codes_left integer, locked boolean,
+               recovery_failures integer, recovery_locked boolean, recovery_locked_until timestamptz)
+LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 300
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_status_v2_wrapper';
+
+CREATE FUNCTION @extschema@.totp_import(
+  user_id text, secret text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
+  algorithm text DEFAULT 'SHA1', digits integer DEFAULT 6, period integer DEFAULT 30, confirmed boolean DEFAULT false,
+  allow_weak boolean DEFAULT false, encoding text DEFAULT NULL
+) RETURNS text
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_import_v2_wrapper';
+
+-- It grants the new functions too.
+CREATE OR REPLACE FUNCTION @extschema@.totp_grant(role name, capability text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
-  was     regprocedure := '@extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean)';
-  owner   name := (SELECT pg_get_userbyid(proowner) FROM pg_proc WHERE oid = was);
-  grants  aclitem[] := (SELECT coalesce(proacl, acldefault('f', proowner)) FROM pg_proc WHERE oid = was);
-  becomes regprocedure;
-  grant_  record;
+  home     CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pg_totp');
+  verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_check_recover', 'totp_enabled',
+                                    'totp_status'];
+  enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
+                                              'totp_qr_svg', 'totp_qr_png', 'totp_qr_text'];
+  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
+                                    'reseal', 'reseal_recovery_codes'];
+  wanted   text[];
+  routine  record;
 BEGIN
-  EXECUTE format('DROP FUNCTION %s', was);
-  CREATE FUNCTION @extschema@.totp_import(
-    user_id text, secret text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
-    algorithm text DEFAULT 'SHA1', digits integer DEFAULT 6, period integer DEFAULT 30, confirmed boolean DEFAULT false,
-    allow_weak boolean DEFAULT false, encoding text DEFAULT NULL
-  ) RETURNS text
-  LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
-  SET search_path TO pg_catalog, pg_temp
-  AS 'MODULE_PATHNAME', 'totp_import_v2_wrapper';
-  becomes := '@extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text)';
-  EXECUTE format('ALTER FUNCTION %s OWNER TO %I', becomes, owner);
-  FOR grant_ IN
-    SELECT a.grantee FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-     WHERE p.oid = becomes AND a.grantee <> p.proowner
+  IF role IS NULL OR capability IS NULL OR capability NOT IN ('verify', 'enroll', 'admin', 'audit') THEN
+    RAISE EXCEPTION 'invalid capability' USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = 'Accepted are verify, enroll, admin and audit, each for one role.';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_totp' AND pg_has_role(current_user, extowner, 'USAGE')) THEN
+    RAISE EXCEPTION 'permission denied for function totp_grant' USING ERRCODE = 'insufficient_privilege',
+      HINT = 'Only the owner of the extension grants its capabilities.';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+    RAISE EXCEPTION 'role does not exist' USING ERRCODE = 'undefined_object',
+      HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
+  END IF;
+
+  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats'] END;
+  FOR routine IN
+    SELECT p.oid::regprocedure AS signature
+      FROM pg_proc p
+      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp'
+     WHERE CASE capability WHEN 'admin' THEN p.proname <> ALL (reserved)
+                           ELSE p.proname = ANY (wanted) END
   LOOP
-    EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', becomes,
-      CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END);
+    EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', routine.signature, role);
   END LOOP;
-  FOR grant_ IN
-    SELECT a.grantee, bool_or(a.is_grantable) AS is_grantable FROM pg_proc p CROSS JOIN LATERAL aclexplode(grants) a
-     WHERE p.oid = becomes AND a.grantee <> p.proowner
-     GROUP BY a.grantee
-  LOOP
-    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s%s', becomes,
-      CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END,
-      CASE WHEN grant_.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
-  END LOOP;
-  UPDATE pg_init_privs i
-     SET initprivs = (SELECT array_agg(a) FROM unnest(i.initprivs) a CROSS JOIN LATERAL aclexplode(ARRAY[a]) e
-                       WHERE e.grantee = p.proowner)
-    FROM pg_proc p
-   WHERE p.oid = becomes AND i.objoid = p.oid AND i.classoid = 'pg_proc'::regclass;
-  -- PostgreSQL 17 and newer remember the roles named there.
-  DELETE FROM pg_shdepend
-   WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-     AND classid = 'pg_proc'::regclass AND objid = becomes AND deptype = 'i';
+  IF NOT has_schema_privilege(role, home::oid, 'USAGE') THEN
+    EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', home, role);
+  END IF;
+  -- For admin: totp_rotate_key_online() calls its steps there. It opens no table.
+  IF capability IN ('admin', 'audit') THEN
+    EXECUTE format('GRANT USAGE ON SCHEMA totp TO %I', role);
+  END IF;
+  IF capability = 'audit' THEN
+    EXECUTE format('GRANT SELECT ON totp.audit_log TO %I', role);
+  END IF;
 END
-$update$;
+$$;
+
+-- New functions.
+CREATE FUNCTION @extschema@.totp_check_confirm(
+  user_id text, code text, device text DEFAULT 'default', recovery_codes integer DEFAULT 0
+) RETURNS TABLE (accepted boolean, reason text, matched_device text, attempts_left integer, retry_at timestamptz,
+                 retry_after integer, recovery_codes text[])
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_check_confirm_wrapper';
+
+CREATE FUNCTION @extschema@.totp_check_recover(user_id text, recovery_code text)
+RETURNS TABLE (accepted boolean, reason text, attempts_left integer, retry_at timestamptz, retry_after integer)
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_check_recover_wrapper';
+
+COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
+  'Checks a code as totp_verify does; returns the reason, the wrong guesses left, and the end of a lock too';
+COMMENT ON FUNCTION @extschema@.totp_status(text) IS
+  'Lists what is known about the secrets of a user';
 COMMENT ON FUNCTION
   @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text) IS
   'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';
+COMMENT ON FUNCTION @extschema@.totp_check_confirm(text, text, text, integer) IS
+  'Confirms as totp_confirm does; returns the reason, and a first set of recovery codes, too';
+COMMENT ON FUNCTION @extschema@.totp_check_recover(text, text) IS
+  'Checks a recovery code as totp_recover does; returns the reason too';
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- Gives the new functions the owner and the grants of the old ones, and drops these. A grant in this script would count as one
+-- of the extension, which pg_dump leaves out, so pg_init_privs gets what a fresh installation has.
+DO $update$
+DECLARE
+  of_extension regprocedure[] := ARRAY(
+    SELECT d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_totp'
+     WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e');
+  function_ record;
+  grant_    record;
+BEGIN
+  FOR function_ IN
+    SELECT new.oid::regprocedure AS name, old.oid::regprocedure AS old, old.proowner::regrole AS owner,
+           coalesce(old.proacl, acldefault('f', old.proowner)) AS grants
+      FROM pg_proc new
+      LEFT JOIN pg_proc old ON old.oid = ANY (of_extension) AND old.proname = new.proname || '_0_1_0'
+     WHERE new.oid = ANY (of_extension)
+       AND new.proname IN ('totp_check', 'totp_status', 'totp_import', 'totp_check_confirm', 'totp_check_recover')
+  LOOP
+    IF function_.old IS NOT NULL THEN
+      EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function_.name, function_.owner);
+      EXECUTE format('DROP FUNCTION %s', function_.old);
+    END IF;
+    FOR grant_ IN
+      SELECT a.grantee FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+       WHERE p.oid = function_.name AND a.grantee <> p.proowner
+    LOOP
+      EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', function_.name,
+        CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END);
+    END LOOP;
+    FOR grant_ IN
+      SELECT a.grantee, bool_or(a.is_grantable) AS is_grantable FROM aclexplode(function_.grants) a
+       WHERE a.grantee <> function_.owner
+       GROUP BY a.grantee
+    LOOP
+      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s%s', function_.name,
+        CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END,
+        CASE WHEN grant_.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+    END LOOP;
+    UPDATE pg_init_privs i
+       SET initprivs = (SELECT array_agg(a) FROM unnest(i.initprivs) a CROSS JOIN LATERAL aclexplode(ARRAY[a]) e
+                         WHERE e.grantee = p.proowner)
+      FROM pg_proc p
+     WHERE p.oid = function_.name AND i.objoid = p.oid AND i.classoid = 'pg_proc'::regclass;
+    -- PostgreSQL 17 and newer remember the roles named there.
+    DELETE FROM pg_shdepend
+     WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND classid = 'pg_proc'::regclass AND objid = function_.name AND deptype = 'i';
+  END LOOP;
+END
+$update$;

@@ -4,6 +4,8 @@ COMMENT ON FUNCTION totp_enroll(text, text, text, text, text, integer, integer, 
   'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
 COMMENT ON FUNCTION totp_confirm(text, text, text) IS
   'Activates the pending secret of a device with its first good code';
+COMMENT ON FUNCTION totp_check_confirm(text, text, text, integer) IS
+  'Confirms as totp_confirm does; returns the reason, and a first set of recovery codes, too';
 COMMENT ON FUNCTION totp_verify(text, text, text) IS
   'Returns true once for each good code of a user, and false for everything else';
 COMMENT ON FUNCTION totp_check(text, text, text) IS
@@ -34,6 +36,8 @@ COMMENT ON FUNCTION totp_recovery_codes(text, integer) IS
   'Creates a set of recovery codes and returns it, this one time; the old set stops working';
 COMMENT ON FUNCTION totp_recover(text, text) IS
   'Returns true once for each recovery code of a user, and false for everything else';
+COMMENT ON FUNCTION totp_check_recover(text, text) IS
+  'Checks a recovery code as totp_recover does; returns the reason too';
 COMMENT ON FUNCTION totp_rotate_key() IS
   'Creates a data key, re-encrypts every secret, and destroys the old data keys, in one transaction';
 COMMENT ON PROCEDURE totp_rotate_key_online(integer) IS
@@ -73,9 +77,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
   home     CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pg_totp');
-  verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_enabled', 'totp_status'];
-  enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_recovery_codes', 'totp_qr_svg',
-                                              'totp_qr_png', 'totp_qr_text'];
+  verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_check_recover', 'totp_enabled',
+                                    'totp_status'];
+  enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
+                                              'totp_qr_svg', 'totp_qr_png', 'totp_qr_text'];
   reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
                                     'reseal', 'reseal_recovery_codes'];
   wanted   text[];

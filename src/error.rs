@@ -37,6 +37,8 @@ pub enum Error {
     Qr(#[from] otp::QrError),
     #[error("invalid number of recovery codes")]
     RecoveryCount,
+    #[error("invalid number of recovery codes")]
+    FirstRecoveryCount,
     #[error("{1}")]
     OfUser(String, Box<Error>),
     #[error("another device of this user has this secret")]
@@ -121,9 +123,8 @@ impl Error {
             Self::Name(_) | Self::UserIdAsName(_) | Self::EncodingNeeded(_) | Self::UriWithEncoding => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
-            Self::Qr(_) | Self::RecoveryCount | Self::SecretOfOtherDevice | Self::UserExists => {
-                ERRCODE_INVALID_PARAMETER_VALUE
-            }
+            Self::Qr(_) | Self::RecoveryCount | Self::FirstRecoveryCount => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::SecretOfOtherDevice | Self::UserExists => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::TimeRange | Self::Clock => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -171,6 +172,7 @@ impl Error {
             Self::Age => Some("The interval must be positive and at most 1000 years.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
+            Self::FirstRecoveryCount => Some("It must be 0, for none, to 20.".into()),
             Self::TimeRange => Some("It must be between the years -4712 and 294276.".into()),
             Self::CallerUnknown(_) => {
                 Some("The function is SECURITY DEFINER, so it does not know who called it.".into())

@@ -96,6 +96,7 @@ mod tests {
             Error::Qr(QrError::Scale) => [QrError::Scale.into()],
             Error::Qr(QrError::Png) => [QrError::Png.into()],
             Error::RecoveryCount => [Error::RecoveryCount],
+            Error::FirstRecoveryCount => [Error::FirstRecoveryCount],
             Error::OfUser(..) => [Error::DoesNotOpen.of_user("alice"), Error::RecoveryCount.of_user("a\nlice")],
             Error::SecretOfOtherDevice => [Error::SecretOfOtherDevice],
             Error::UserExists => [Error::UserExists],

@@ -25,19 +25,21 @@ impl Timestamp {
         Self(seconds.saturating_sub(EPOCH_OFFSET).saturating_mul(1_000_000))
     }
 
+    /// Returns the whole seconds from an earlier time to this one, rounded up; 0 if that time is later.
+    pub fn seconds_after(self, earlier: Self) -> i32 {
+        let micros = self.0.saturating_sub(earlier.0).max(0);
+        i32::try_from(micros.div_euclid(1_000_000) + i64::from(micros % 1_000_000 > 0)).unwrap_or(i32::MAX)
+    }
+
     /// Converts an argument. `None` for both infinities.
     pub fn from_sql(value: TimestampWithTimeZone) -> Option<Self> {
         let micros = value.into_inner();
         (micros != i64::MIN && micros != i64::MAX).then_some(Self(micros))
     }
 
-    /// Converts to an output column. Both infinities are kept; a value out of range becomes NULL.
+    /// Converts to an output column. Both infinities and a value out of range become NULL.
     pub fn to_sql(self) -> Option<TimestampWithTimeZone> {
-        TimestampWithTimeZone::try_from(self.0).ok()
-    }
-
-    /// Converts to an output column in which `-infinity` means that it never happened.
-    pub fn to_sql_unless_never(self) -> Option<TimestampWithTimeZone> {
-        if self == Self::NEVER { None } else { self.to_sql() }
+        let is_finite = self.0 != i64::MIN && self.0 != i64::MAX;
+        TimestampWithTimeZone::try_from(self.0).ok().filter(|_| is_finite)
     }
 }

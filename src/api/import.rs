@@ -15,12 +15,11 @@ use crate::audit::Event;
 use crate::error::Error;
 use crate::user::{DeviceName, UserId};
 
-/// Imports an existing secret. Returns its otpauth URI. Its symbol is another than that of 0.1.0, whose SQL has one argument
-/// less.
+/// Imports an existing secret. Returns its otpauth URI. For its symbol see `old_sql.rs`.
 #[pg_extern(name = "totp_import", security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)]
-fn totp_import_v2(
+pub fn totp_import_v2(
     user_id: Option<&str>,
     secret: Option<&str>,
     account_name: default!(Option<&str>, "NULL"),
@@ -38,36 +37,6 @@ fn totp_import_v2(
     let request =
         Import { secret, account_name, issuer, device, algorithm, digits, period, confirmed, allow_weak, encoding };
     Ok(import(user, &request).map_err(|error| error.of_user(user.as_str()))?)
-}
-
-/// What the SQL of 0.1.0 calls, until ALTER EXTENSION UPDATE.
-#[pg_extern(sql = false)]
-#[allow(clippy::too_many_arguments)]
-fn totp_import(
-    user_id: Option<&str>,
-    secret: Option<&str>,
-    account_name: Option<&str>,
-    issuer: Option<&str>,
-    device: Option<&str>,
-    algorithm: Option<&str>,
-    digits: Option<i32>,
-    period: Option<i32>,
-    confirmed: Option<bool>,
-    allow_weak: Option<bool>,
-) -> Result<SecretText, ErrorReport> {
-    totp_import_v2(
-        user_id,
-        secret,
-        account_name,
-        issuer,
-        device,
-        algorithm,
-        digits,
-        period,
-        confirmed,
-        allow_weak,
-        None,
-    )
 }
 
 /// The arguments of `totp_import`.

@@ -2,10 +2,11 @@
 //!
 //! | functions | file |
 //! |---|---|
-//! | `totp_verify`, `totp_check`, `totp_confirm` | `verify.rs` |
+//! | `totp_verify`, `totp_check` | `verify.rs` |
+//! | `totp_confirm`, `totp_check_confirm` | `confirm.rs` |
 //! | `totp_enroll`, `totp_reset`, and the rules by which a secret is stored | `enroll.rs` |
 //! | `totp_import` | `import.rs` |
-//! | `totp_recovery_codes`, `totp_recover` | `recovery.rs` |
+//! | `totp_recovery_codes`, `totp_recover`, `totp_check_recover` | `recovery.rs` |
 //! | `totp_enabled`, `totp_status` | `status.rs` |
 //! | `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user` | `lifecycle.rs` |
 //! | `totp_keys`, `totp_forget_unreadable` | `keys.rs` |
@@ -15,12 +16,16 @@
 //! | `totp_qr_svg`, `totp_qr_png`, `totp_qr_text`, `totp_code_at` | `qr.rs` |
 //! | `totp_health` | `health/` |
 //!
+//! `old_sql.rs` has what the SQL of 0.1.0 calls.
+//!
 //! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, and `totp_grant` a function in `sql/rights.sql`.
 //!
 //! Owns what a caller sees. Must never run an SQL statement, which is in `store`, nor touch a page.
 
+mod answer;
 mod arguments;
 mod audit;
+mod confirm;
 mod enroll;
 mod export;
 mod guard;
@@ -28,6 +33,7 @@ mod health;
 mod import;
 mod keys;
 mod lifecycle;
+mod old_sql;
 mod qr;
 mod recovery;
 mod rotation;

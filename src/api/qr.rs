@@ -12,26 +12,26 @@ use crate::error::Error;
 use crate::timestamp::Timestamp;
 
 /// Draws it as an SVG document.
-#[pg_extern(immutable, parallel_safe)]
+#[pg_extern(immutable, strict, parallel_safe)]
 fn totp_qr_svg(uri: Option<&str>) -> Result<String, ErrorReport> {
     Ok(otp::qr::svg(uri.ok_or(Error::Null("uri"))?).map_err(Error::from)?)
 }
 
 /// Draws it as a PNG file, each module `scale` pixels wide.
-#[pg_extern(immutable, parallel_safe)]
+#[pg_extern(immutable, strict, parallel_safe)]
 fn totp_qr_png(uri: Option<&str>, scale: default!(Option<i32>, 8)) -> Result<Vec<u8>, ErrorReport> {
     let scale = scale.ok_or(Error::Null("scale"))?;
     Ok(otp::qr::png(uri.ok_or(Error::Null("uri"))?, scale).map_err(Error::from)?)
 }
 
 /// Draws it as text of Unicode half blocks, for a terminal.
-#[pg_extern(immutable, parallel_safe)]
+#[pg_extern(immutable, strict, parallel_safe)]
 fn totp_qr_text(uri: Option<&str>) -> Result<String, ErrorReport> {
     Ok(otp::qr::text(uri.ok_or(Error::Null("uri"))?).map_err(Error::from)?)
 }
 
 /// Returns the code that an authenticator with this secret shows at that time (RFC 6238 section 4).
-#[pg_extern(immutable, parallel_safe)]
+#[pg_extern(immutable, strict, parallel_safe)]
 fn totp_code_at(
     secret: Option<&str>,
     at: Option<TimestampWithTimeZone>,

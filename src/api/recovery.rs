@@ -1,24 +1,26 @@
-//! `totp_recovery_codes`, `totp_recover`: the way in when every device is lost (NIST SP 800-63B "look-up secrets").
+//! `totp_recovery_codes`, `totp_recover`, `totp_check_recover`: the way in when every device is lost (NIST SP 800-63B "look-up secrets").
 //!
 //! Owns the order of a judgment, as `verify.rs` does. Must never accept a code twice, nor let a wrong one go uncharged.
 
 use otp::{Counter, Guess, Policy, RecoveryCode, RecoverySet, UsedMask, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use seal::KeyId;
 
+use super::answer::{Answer, Reason};
 use super::guard;
 use super::secret_text::SecretText;
 use crate::audit;
 use crate::clock;
 use crate::error::Error;
-use crate::inplace::{self, Outcome, Target};
+use crate::inplace::{self, Lsn, Outcome, Target};
 use crate::store::attempts::{self, Attempts};
 use crate::store::recovery_codes::{self, LookUp, look_up};
 use crate::store::secrets;
 use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
 use crate::timestamp::Timestamp;
-use crate::user::UserId;
+use crate::user::{SecretId, UserId};
 use crate::{keyring, random, settings};
 
 /// Creates a set of recovery codes and returns it, this one time. The old set stops working.
@@ -36,16 +38,38 @@ fn totp_recovery_codes(
     if !attempts::lock(user)? || secrets::of_user(&Snapshot::latest(), user)?.is_empty() {
         return Err(Error::NoSuchDevice.into());
     }
-    let key = keyring::hold_current()?;
-    let codes =
-        (0..count).map(|_| random::bytes().map(RecoveryCode::from_random)).collect::<Result<Vec<_>, Error>>()?;
-    let hashes = RecoverySet::from_codes(&codes).map_err(|_| Error::RecoveryCount)?.to_bytes();
-    let set_id = secrets::next_id(&Snapshot::latest())?;
-    let sealed = keyring::seal_recovery_codes(key, user, set_id, count, &hashes)?;
-    let now = clock::now()?;
-    recovery_codes::replace(user, set_id, count, key, &sealed, now)?;
-    audit::record(audit::Event::RecoveryCodesCreated, now, Some(user), None)?;
-    Ok(SetOfIterator::new(codes.into_iter().map(|code| SecretText(code.render()))))
+    let set = NewSet::create(user, count)?;
+    let codes = set.store(user, clock::now()?)?;
+    Ok(SetOfIterator::new(codes))
+}
+
+/// A set of recovery codes that is not stored yet.
+pub struct NewSet {
+    codes: Vec<RecoveryCode>,
+    set_id: SecretId,
+    key: KeyId,
+    sealed: Vec<u8>,
+}
+
+impl NewSet {
+    /// Creates a set of 1 to 20 codes, with the user locked.
+    pub fn create(user: UserId, count: u8) -> Result<Self, Error> {
+        let key = keyring::hold_current()?;
+        let codes =
+            (0..count).map(|_| random::bytes().map(RecoveryCode::from_random)).collect::<Result<Vec<_>, Error>>()?;
+        let hashes = RecoverySet::from_codes(&codes).map_err(|_| Error::RecoveryCount)?.to_bytes();
+        let set_id = secrets::next_id(&Snapshot::latest())?;
+        let sealed = keyring::seal_recovery_codes(key, user, set_id, count, &hashes)?;
+        Ok(Self { codes, set_id, key, sealed })
+    }
+
+    /// Replaces the user's set, and returns the codes to show.
+    pub fn store(self, user: UserId, now: Timestamp) -> Result<Vec<SecretText>, Error> {
+        let count = u8::try_from(self.codes.len()).map_err(|_| Error::RecoveryCount)?;
+        recovery_codes::replace(user, self.set_id, count, self.key, &self.sealed, now)?;
+        audit::record(audit::Event::RecoveryCodesCreated, now, Some(user), None)?;
+        Ok(self.codes.into_iter().map(|code| SecretText(code.render())).collect())
+    }
 }
 
 /// Returns true once for each recovery code of a user. Wrong ones have a separate counter and lock.
@@ -53,17 +77,52 @@ fn totp_recovery_codes(
 #[search_path(pg_catalog, pg_temp)]
 fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bool, ErrorReport> {
     guard::writable("totp_recover")?;
-    let (Some(user), Some(code)) = (UserId::to_find(user_id), recovery_code) else { return Ok(false) };
-    let code = RecoveryCode::parse(code).ok();
+    Ok(judge_code(user_id, recovery_code)?.is_accepted())
+}
+
+/// Checks a recovery code as `totp_recover` does, and returns the reason too.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_check_recover(
+    user_id: Option<&str>,
+    recovery_code: Option<&str>,
+) -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(accepted, bool),
+            name!(reason, &'static str),
+            name!(attempts_left, Option<i32>),
+            name!(retry_at, Option<TimestampWithTimeZone>),
+            name!(retry_after, Option<i32>),
+        ),
+    >,
+    ErrorReport,
+> {
+    guard::writable("totp_check_recover")?;
+    let answer = judge_code(user_id, recovery_code)?;
+    Ok(TableIterator::once((
+        answer.is_accepted(),
+        answer.reason.as_str(),
+        answer.attempts_left,
+        answer.retry_at(),
+        answer.retry_after(),
+    )))
+}
+
+fn judge_code(user_id: Option<&str>, code: Option<&str>) -> Result<Answer, Error> {
+    let Some(user) = UserId::to_find(user_id) else { return Ok(Answer::not_enrolled()) };
+    let code = RecoveryCode::parse(code.unwrap_or_default()).ok();
     let policy = settings::lockout();
     let mut keys_were_read = false;
     loop {
-        let Some(found) = look_up(user)? else { return Ok(false) };
+        let Some(found) = look_up(user)?.filter(|found| !found.disabled) else { return Ok(Answer::not_enrolled()) };
         let now = clock::now()?;
-        if found.disabled || found.seen.recovery.believed(&policy, now.0).is_locked(now.0) {
-            return Ok(false);
+        let counter = found.seen.recovery.believed(&policy, now.0);
+        if counter.is_locked(now.0) {
+            return Ok(Answer::new(Reason::Locked, counter, &policy, now));
         }
-        let Some(code) = &code else { return Ok(false) };
+        let Some(code) = &code else { return Ok(Answer::new(Reason::Malformed, counter, &policy, now)) };
         let reads = keyring::reads();
         let hashes = keyring::open_recovery_codes(&found.snapshot, user, &found.set)?;
         if keyring::reads() != reads && !keys_were_read {
@@ -79,18 +138,30 @@ fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bo
             Some(place) => judge(row, Target::open(&found.used()?)?, place, &policy, now)?,
         };
         let Outcome::Decided((verdict, counter), lsn) = outcome else { continue };
-        let newly_locked = counter.is_locked(now.0);
-        if let Some(lsn) = lsn {
-            // A use and a lock are durable before they are reported.
-            if verdict == Verdict::Accepted || newly_locked { lsn.make_durable() } else { lsn.flush_soon() }
-        }
-        match verdict {
-            Verdict::Accepted => audit::recovery_code_used(user, now)?,
-            Verdict::Wrong { .. } => audit::recovery_failed(user, &counter, newly_locked, now)?,
-            Verdict::Replayed => audit::recovery_replayed(user, &counter, newly_locked, now)?,
-            Verdict::Locked => {}
-        }
-        return Ok(verdict == Verdict::Accepted);
+        report(user, verdict, &counter, lsn, now)?;
+        return Ok(Answer::new(reason(verdict), counter, &policy, now));
+    }
+}
+
+/// Makes a judgment durable, and tells the logs. A use and a lock are durable before they are reported.
+fn report(user: UserId, verdict: Verdict, counter: &Counter, lsn: Option<Lsn>, now: Timestamp) -> Result<(), Error> {
+    let newly_locked = counter.is_locked(now.0);
+    let is_urgent = verdict == Verdict::Accepted || newly_locked;
+    lsn.inspect(|lsn| if is_urgent { lsn.make_durable() } else { lsn.flush_soon() });
+    match verdict {
+        Verdict::Accepted => audit::recovery_code_used(user, now),
+        Verdict::Wrong { .. } => audit::recovery_failed(user, counter, newly_locked, now),
+        Verdict::Replayed => audit::recovery_replayed(user, counter, newly_locked, now),
+        Verdict::Locked => Ok(()),
+    }
+}
+
+fn reason(verdict: Verdict) -> Reason {
+    match verdict {
+        Verdict::Accepted => Reason::Accepted,
+        Verdict::Wrong { .. } => Reason::Wrong,
+        Verdict::Replayed => Reason::Replayed,
+        Verdict::Locked => Reason::Locked,
     }
 }
 
@@ -135,6 +206,8 @@ fn judge(
                 used.recovery_mask = i64::from(mask.with_used(place).get());
                 used.used_at = now;
                 used.uses = used.uses.saturating_add(1);
+                // The user is in: failures at codes no longer count, not even a lock without end (NIST SP 800-63B-4 3.2.2).
+                attempts.codes = Counter::CLEAR;
             }
             Verdict::Replayed => attempts.last_failed_at = now,
             _ => {}

@@ -5,25 +5,27 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::guard;
+use otp::Counter;
+
+use crate::clock;
+use crate::settings;
 use crate::store::secrets;
 use crate::store::spi::Snapshot;
 use crate::timestamp::Timestamp;
 use crate::user::UserId;
 
 /// Returns whether to ask this user for a code: a device was once confirmed, and is neither disabled nor removed.
-#[pg_extern(security_definer, stable, parallel_unsafe)]
+#[pg_extern(security_definer, stable, parallel_restricted, cost = 300)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_enabled(user_id: Option<&str>) -> Result<bool, ErrorReport> {
-    guard::not_parallel("totp_enabled")?;
     let Some(user) = UserId::to_find(user_id) else { return Ok(false) };
-    Ok(secrets::is_enforced(&Snapshot::latest(), user)?)
+    Ok(secrets::is_enforced(&Snapshot::to_read(), user)?)
 }
 
-/// Returns one row per secret of the user.
-#[pg_extern(security_definer, stable, parallel_unsafe)]
+/// Returns one row per secret of the user. For its symbol see `old_sql.rs`.
+#[pg_extern(name = "totp_status", security_definer, stable, parallel_restricted, cost = 300)]
 #[search_path(pg_catalog, pg_temp)]
-fn totp_status(
+fn totp_status_v2(
     user_id: Option<&str>,
 ) -> Result<
     TableIterator<
@@ -44,16 +46,22 @@ fn totp_status(
             name!(failures, i32),
             name!(locked_until, Option<TimestampWithTimeZone>),
             name!(recovery_codes_left, i32),
+            name!(locked, bool),
+            name!(recovery_failures, i32),
+            name!(recovery_locked, bool),
+            name!(recovery_locked_until, Option<TimestampWithTimeZone>),
         ),
     >,
     ErrorReport,
 > {
-    guard::not_parallel("totp_status")?;
+    let (now, policy) = (clock::now()?, settings::lockout());
     let rows = match UserId::to_find(user_id) {
-        Some(user) => secrets::list(&Snapshot::latest(), user)?,
+        Some(user) => secrets::list(&Snapshot::to_read(), user)?,
         None => Vec::new(),
     };
-    Ok(TableIterator::new(rows.into_iter().map(|r| {
+    let locked_until = move |counter: Counter| counter.retry_at(now.0).and_then(|at| Timestamp(at).to_sql());
+    Ok(TableIterator::new(rows.into_iter().map(move |r| {
+        let (codes, recovery) = (r.codes.believed(&policy, now.0), r.recovery.believed(&policy, now.0));
         (
             r.device,
             r.state,
@@ -65,11 +73,15 @@ fn totp_status(
             r.version,
             r.created_at.to_sql(),
             r.confirmed_at.and_then(Timestamp::to_sql),
-            r.used_at.to_sql_unless_never(),
+            r.used_at.to_sql(),
             r.uses,
-            i32::try_from(r.failures).unwrap_or(i32::MAX),
-            r.locked_until.to_sql_unless_never(),
+            codes.failures,
+            locked_until(codes),
             r.recovery_codes_left,
+            codes.is_locked(now.0),
+            recovery.failures,
+            recovery.is_locked(now.0),
+            locked_until(recovery),
         )
     })))
 }

@@ -1,4 +1,4 @@
-//! `totp_verify`, `totp_check`, `totp_confirm`: judge a code. The hot path of the extension.
+//! `totp_verify`, `totp_check`: judge a code. The hot path of the extension.
 //!
 //! Every call answers from the latest committed state, at every isolation level. A guess is charged and a code is
 //! burnt in place before the answer is returned: see docs/design/in-place.md.
@@ -12,11 +12,14 @@
 
 use std::ops::ControlFlow;
 
-use otp::{Code, Counter, Guess, Policy, Secret, TimeStep, Verdict};
+use otp::{Code, Guess, Policy, Secret, TimeStep, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::answer::{Answer, Reason};
+use super::confirm::Confirmation;
 use super::guard;
+use super::recovery::NewSet;
 use crate::audit::{self, Event};
 use crate::clock;
 use crate::error::Error;
@@ -40,13 +43,13 @@ fn totp_verify(
     device: default!(Option<&str>, "NULL"),
 ) -> Result<bool, ErrorReport> {
     guard::writable("totp_verify")?;
-    Ok(judge_code(user_id, code, Scope::of(device))?.reason == Reason::Accepted)
+    Ok(judge_code(user_id, code, Scope::of(device))?.is_accepted())
 }
 
-/// Checks a code as `totp_verify` does, and returns the reason too.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
+/// Checks a code as `totp_verify` does, and returns the reason too. For its symbol see `old_sql.rs`.
+#[pg_extern(name = "totp_check", security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn totp_check(
+fn totp_check_v2(
     user_id: Option<&str>,
     code: Option<&str>,
     device: default!(Option<&str>, "NULL"),
@@ -59,40 +62,30 @@ fn totp_check(
             name!(matched_device, Option<String>),
             name!(attempts_left, Option<i32>),
             name!(retry_at, Option<TimestampWithTimeZone>),
+            name!(retry_after, Option<i32>),
         ),
     >,
     ErrorReport,
 > {
     guard::writable("totp_check")?;
     let answer = judge_code(user_id, code, Scope::of(device))?;
+    let (retry_at, retry_after) = (answer.retry_at(), answer.retry_after());
     Ok(TableIterator::once((
-        answer.reason == Reason::Accepted,
+        answer.is_accepted(),
         answer.reason.as_str(),
         answer.device,
         answer.attempts_left,
-        answer.retry_at.and_then(Timestamp::to_sql),
+        retry_at,
+        retry_after,
     )))
-}
-
-/// Activates the pending secret of a device with its first good code. False if the code is wrong or no secret is pending.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
-fn totp_confirm(
-    user_id: Option<&str>,
-    code: Option<&str>,
-    device: default!(Option<&str>, "'default'"),
-) -> Result<bool, ErrorReport> {
-    guard::writable("totp_confirm")?;
-    let Some(device) = device else { return Ok(false) };
-    Ok(judge_code(user_id, code, Scope::Pending(device))?.reason == Reason::Accepted)
 }
 
 /// Which secrets of the user a call is about.
 #[derive(Clone, Copy)]
-enum Scope<'a> {
+pub enum Scope<'a> {
     AnyDevice,
     Device(&'a str),
-    Pending(&'a str),
+    Pending(&'a Confirmation<'a>),
 }
 
 impl<'a> Scope<'a> {
@@ -104,56 +97,35 @@ impl<'a> Scope<'a> {
         match self {
             Self::AnyDevice => true,
             Self::Device(name) => secret.device().as_str() == name,
-            Self::Pending(name) => secret.device().as_str() == name && secret.slot == Slot::Pending,
+            Self::Pending(confirmation) => {
+                secret.device().as_str() == confirmation.device && secret.slot == Slot::Pending
+            }
         }
     }
-}
 
-/// Why a code was accepted or not.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reason {
-    Accepted,
-    Wrong,
-    Replayed,
-    Locked,
-    Malformed,
-    NotEnrolled,
-    Disabled,
-}
-
-impl Reason {
-    fn as_str(self) -> &'static str {
+    /// Creates the recovery codes that the call asks for.
+    fn new_set(self, user: UserId) -> Result<Option<NewSet>, Error> {
         match self {
-            Self::Accepted => "accepted",
-            Self::Wrong => "wrong",
-            Self::Replayed => "replayed",
-            Self::Locked => "locked",
-            Self::Malformed => "malformed",
-            Self::NotEnrolled => "not_enrolled",
-            Self::Disabled => "disabled",
+            Self::Pending(confirmation) if confirmation.recovery_codes > 0 => {
+                NewSet::create(user, confirmation.recovery_codes).map(Some)
+            }
+            _ => Ok(None),
         }
     }
-}
 
-/// The row of `totp_check`.
-struct Answer {
-    reason: Reason,
-    device: Option<String>,
-    attempts_left: Option<i32>,
-    retry_at: Option<Timestamp>,
-}
-
-impl Answer {
-    fn not_enrolled() -> Self {
-        Self { reason: Reason::NotEnrolled, device: None, attempts_left: None, retry_at: None }
+    /// Returns why there is no secret to compare with.
+    fn nothing(self) -> Reason {
+        match self {
+            Self::Pending(_) => Reason::NothingPending,
+            _ => Reason::NotEnrolled,
+        }
     }
 
-    fn new(reason: Reason, counter: Counter, policy: &Policy, now: Timestamp) -> Self {
-        Self {
-            reason,
-            device: None,
-            attempts_left: Some(counter.attempts_left(policy, now.0)),
-            retry_at: counter.retry_at(now.0).map(Timestamp),
+    /// Returns why there is none that has not expired.
+    fn expired(self) -> Reason {
+        match self {
+            Self::Pending(_) => Reason::Expired,
+            _ => Reason::NotEnrolled,
         }
     }
 }
@@ -179,11 +151,12 @@ struct Match<'a> {
     step: TimeStep,
 }
 
-fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result<Answer, Error> {
+/// Judges a code.
+pub fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result<Answer, Error> {
     let Some(user) = UserId::to_find(user_id) else { return Ok(Answer::not_enrolled()) };
     let code = Code::parse(code.unwrap_or_default()).ok();
     let policy = settings::lockout();
-    let (mut user_locked, mut keys_were_read) = (false, false);
+    let (mut user_locked, mut keys_were_read, mut new_set) = (false, false, None);
     loop {
         // Look up, and refuse what needs no comparison.
         let look_up = LookUp::begin()?;
@@ -216,9 +189,10 @@ fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result
                 drop(row);
                 keyring::hold_current()?;
                 user_locked = attempts::lock(user)?;
+                new_set = scope.new_set(user)?;
                 continue;
             }
-            Some(found) => attempt.judge(row, found, floor_at)?,
+            Some(found) => attempt.judge(row, found, floor_at, &mut new_set)?,
         };
         if let Some(answer) = answer {
             return Ok(answer);
@@ -272,14 +246,14 @@ fn prepare<'a>(
 fn usable(mut secrets: Vec<Candidate>, scope: Scope, now: Timestamp) -> Result<Vec<Candidate>, Reason> {
     secrets.retain(|c| scope.covers(&c.secret));
     if secrets.is_empty() {
-        return Err(Reason::NotEnrolled);
+        return Err(scope.nothing());
     }
     secrets.retain(|s| !s.disabled);
     if secrets.is_empty() {
         return Err(Reason::Disabled);
     }
     secrets.retain(|s| s.is_usable(now));
-    if secrets.is_empty() { Err(Reason::NotEnrolled) } else { Ok(secrets) }
+    if secrets.is_empty() { Err(scope.expired()) } else { Ok(secrets) }
 }
 
 /// Returns the policy for guesses that are compared with every code in the windows of all secrets of a user.
@@ -351,7 +325,13 @@ impl Attempt<'_> {
     }
 
     /// Judges a code that belongs to a secret: it may be used, or the user locked. `None` if a row is gone: look again.
-    fn judge(&self, row: Target<Attempts>, found: Match, floor_at: Timestamp) -> Result<Option<Answer>, Error> {
+    fn judge(
+        &self,
+        row: Target<Attempts>,
+        found: Match,
+        floor_at: Timestamp,
+        new_set: &mut Option<NewSet>,
+    ) -> Result<Option<Answer>, Error> {
         let secret = &found.candidate.secret;
         let used = Target::<UsedCode>::open(&found.candidate.used()?)?;
         let period = secret.parameters.period;
@@ -368,17 +348,18 @@ impl Attempt<'_> {
         })?;
         let Outcome::Decided(judgement, lsn) = outcome else { return Ok(None) };
         let answer = |reason| Answer::new(reason, judgement.counter, &self.policy, self.now);
-        let device = Some(secret.device().as_str().to_owned());
+        let device = secret.device().as_str();
         Ok(Some(match judgement.verdict {
             Verdict::Accepted => {
                 self.accepted(secret, lsn)?;
-                Answer { device, ..answer(Reason::Accepted) }
+                let codes = new_set.take().map(|set| set.store(self.user, self.now)).transpose()?;
+                answer(Reason::Accepted).of_device(device).with_recovery_codes(codes)
             }
             Verdict::Replayed => {
                 audit::replayed(self.user, secret.device(), self.now)?;
                 let under_floor = floor.filter(|floor| found.step <= *floor);
                 let retry_at = under_floor.map(|floor| Timestamp::from_unix_seconds(floor.end(period)));
-                Answer { device, retry_at, ..answer(Reason::Replayed) }
+                answer(Reason::Replayed).of_device(device).not_before(retry_at)
             }
             Verdict::Locked | Verdict::Wrong { .. } => answer(Reason::Locked),
         }))

@@ -33,13 +33,9 @@ impl InPlace for Attempts {
     const COLUMNS: [&'static str; 5] = shape::ATTEMPTS.words();
 
     fn from_words([locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures]: Words) -> Self {
-        let counter = |failures: i64, locked_until| Counter {
-            failures: failures.clamp(0, i64::from(i32::MAX)) as i32,
-            locked_until,
-        };
         Self {
-            codes: counter(failures, locked_until),
-            recovery: counter(recovery_failures, recovery_locked_until),
+            codes: counter(failures, Timestamp(locked_until)),
+            recovery: counter(recovery_failures, Timestamp(recovery_locked_until)),
             last_failed_at: Timestamp(last_failed_at),
         }
     }
@@ -53,6 +49,11 @@ impl InPlace for Attempts {
             i64::from(self.recovery.failures),
         ]
     }
+}
+
+/// Reads a counter as the table stores it.
+pub fn counter(failures: i64, locked_until: Timestamp) -> Counter {
+    Counter { failures: failures.clamp(0, i64::from(i32::MAX)) as i32, locked_until: locked_until.0 }
 }
 
 static TABLE: UserTable = UserTable { table: &shape::ATTEMPTS, select: &SELECT };

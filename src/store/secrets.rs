@@ -4,10 +4,11 @@
 //!
 //! Owns the rows. Must never write a secret that is not sealed.
 
-use otp::{Algorithm, Digits, Parameters, Period};
+use otp::{Algorithm, Counter, Digits, Parameters, Period};
 use pgrx::pg_sys;
 use seal::KeyId;
 
+use super::attempts;
 use super::scan::{OpenTable, UserTable};
 use super::shape;
 use super::spi::{self, Row, Snapshot, bytes, int4, statement, text, time};
@@ -184,8 +185,8 @@ pub struct Listed {
     pub confirmed_at: Option<Timestamp>,
     pub used_at: Timestamp,
     pub uses: i64,
-    pub failures: i64,
-    pub locked_until: Timestamp,
+    pub codes: Counter,
+    pub recovery: Counter,
     pub recovery_codes_left: i32,
 }
 
@@ -238,7 +239,7 @@ SELECT FROM totp.secrets WHERE user_id = $1 AND enforced_since IS NOT NULL AND d
 statement!(reads LIST(TEXTOID), c"
 SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' ELSE s.slot END, s.account_name, s.issuer,
        s.algorithm, s.digits, s.period, s.version, s.created_at, s.confirmed_at,
-       u.used_at, u.uses, a.failures, a.locked_until,
+       u.used_at, u.uses, a.failures, a.locked_until, a.recovery_failures, a.recovery_locked_until,
        coalesce(r.count - pg_catalog.bit_count(c.recovery_mask::bit(64)), 0)::integer
   FROM totp.secrets s
   LEFT JOIN totp.used_codes u ON u.user_id = s.user_id AND u.secret_id = s.secret_id
@@ -422,8 +423,8 @@ fn listed(row: &Row) -> Result<Listed, Error> {
         confirmed_at: row.time_or_null(10),
         used_at: row.time(11)?,
         uses: row.must(12)?,
-        failures: row.must(13)?,
-        locked_until: row.time(14)?,
-        recovery_codes_left: row.must(15)?,
+        codes: attempts::counter(row.must(13)?, row.time(14)?),
+        recovery: attempts::counter(row.must(15)?, row.time(16)?),
+        recovery_codes_left: row.must(17)?,
     })
 }

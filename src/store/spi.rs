@@ -15,6 +15,7 @@ use seal::KeyId;
 
 pub use super::row::Row;
 use super::shape::{self, Table};
+use crate::backend;
 use crate::error::Error;
 use crate::timestamp::Timestamp;
 use crate::user::{SecretId, UserId};
@@ -28,6 +29,15 @@ impl Snapshot {
         // SAFETY: a transaction is open in every function call; RegisterSnapshot copies the static snapshot.
         // Parallel mode, where GetLatestSnapshot raises, was refused by `guard`.
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+    }
+
+    /// Sees the same, or in parallel mode, where there is no newer snapshot, what the running statement sees.
+    pub fn to_read() -> Self {
+        if !backend::is_parallel() {
+            return Self::latest();
+        }
+        // SAFETY: a statement that calls a function has an active snapshot.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
     }
 }
 

@@ -102,8 +102,8 @@ impl Counter {
         limit.saturating_sub(self.failures.max(0)).max(1)
     }
 
-    /// Returns when guesses are accepted again, in microseconds; [`FOREVER`] if only an unlock helps. `None` unless locked.
+    /// Returns when guesses are judged again, in microseconds. `None` if they are judged now, or only after an unlock.
     pub fn retry_at(self, now: i64) -> Option<i64> {
-        self.is_locked(now).then_some(self.locked_until)
+        (self.is_locked(now) && self.locked_until != FOREVER).then_some(self.locked_until)
     }
 }

@@ -143,6 +143,7 @@ def test_a_client_that_may_only_sign_in_gets_neither(quick_db, conn, log):
     with closing(quick_db.connect(user=role)) as web:
         heard = []
         web.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+        web.execute("SELECT totp_verify('alice', 'malformed')")  # as above
         web.execute("SET client_min_messages = debug5")
         web.execute(f"SELECT totp_verify('alice', '{next(wrong_codes(SECRET, NOON))}') /* marker */")
     assert heard and not any("totp" in message for message in heard)

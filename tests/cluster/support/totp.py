@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import math
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -108,21 +107,19 @@ def works(conn: psycopg.Connection, secret: str, when: datetime = NOON, user_id:
 
 
 class Answer(NamedTuple):
-    """What totp_check says; retry_at is math.inf for `infinity`."""
+    """What totp_check says."""
 
     accepted: bool
     reason: str
     matched_device: str | None
     attempts_left: int | None
-    retry_at: datetime | float | None
+    retry_at: datetime | None
+    retry_after: int | None
 
 
 def check(conn: psycopg.Connection, user_id: str, code: str, device: str | None = None) -> Answer:
     """totp_check."""
-    *answer, forever, retry_at = conn.execute(
-        "SELECT accepted, reason, matched_device, attempts_left, retry_at = 'infinity', nullif(retry_at, 'infinity')"
-        "  FROM totp_check(%s, %s, %s)", [user_id, code, device]).fetchone()
-    return Answer(*answer, math.inf if forever else retry_at)
+    return Answer(*conn.execute("SELECT * FROM totp_check(%s, %s, %s)", [user_id, code, device]).fetchone())
 
 
 def import_secret(conn: psycopg.Connection, user_id: str, secret: str, confirmed: bool = True, **parameters) -> None:

@@ -1,0 +1,65 @@
+//! What the SQL of 0.1.0 calls, until ALTER EXTENSION UPDATE.
+//!
+//! A function of 0.1.0 that has new arguments or columns has a new symbol, `…_v2`. So a session that still has the library of
+//! 0.1.0 fails to find it. With the old symbol, that library would ignore the arguments, and read past the end of its columns.
+//!
+//! Owns the old symbols. Must never behave in another way than the function of today does with the defaults.
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::import::totp_import_v2;
+use super::secret_text::SecretText;
+use super::status::totp_status_v2_wrapper;
+use super::verify::totp_check_v2_wrapper;
+
+/// Defines an old symbol of a function whose SQL had fewer columns: PostgreSQL takes the first ones.
+macro_rules! fewer_columns {
+    ($old:ident, $info:ident, $new:ident) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
+            const V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &V1
+        }
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C-unwind" fn $old(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: both symbols take the same arguments, and `fcinfo` is that of the running call.
+            unsafe { $new(fcinfo) }
+        }
+    };
+}
+
+fewer_columns!(totp_check_wrapper, pg_finfo_totp_check_wrapper, totp_check_v2_wrapper);
+fewer_columns!(totp_status_wrapper, pg_finfo_totp_status_wrapper, totp_status_v2_wrapper);
+
+/// One argument less: the encoding.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn totp_import(
+    user_id: Option<&str>,
+    secret: Option<&str>,
+    account_name: Option<&str>,
+    issuer: Option<&str>,
+    device: Option<&str>,
+    algorithm: Option<&str>,
+    digits: Option<i32>,
+    period: Option<i32>,
+    confirmed: Option<bool>,
+    allow_weak: Option<bool>,
+) -> Result<SecretText, ErrorReport> {
+    totp_import_v2(
+        user_id,
+        secret,
+        account_name,
+        issuer,
+        device,
+        algorithm,
+        digits,
+        period,
+        confirmed,
+        allow_weak,
+        None,
+    )
+}
