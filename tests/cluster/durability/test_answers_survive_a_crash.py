@@ -81,7 +81,7 @@ def test_a_reported_lock_survives_a_kill(lazy_db, setup):
         crash(lazy_db)
         assert (last.reason, last.attempts_left, last.retry_at) == ("wrong", 0, now + timedelta(seconds=30 * 2 ** round))
         with closing(session(lazy_db, now)) as conn:
-            assert check(conn, "alice", code_at(SECRET, now)) == (False, "locked", None, 0, last.retry_at)
+            assert check(conn, "alice", code_at(SECRET, now)) == (False, "locked", None, 0, last.retry_at, 30 * 2 ** round)
             assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (MAX_ATTEMPTS + round,)
         now = last.retry_at
 

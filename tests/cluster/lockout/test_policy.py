@@ -9,6 +9,7 @@ import pytest
 from totp import MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, code_at, counters, enroll, fix_clock, good, import_secret, recover, recovery_codes, verify, wrong_codes
 
 SECOND = timedelta(seconds=1)
+FOREVER = "forever"
 
 
 @pytest.fixture
@@ -41,26 +42,29 @@ def follow_the_policy(conn, max_attempts, lockout, lockout_max, hard_limit):
         fix_clock(conn, now)
         answer = fail(conn, 1, when=now)
         if failures == hard_limit:
-            end = math.inf
+            end = FOREVER
         elif failures >= max_attempts:
             end = now + SECOND * min(lockout * 2 ** (failures - max_attempts), max(lockout, lockout_max))
         else:
             end = None
-        assert (answer.accepted, answer.matched_device, answer.retry_at) == (False, None, end), failures
+        finite = None if end == FOREVER else end
+        after = None if finite is None else math.ceil((end - now) / SECOND)
+        assert (answer.accepted, answer.matched_device, answer.retry_at, answer.retry_after) == (False, None, finite, after), failures
         assert answer.attempts_left == (min(max_attempts, hard_limit) - failures if end is None else 0)
-        status = conn.execute("SELECT failures, locked_until::text = 'infinity', nullif(locked_until, 'infinity') FROM totp_status('alice')")
-        assert status.fetchone() == {None: (failures, None, None), math.inf: (failures, True, None)}.get(end, (failures, False, end))
+        status = conn.execute("SELECT failures, locked, locked_until FROM totp_status('alice')")
+        assert status.fetchone() == (failures, end is not None, finite)
         if end is None:
             continue
-        instants = [now, *((NOON + timedelta(days=36500),) if end == math.inf else (end - SECOND, end - timedelta(microseconds=1)))]
+        instants = [now, *((NOON + timedelta(days=36500),) if end == FOREVER else (end - SECOND, end - timedelta(microseconds=1)))]
         for instant in instants:
             fix_clock(conn, instant)
             for code in (code_at(SECRET, instant), next(wrong_codes(SECRET, instant)), code_at(SECRET, instant)):
-                assert check(conn, "alice", code) == (False, "locked", None, 0, end)
-        if end != math.inf:
+                after = None if finite is None else math.ceil((end - instant) / SECOND)
+                assert check(conn, "alice", code) == (False, "locked", None, 0, finite, after)
+        if end != FOREVER:
             for instant in (end, end + timedelta(microseconds=1), end + SECOND):
                 fix_clock(conn, instant)
-                assert check(conn, "alice", "malformed") == (False, "malformed", None, 1, None)
+                assert check(conn, "alice", "malformed") == (False, "malformed", None, 1, None, None)
             now = end + [timedelta(0), SECOND][failures % 2]
 
 
