@@ -104,7 +104,7 @@ def test_a_success_after_a_lock_clears_the_lock_and_its_length(conn):
     assert fail(conn, 1, when=later).retry_at == later + timedelta(seconds=60)
     later += timedelta(seconds=60)
     fix_clock(conn, later)
-    assert check(conn, "alice", code_at(SECRET, later)) == (True, "accepted", "default", MAX_ATTEMPTS, None)
+    assert check(conn, "alice", code_at(SECRET, later)) == (True, "accepted", "default", MAX_ATTEMPTS, None, None)
     assert conn.execute("SELECT failures FROM totp_status('alice')").fetchone() == (0,)
     assert fail(conn, MAX_ATTEMPTS, when=later).retry_at == later + timedelta(seconds=30)
 
