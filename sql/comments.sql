@@ -12,10 +12,10 @@ COMMENT ON COLUMN totp.data_keys.master_key IS 'Fingerprint of the master key th
 COMMENT ON COLUMN totp.data_keys.wrapped IS 'The key, encrypted and authenticated under the master key';
 COMMENT ON COLUMN totp.data_keys.created_at IS 'When the key was created';
 
-COMMENT ON TABLE totp.secrets IS 'TOTP secrets, sealed; at most one active and one pending per device';
+COMMENT ON TABLE totp.secrets IS 'TOTP secrets, sealed; at most one per device and slot';
 COMMENT ON COLUMN totp.secrets.user_id IS 'Id of the user in the application, compared byte by byte';
 COMMENT ON COLUMN totp.secrets.device IS 'Name of the authenticator';
-COMMENT ON COLUMN totp.secrets.slot IS 'active: signs in; pending: becomes active with its first good code';
+COMMENT ON COLUMN totp.secrets.slot IS 'active: signs in; pending: approved, becomes active with its first good code; proposed: that may need a proof too';
 COMMENT ON COLUMN totp.secrets.secret_id IS 'Number of the secret, never reused';
 COMMENT ON COLUMN totp.secrets.version IS 'How many secrets this device has had';
 COMMENT ON COLUMN totp.secrets.key_id IS 'Data key that seals it';

@@ -38,8 +38,6 @@ COMMENT ON VIEW totp.rotation_progress IS 'Progress of an online rotation; empty
 COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was created';
 COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
   'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
-COMMENT ON FUNCTION @extschema@.totp_confirm(text, text, text) IS
-  'Activates the pending secret of a device with its first good code';
 COMMENT ON FUNCTION @extschema@.totp_verify(text, text, text) IS
   'Returns true once for each good code of a user, and false for everything else';
 COMMENT ON FUNCTION @extschema@.totp_enabled(text) IS
@@ -60,8 +58,6 @@ COMMENT ON FUNCTION @extschema@.totp_unlock(text) IS
   'Clears failures and locks of a user, but never the used codes';
 COMMENT ON FUNCTION @extschema@.totp_rename_user(text, text) IS
   'Moves everything of a user to another user id';
-COMMENT ON FUNCTION @extschema@.totp_recovery_codes(text, integer) IS
-  'Creates a set of recovery codes and returns it, this one time; the old set stops working';
 COMMENT ON FUNCTION @extschema@.totp_recover(text, text) IS
   'Returns true once for each recovery code of a user, and false for everything else';
 COMMENT ON FUNCTION @extschema@.totp_rotate_key() IS
@@ -91,7 +87,20 @@ COMMENT ON FUNCTION @extschema@.totp_qr_text(text) IS
 COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
   'Grants a role one capability: verify, enroll, admin, or audit';
 
--- Arguments as they are, but other properties.
+-- What was pending counts as approved.
+ALTER TABLE totp.secrets DROP CONSTRAINT secrets_slot_check;
+ALTER TABLE totp.secrets ADD CONSTRAINT secrets_slot_check CHECK (slot IN ('active', 'pending', 'proposed'));
+COMMENT ON TABLE totp.secrets IS 'TOTP secrets, sealed; at most one per device and slot';
+COMMENT ON COLUMN totp.secrets.slot IS 'active: signs in; pending: approved, becomes active with its first good code; proposed: that may need a proof too';
+
+-- Arguments as they are, but other properties. A session with the library of 0.1.0 must not go on to stage approved secrets.
+CREATE OR REPLACE FUNCTION @extschema@.totp_enroll(
+  user_id text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
+  algorithm text DEFAULT 'SHA1', digits integer DEFAULT 6, period integer DEFAULT 30, keep_current boolean DEFAULT true
+) RETURNS TABLE (secret text, otpauth_uri text)
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_enroll_v2_wrapper';
 ALTER FUNCTION @extschema@.totp_enabled(text) COST 300 PARALLEL RESTRICTED;
 ALTER FUNCTION @extschema@.totp_qr_svg(text) STRICT;
 ALTER FUNCTION @extschema@.totp_qr_png(text, integer) STRICT;
@@ -100,10 +109,25 @@ ALTER FUNCTION @extschema@.totp_code_at(text, timestamptz, text, integer, intege
 
 -- Functions with new arguments or columns. The old one is renamed, and dropped at the end: a view that uses it is in the way,
 -- and PostgreSQL names it.
+ALTER FUNCTION @extschema@.totp_confirm(text, text, text) RENAME TO totp_confirm_0_1_0;
 ALTER FUNCTION @extschema@.totp_check(text, text, text) RENAME TO totp_check_0_1_0;
+ALTER FUNCTION @extschema@.totp_recovery_codes(text, integer) RENAME TO totp_recovery_codes_0_1_0;
 ALTER FUNCTION @extschema@.totp_status(text) RENAME TO totp_status_0_1_0;
 ALTER FUNCTION @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean)
   RENAME TO totp_import_0_1_0;
+
+CREATE FUNCTION @extschema@.totp_confirm(
+  user_id text, code text, device text DEFAULT 'default', proof text DEFAULT NULL
+) RETURNS boolean
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_confirm_v2_wrapper';
+
+CREATE FUNCTION @extschema@.totp_recovery_codes(user_id text, count integer DEFAULT 10, proof text DEFAULT NULL)
+RETURNS SETOF text
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_recovery_codes_v2_wrapper';
 
 CREATE FUNCTION @extschema@.totp_check(user_id text, code text, device text DEFAULT NULL)
 RETURNS TABLE (accepted boolean, reason text, matched_device text, attempts_left integer, retry_at timestamptz,
@@ -116,7 +140,8 @@ CREATE FUNCTION @extschema@.totp_status(user_id text)
 RETURNS TABLE (device text, state text, account_name text, issuer text, algorithm text, digits integer, period integer,
                version integer, created_at timestamptz, confirmed_at timestamptz, last_used_at timestamptz, uses bigint,
                failures integer, locked_until timestamptz, recovery_codes_left integer, locked boolean,
-               recovery_failures integer, recovery_locked boolean, recovery_locked_until timestamptz)
+               recovery_failures integer, recovery_locked boolean, recovery_locked_until timestamptz,
+               approved boolean)
 LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 300
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_status_v2_wrapper';
@@ -140,7 +165,8 @@ DECLARE
   verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_check_recover', 'totp_enabled',
                                     'totp_status'];
   enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
-                                              'totp_qr_svg', 'totp_qr_png', 'totp_qr_text'];
+                                              'totp_unenroll', 'totp_rename_device', 'totp_qr_svg', 'totp_qr_png',
+                                              'totp_qr_text'];
   reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
                                     'reseal', 'reseal_recovery_codes'];
   wanted   text[];
@@ -185,7 +211,8 @@ $$;
 
 -- New functions.
 CREATE FUNCTION @extschema@.totp_check_confirm(
-  user_id text, code text, device text DEFAULT 'default', recovery_codes integer DEFAULT 0
+  user_id text, code text, device text DEFAULT 'default', proof text DEFAULT NULL,
+  recovery_codes integer DEFAULT 0
 ) RETURNS TABLE (accepted boolean, reason text, matched_device text, attempts_left integer, retry_at timestamptz,
                  retry_after integer, recovery_codes text[])
 LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -198,6 +225,30 @@ LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_check_recover_wrapper';
 
+CREATE FUNCTION @extschema@.totp_reset_recovery_codes(user_id text, count integer DEFAULT 10) RETURNS SETOF text
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_reset_recovery_codes_wrapper';
+
+CREATE FUNCTION @extschema@.totp_unenroll(user_id text, proof text, device text DEFAULT NULL) RETURNS boolean
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_unenroll_wrapper';
+
+CREATE FUNCTION @extschema@.totp_rename_device(user_id text, device text, new_device text, proof text DEFAULT NULL)
+RETURNS boolean
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_rename_device_wrapper';
+
+CREATE FUNCTION @extschema@.totp_move_device(user_id text, device text, new_user_id text, new_device text)
+RETURNS boolean
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_move_device_wrapper';
+
+COMMENT ON FUNCTION @extschema@.totp_confirm(text, text, text, text) IS
+  'Activates a secret of a device with its first good code, and a proof if the user has MFA';
 COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
   'Checks a code as totp_verify does; returns the reason, the wrong guesses left, and the end of a lock too';
 COMMENT ON FUNCTION @extschema@.totp_status(text) IS
@@ -205,10 +256,20 @@ COMMENT ON FUNCTION @extschema@.totp_status(text) IS
 COMMENT ON FUNCTION
   @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text) IS
   'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';
-COMMENT ON FUNCTION @extschema@.totp_check_confirm(text, text, text, integer) IS
+COMMENT ON FUNCTION @extschema@.totp_check_confirm(text, text, text, text, integer) IS
   'Confirms as totp_confirm does; returns the reason, and a first set of recovery codes, too';
 COMMENT ON FUNCTION @extschema@.totp_check_recover(text, text) IS
   'Checks a recovery code as totp_recover does; returns the reason too';
+COMMENT ON FUNCTION @extschema@.totp_recovery_codes(text, integer, text) IS
+  'Creates a set of recovery codes and returns it, this one time; the old set stops working';
+COMMENT ON FUNCTION @extschema@.totp_reset_recovery_codes(text, integer) IS
+  'Creates a set of recovery codes without a proof, for the support desk';
+COMMENT ON FUNCTION @extschema@.totp_unenroll(text, text, text) IS
+  'Removes a device of a user with a proof; turns MFA off if device is NULL or the last one';
+COMMENT ON FUNCTION @extschema@.totp_rename_device(text, text, text, text) IS
+  'Gives a device another name';
+COMMENT ON FUNCTION @extschema@.totp_move_device(text, text, text, text) IS
+  'Moves a device with its state to another user, for the support desk';
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -228,7 +289,9 @@ BEGIN
       FROM pg_proc new
       LEFT JOIN pg_proc old ON old.oid = ANY (of_extension) AND old.proname = new.proname || '_0_1_0'
      WHERE new.oid = ANY (of_extension)
-       AND new.proname IN ('totp_check', 'totp_status', 'totp_import', 'totp_check_confirm', 'totp_check_recover')
+       AND new.proname IN ('totp_confirm', 'totp_check', 'totp_status', 'totp_recovery_codes', 'totp_import',
+                           'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
+                           'totp_rename_device', 'totp_move_device')
   LOOP
     IF function_.old IS NOT NULL THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function_.name, function_.owner);

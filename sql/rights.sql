@@ -2,9 +2,9 @@
 
 COMMENT ON FUNCTION totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
   'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
-COMMENT ON FUNCTION totp_confirm(text, text, text) IS
-  'Activates the pending secret of a device with its first good code';
-COMMENT ON FUNCTION totp_check_confirm(text, text, text, integer) IS
+COMMENT ON FUNCTION totp_confirm(text, text, text, text) IS
+  'Activates a secret of a device with its first good code, and a proof if the user has MFA';
+COMMENT ON FUNCTION totp_check_confirm(text, text, text, text, integer) IS
   'Confirms as totp_confirm does; returns the reason, and a first set of recovery codes, too';
 COMMENT ON FUNCTION totp_verify(text, text, text) IS
   'Returns true once for each good code of a user, and false for everything else';
@@ -32,8 +32,16 @@ COMMENT ON FUNCTION totp_unlock(text) IS
   'Clears failures and locks of a user, but never the used codes';
 COMMENT ON FUNCTION totp_rename_user(text, text) IS
   'Moves everything of a user to another user id';
-COMMENT ON FUNCTION totp_recovery_codes(text, integer) IS
+COMMENT ON FUNCTION totp_recovery_codes(text, integer, text) IS
   'Creates a set of recovery codes and returns it, this one time; the old set stops working';
+COMMENT ON FUNCTION totp_reset_recovery_codes(text, integer) IS
+  'Creates a set of recovery codes without a proof, for the support desk';
+COMMENT ON FUNCTION totp_unenroll(text, text, text) IS
+  'Removes a device of a user with a proof; turns MFA off if device is NULL or the last one';
+COMMENT ON FUNCTION totp_rename_device(text, text, text, text) IS
+  'Gives a device another name';
+COMMENT ON FUNCTION totp_move_device(text, text, text, text) IS
+  'Moves a device with its state to another user, for the support desk';
 COMMENT ON FUNCTION totp_recover(text, text) IS
   'Returns true once for each recovery code of a user, and false for everything else';
 COMMENT ON FUNCTION totp_check_recover(text, text) IS
@@ -80,7 +88,8 @@ DECLARE
   verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_check_recover', 'totp_enabled',
                                     'totp_status'];
   enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
-                                              'totp_qr_svg', 'totp_qr_png', 'totp_qr_text'];
+                                              'totp_unenroll', 'totp_rename_device', 'totp_qr_svg', 'totp_qr_png',
+                                              'totp_qr_text'];
   reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
                                     'reseal', 'reseal_recovery_codes'];
   wanted   text[];

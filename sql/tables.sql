@@ -29,11 +29,11 @@ CREATE TABLE totp.data_keys (
 );
 CREATE UNIQUE INDEX data_keys_one_current ON totp.data_keys (state) WHERE state = 'current';
 
--- One row per secret. A device has at most one active and one pending secret.
+-- One row per secret. A device has at most one secret of each slot.
 CREATE TABLE totp.secrets (
   user_id        text        COLLATE "C" NOT NULL CHECK (octet_length(user_id) BETWEEN 1 AND 256),
   device         text        COLLATE "C" NOT NULL CHECK (octet_length(device) BETWEEN 1 AND 256),
-  slot           text        COLLATE "C" NOT NULL CHECK (slot IN ('active', 'pending')),
+  slot           text        COLLATE "C" NOT NULL CHECK (slot IN ('active', 'pending', 'proposed')),
   secret_id      bigint      NOT NULL,
   version        integer     NOT NULL,
   key_id         integer     NOT NULL,

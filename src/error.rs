@@ -51,6 +51,13 @@ pub enum Error {
     Clock,
     #[error("too many devices for this user")]
     TooManyDevices,
+    #[error("device already exists")]
+    DeviceExists,
+    #[error("a proof of an authenticator is required")]
+    ProofRequired,
+    /// For an enrollment that would end the active secret now.
+    #[error("a proof of an authenticator is required")]
+    ReplacementNeedsProof,
     #[error("device is disabled")]
     DeviceDisabled,
     #[error("no such user or device")]
@@ -124,7 +131,7 @@ impl Error {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
             Self::Qr(_) | Self::RecoveryCount | Self::FirstRecoveryCount => ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::SecretOfOtherDevice | Self::UserExists => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::SecretOfOtherDevice | Self::UserExists | Self::DeviceExists => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::TimeRange | Self::Clock => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -139,6 +146,7 @@ impl Error {
                 ERRCODE_INSUFFICIENT_PRIVILEGE
             }
             Self::CallerUnknown(_) | Self::StartupOption => ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::ProofRequired | Self::ReplacementNeedsProof => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NothingToRotate | Self::OwnCopy => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } | Self::MasterKeyNotLoaded(_) => {
                 ERRCODE_CONFIG_FILE_ERROR
@@ -196,6 +204,13 @@ impl Error {
             Self::TooManyDevices => Some("Remove a device with totp_remove(), or raise totp.max_devices."),
             Self::SecretOfOtherDevice => Some("Each code would count twice. Remove the other device first."),
             Self::UserExists => Some("Choose another id, or remove that user with totp_remove()."),
+            Self::DeviceExists => Some("Choose another name, or remove that device first."),
+            Self::ProofRequired => {
+                Some("Pass a current code of an active device, or a recovery code, in argument proof.")
+            }
+            Self::ReplacementNeedsProof => Some(
+                "Leave keep_current true and confirm the new secret with a recovery code as proof, or call totp_reset().",
+            ),
             Self::DeviceDisabled => Some("Enable it with totp_enable(), or remove it with totp_remove()."),
             Self::Standby(_) => {
                 Some("Call it on the primary. Only there can a code be used up and a guess be counted.")

@@ -20,6 +20,7 @@ static LOCKOUT_MAX: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static HARD_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(100);
 static ENROLLMENT_TTL: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static MAX_DEVICES: GucSetting<i32> = GucSetting::<i32>::new(10);
+static REQUIRE_PROOF: GucSetting<bool> = GucSetting::<bool>::new(true);
 static AUDIT_SUCCESS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -59,6 +60,11 @@ pub fn max_devices() -> usize {
     usize::try_from(MAX_DEVICES.get()).unwrap_or(1)
 }
 
+/// Returns whether a user who has MFA must prove it to bind another authenticator.
+pub fn require_proof() -> bool {
+    REQUIRE_PROOF.get()
+}
+
 /// Returns whether an accepted code is audited too.
 pub fn audit_success() -> bool {
     AUDIT_SUCCESS.get()
@@ -86,8 +92,14 @@ fn non_empty(setting: &GucSetting<Option<CString>>) -> Option<CString> {
 }
 
 /// Settings that no session may set, in lower case.
-const RELOADED: [&[u8]; 5] =
-    [b"totp.key_file", b"totp.max_attempts", b"totp.lockout", b"totp.lockout_max", b"totp.hard_limit"];
+const RELOADED: [&[u8]; 6] = [
+    b"totp.key_file",
+    b"totp.max_attempts",
+    b"totp.lockout",
+    b"totp.lockout_max",
+    b"totp.hard_limit",
+    b"totp.require_proof",
+];
 
 /// Refuses a session whose client gave one of our settings at connection time, if PostgreSQL would drop the value now.
 ///
@@ -189,14 +201,13 @@ pub fn register() {
         GucContext::Suset,
         GucFlags::empty(),
     );
-    GucRegistry::define_bool_guc(
-        c"totp.audit_success",
-        c"Writes an audit row for every accepted code.",
-        c"",
-        &AUDIT_SUCCESS,
-        GucContext::Suset,
-        GucFlags::empty(),
+    boolean(
+        c"totp.require_proof",
+        c"A user who has MFA must prove it to bind another authenticator.",
+        &REQUIRE_PROOF,
+        GucContext::Sighup,
     );
+    boolean(c"totp.audit_success", c"Writes an audit row for every accepted code.", &AUDIT_SUCCESS, GucContext::Suset);
     string(c"totp.actor", c"Actor to record in the audit log.", &ACTOR, GucContext::Userset, GucFlags::empty());
     string(c"totp.clock", c"Fixed time, for tests only.", &CLOCK, GucContext::Suset, GucFlags::empty());
     // SAFETY: the prefix is a NUL-terminated literal.
@@ -211,6 +222,10 @@ fn string(
     flags: GucFlags,
 ) {
     GucRegistry::define_string_guc(name, about, c"", setting, context, flags);
+}
+
+fn boolean(name: &'static CStr, about: &'static CStr, setting: &'static GucSetting<bool>, context: GucContext) {
+    GucRegistry::define_bool_guc(name, about, c"", setting, context, GucFlags::empty());
 }
 
 fn integer(

@@ -45,7 +45,12 @@ pub struct DeviceName<'a>(&'a str);
 impl<'a> DeviceName<'a> {
     /// Errors: 22023 for NULL, empty, or more than 256 bytes.
     pub fn new(value: Option<&'a str>) -> Result<Self, Error> {
-        bounded("device", value).map(Self)
+        Self::named("device", value)
+    }
+
+    /// Does the same for an argument of another name.
+    pub fn named(argument: &'static str, value: Option<&'a str>) -> Result<Self, Error> {
+        bounded(argument, value).map(Self)
     }
 
     /// Reads an argument that may be NULL, which means all devices.

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::secret_text::SecretText;
 use crate::timestamp::Timestamp;
+use crate::user::DeviceName;
 
 /// Why a code was accepted or not.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub enum Reason {
     Disabled,
     NothingPending,
     Expired,
+    ProofRequired,
+    ProofWrong,
+    ProofReplayed,
+    ProofLocked,
 }
 
 impl Reason {
@@ -35,6 +40,10 @@ impl Reason {
             Self::Disabled => "disabled",
             Self::NothingPending => "nothing_pending",
             Self::Expired => "expired",
+            Self::ProofRequired => "proof_required",
+            Self::ProofWrong => "proof_wrong",
+            Self::ProofReplayed => "proof_replayed",
+            Self::ProofLocked => "proof_locked",
         }
     }
 }
@@ -78,8 +87,8 @@ impl Answer {
     }
 
     /// Does the same for a code of this device.
-    pub fn of_device(self, device: &str) -> Self {
-        Self { device: Some(device.to_owned()), ..self }
+    pub fn of_device(self, device: DeviceName) -> Self {
+        Self { device: Some(device.as_str().to_owned()), ..self }
     }
 
     /// Does the same, but a guess is not judged before this time.
@@ -87,14 +96,30 @@ impl Answer {
         Self { retry_at, ..self }
     }
 
+    /// The answer for a call that was given this code as its proof. It names no device.
+    pub fn as_proof(self) -> Self {
+        let reason = match self.reason {
+            Reason::Accepted => Reason::Accepted,
+            Reason::Replayed => Reason::ProofReplayed,
+            Reason::Locked => Reason::ProofLocked,
+            _ => Reason::ProofWrong,
+        };
+        Self { reason, device: None, ..self }
+    }
+
     /// Does the same, with a new set of recovery codes.
-    pub fn with_recovery_codes(self, recovery_codes: Option<Vec<SecretText>>) -> Self {
-        Self { recovery_codes, ..self }
+    pub fn with_recovery_codes(self, codes: Vec<SecretText>) -> Self {
+        Self { recovery_codes: Some(codes), ..self }
     }
 
     /// Returns whether the code was accepted.
     pub fn is_accepted(&self) -> bool {
         self.reason == Reason::Accepted
+    }
+
+    /// The time of the answer.
+    pub fn now(&self) -> Timestamp {
+        self.now
     }
 
     /// Returns column `retry_at`.

@@ -1,34 +1,42 @@
-//! `totp_confirm`, `totp_check_confirm`: the first good code of a pending secret activates it.
+//! `totp_confirm`, `totp_check_confirm`: the first good code of a secret activates it, with a proof if the user has MFA.
 //!
-//! Owns the answer to a confirmation. Must never judge a code by other rules than `verify.rs` does.
+//! The order: refuse what needs no comparison; judge the code of the new secret; take the locks of a writer and look again;
+//! judge the proof, last. So no proof is used up for a typo, and after the proof nothing waits or fails but the server.
+//!
+//! Owns the answer to a confirmation. Must never use a proof up before the code of the new secret is known to be good.
 
+use otp::Code;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::answer::Answer;
+use super::answer::{Answer, Reason};
+use super::binding;
 use super::guard;
+use super::judgment::{Compared, Matched, Scope, compare};
+use super::proof::{self, Judged};
+use super::recovery_codes::NewSet;
 use super::secret_text::SecretText;
-use super::verify::{Scope, judge_code};
 use crate::error::Error;
+use crate::store::attempts;
+use crate::user::UserId;
+use crate::{keyring, settings};
 
-/// What a confirmation asks for.
-pub struct Confirmation<'a> {
-    pub device: &'a str,
-    /// Codes of a set to create, or 0 for none.
-    pub recovery_codes: u8,
-}
-
-/// Activates the pending secret of a device with its first good code. False if the code is wrong or no secret is pending.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
+/// Activates a secret of a device with its first good code. False if the code or the proof is wrong or no secret is pending.
+/// For its symbol see `old_sql.rs`.
+#[pg_extern(name = "totp_confirm", security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn totp_confirm(
+pub fn totp_confirm_v2(
     user_id: Option<&str>,
     code: Option<&str>,
     device: default!(Option<&str>, "'default'"),
+    proof: default!(Option<&str>, "NULL"),
 ) -> Result<bool, ErrorReport> {
     guard::writable("totp_confirm")?;
-    let Some(device) = device else { return Ok(false) };
-    Ok(judge_code(user_id, code, Scope::Pending(&Confirmation { device, recovery_codes: 0 }))?.is_accepted())
+    let answer = confirm(user_id, code, device, proof, 0)?;
+    match answer.reason {
+        Reason::ProofRequired => Err(Error::ProofRequired.into()),
+        _ => Ok(answer.is_accepted()),
+    }
 }
 
 /// Confirms as `totp_confirm` does, and returns the reason too. With `recovery_codes` above 0 it also creates a set of
@@ -39,6 +47,7 @@ fn totp_check_confirm(
     user_id: Option<&str>,
     code: Option<&str>,
     device: default!(Option<&str>, "'default'"),
+    proof: default!(Option<&str>, "NULL"),
     recovery_codes: default!(Option<i32>, 0),
 ) -> Result<
     TableIterator<
@@ -56,12 +65,9 @@ fn totp_check_confirm(
     ErrorReport,
 > {
     guard::writable("totp_check_confirm")?;
-    let recovery_codes = recovery_codes.ok_or(Error::Null("recovery_codes"))?;
-    let recovery_codes = u8::try_from(recovery_codes).ok().filter(|n| *n <= 20).ok_or(Error::FirstRecoveryCount)?;
-    let answer = match device {
-        Some(device) => judge_code(user_id, code, Scope::Pending(&Confirmation { device, recovery_codes }))?,
-        None => Answer::not_enrolled(),
-    };
+    let count = recovery_codes.ok_or(Error::Null("recovery_codes"))?;
+    let count = u8::try_from(count).ok().filter(|n| *n <= 20).ok_or(Error::FirstRecoveryCount)?;
+    let answer = confirm(user_id, code, device, proof, count)?;
     let (retry_at, retry_after) = (answer.retry_at(), answer.retry_after());
     Ok(TableIterator::once((
         answer.is_accepted(),
@@ -72,4 +78,58 @@ fn totp_check_confirm(
         retry_after,
         answer.recovery_codes,
     )))
+}
+
+/// Judges the code of a secret that waits for it, and a proof if it needs one. Then creates so many recovery codes.
+fn confirm(
+    user_id: Option<&str>,
+    code: Option<&str>,
+    device: Option<&str>,
+    proof: Option<&str>,
+    recovery_codes: u8,
+) -> Result<Answer, Error> {
+    let (Some(user), Some(device)) = (UserId::to_find(user_id), device) else { return Ok(Answer::not_enrolled()) };
+    let code = Code::parse(code.unwrap_or_default()).ok();
+    let scope = Scope::Pending { device, has_proof: proof.is_some() };
+    let policy = settings::lockout();
+    let (mut user_locked, mut new_set) = (false, None);
+    let answer = loop {
+        let found = match compare(user, code.as_ref(), scope, policy)? {
+            Compared::Answered(answer) => return Ok(answer),
+            Compared::Matched(found) => found,
+        };
+        if !user_locked {
+            drop(found);
+            keyring::hold_current()?;
+            user_locked = attempts::lock(user)?;
+            new_set = NewSet::create_some(user, recovery_codes)?;
+        } else if found.needs_proof() {
+            break bind(found, proof.ok_or(Error::ProofRequired)?)?;
+        } else if let Some(answer) = found.judge()? {
+            break answer;
+        }
+    };
+    match new_set.filter(|_| answer.is_accepted()) {
+        Some(set) => {
+            let codes = set.store(user, answer.now())?;
+            Ok(answer.with_recovery_codes(codes))
+        }
+        None => Ok(answer),
+    }
+}
+
+/// Activates a secret whose code is good if the proof is good too. Its own code clears no count.
+fn bind(found: Matched, proof: &str) -> Result<Answer, Error> {
+    if let Some(answer) = found.replayed()? {
+        return Ok(answer);
+    }
+    let (user, device) = (found.user(), found.secret().device());
+    binding::make_room(user, device, found.now())?;
+    let (kind, answer) = match proof::judge(user, proof)? {
+        Judged::Good(kind, answer) => (kind, answer),
+        Judged::Bad(answer) => return Ok(answer),
+    };
+    found.use_up()?;
+    binding::activate(user, found.secret(), kind, true, found.now())?;
+    Ok(answer.of_device(device))
 }

@@ -1,13 +1,14 @@
 //! `totp_enroll`, `totp_reset`: a device gets a new secret. And the rules by which any secret is stored.
 //!
-//! Owns these rules: one writer per user, one pending secret per device, no secret twice, a maximum number of devices. Must
-//! never forget a used step of a secret that comes back.
+//! Owns these rules: one writer per user, one secret per device and slot, no secret twice. Must never forget a used step of a
+//! secret that comes back, nor let `totp_enroll` replace what the support desk has staged.
 
 use otp::{OtpauthUri, Parameters, Secret, TimeStep};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::arguments::{self, labels};
+use super::binding;
 use super::guard;
 use super::secret_text::SecretText;
 use crate::audit::{self, Event};
@@ -24,11 +25,11 @@ use crate::user::{DeviceName, SecretId, UserId};
 use crate::{inplace, keyring, random, replay_floor, settings};
 
 /// Creates a secret for a device and returns it, this one time. It is pending until its first good code. An active
-/// secret of the device works until then, unless `keep_current` is false.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
+/// secret of the device works until then, unless `keep_current` is false. For its symbol see `old_sql.rs`.
+#[pg_extern(name = "totp_enroll", security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 #[allow(clippy::too_many_arguments)]
-fn totp_enroll(
+fn totp_enroll_v2(
     user_id: Option<&str>,
     account_name: default!(Option<&str>, "NULL"),
     issuer: default!(Option<&str>, "NULL"),
@@ -39,18 +40,36 @@ fn totp_enroll(
     keep_current: default!(Option<bool>, true),
 ) -> Result<TableIterator<'static, (name!(secret, SecretText), name!(otpauth_uri, SecretText))>, ErrorReport> {
     guard::writable("totp_enroll")?;
+    let asked = Asked { account_name, issuer, algorithm, digits, period, keep_current };
+    Ok(enroll(user_id, device, &asked, Slot::Proposed)?)
+}
+
+/// The other arguments of `totp_enroll`.
+pub struct Asked<'a> {
+    pub account_name: Option<&'a str>,
+    pub issuer: Option<&'a str>,
+    pub algorithm: Option<&'a str>,
+    pub digits: Option<i32>,
+    pub period: Option<i32>,
+    pub keep_current: Option<bool>,
+}
+
+/// Stages a new secret in a slot.
+pub fn enroll(user_id: Option<&str>, device: Option<&str>, asked: &Asked, slot: Slot) -> Result<Shown, Error> {
     let user = UserId::new(user_id)?;
     let device = DeviceName::new(device)?;
-    let keep_current = keep_current.ok_or(Error::Null("keep_current"))?;
-    let parameters = arguments::parameters(algorithm, digits, period)?;
-    let (issuer, account) = labels(user, account_name, issuer)?;
+    let keep_current = asked.keep_current.ok_or(Error::Null("keep_current"))?;
+    let parameters = arguments::parameters(asked.algorithm, asked.digits, asked.period)?;
+    let (issuer, account) = labels(user, asked.account_name, asked.issuer)?;
     let uri = OtpauthUri { issuer, account, secret: generate(parameters)?, parameters };
 
-    let plan = Plan { keep_current, confirmed: false, event: Event::Enrolled };
     begin(user)?;
-    store(user, device, &uri, &plan)?;
+    store(user, device, &uri, &Plan { keep_current, slot, event: Event::Enrolled })?;
     Ok(shown(&uri))
 }
+
+/// The one row that shows secret and URI.
+pub type Shown = TableIterator<'static, (name!(secret, SecretText), name!(otpauth_uri, SecretText))>;
 
 /// Replaces a compromised secret. The old secrets of the device stop working now, and it gets a new one with the same names
 /// and parameters.
@@ -71,13 +90,12 @@ fn totp_reset(
         secrets::labels(&Snapshot::latest(), user, device)?.ok_or(Error::NoSuchDevice)?;
     let uri = OtpauthUri { issuer, account, secret: generate(parameters)?, parameters };
 
-    let plan = Plan { keep_current: false, confirmed: false, event: Event::Reset };
+    let plan = Plan { keep_current: false, slot: Slot::Pending, event: Event::Reset };
     store(user, device, &uri, &plan)?;
     Ok(shown(&uri))
 }
 
-/// Returns the one row that shows secret and URI.
-fn shown(uri: &OtpauthUri) -> TableIterator<'static, (name!(secret, SecretText), name!(otpauth_uri, SecretText))> {
+fn shown(uri: &OtpauthUri) -> Shown {
     TableIterator::once((SecretText(uri.secret.to_base32()), SecretText(uri.build())))
 }
 
@@ -88,11 +106,25 @@ fn generate(parameters: Parameters) -> Result<Secret, Error> {
 
 /// How a secret is stored.
 pub struct Plan {
-    /// The device keeps its active secret until the new one is confirmed.
+    /// The device keeps its other secrets until the new one is confirmed.
     pub keep_current: bool,
-    /// The new secret is active at once.
-    pub confirmed: bool,
+    /// An active secret counts at once, and ends the others of the device.
+    pub slot: Slot,
     pub event: Event,
+}
+
+impl Plan {
+    /// Returns what is done for this user: without a proof, nothing ends an active secret before the new one is confirmed,
+    /// nor what the support desk has staged.
+    ///
+    /// Errors: 42501 if that was asked for.
+    fn without_proof(&self, existing: &[Existing]) -> Result<bool, Error> {
+        if self.keep_current || self.event != Event::Enrolled || !settings::require_proof() {
+            return Ok(self.keep_current);
+        }
+        let is_active = existing.iter().any(|s| s.slot == Slot::Active);
+        if is_active { Err(Error::ReplacementNeedsProof) } else { Ok(true) }
+    }
 }
 
 /// Takes the locks of a writer: the data key, then the user.
@@ -108,13 +140,18 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     replay_floor::current()?;
     let now = clock::now()?;
     let existing = secrets::of_user(&Snapshot::latest(), user)?;
-    make_room(user, device, &existing, now)?;
+    let keep_current = plan.without_proof(&existing)?;
+    match plan.slot {
+        Slot::Proposed => binding::make_room_for_proposed(user, device, now)?,
+        _ => binding::make_room(user, device, now)?,
+    }
     let of_device: Vec<_> = existing.iter().filter(|s| s.device() == device).collect();
     if of_device.iter().any(|s| s.disabled) {
         return Err(Error::DeviceDisabled);
     }
     let known = if plan.event == Event::Imported { find_known(user, device, uri)? } else { None };
-    let confirmed = plan.confirmed || known.as_ref().is_some_and(|k| k.slot == Slot::Active);
+    let was_active = known.as_ref().is_some_and(|k| k.slot == Slot::Active);
+    let slot = if was_active { Slot::Active } else { plan.slot };
 
     let mut past = Past { created_at: now, used: None };
     let mut removed = Removed::nothing();
@@ -123,7 +160,7 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
             let used = secrets::take(user, old.secret_id)?;
             let step = translate(used.step, known.parameters, uri.parameters);
             past = Past { created_at: old.codes.created_at, used: Some(UsedCode { step, ..used }) };
-        } else if old.slot == Slot::Pending || confirmed || !plan.keep_current {
+        } else if old.slot == slot || slot == Slot::Active || !keep_current {
             removed.add(secrets::delete(user, old.secret_id)?, old.codes, now)?;
         }
     }
@@ -131,18 +168,22 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
         past.forget_nothing(&Removed::of_user(user, now)?, uri.parameters);
     }
     let version = of_device.iter().map(|s| s.version).max().unwrap_or(0).saturating_add(1);
-    insert(user, device, uri, &of_device, version, confirmed, past, now)?;
+    let secret_id = insert(user, device, uri, &of_device, version, slot, past, now)?;
     let mut detail = removed.detail();
     match plan.event {
         Event::Enrolled => detail.push(("keep_current", plan.keep_current.to_string())),
         Event::Imported => {
             inplace::note_import();
-            detail.push(("confirmed", confirmed.to_string()));
+            detail.push(("confirmed", (slot == Slot::Active).to_string()));
         }
         _ => {}
     }
     detail.push(("version", version.to_string()));
-    audit::record_with(plan.event, now, Some(user), Some(device), &detail)
+    audit::record_with(plan.event, now, Some(user), Some(device), &detail)?;
+    if slot == Slot::Active && !binding::has_mfa(&existing) {
+        binding::forget_earlier(user, secret_id, now)?;
+    }
+    Ok(())
 }
 
 /// The past of a secret that was here before: when it was created, which the floor needs, and its used step.
@@ -165,10 +206,11 @@ fn insert(
     uri: &OtpauthUri,
     of_device: &[&Existing],
     version: i32,
-    confirmed: bool,
+    slot: Slot,
     past: Past,
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<SecretId, Error> {
+    let confirmed = slot == Slot::Active;
     let key = keyring::hold_current()?;
     let secret_id = secrets::next_id(&Snapshot::latest())?;
     let context = SecretContext { user, device, secret_id, parameters: uri.parameters };
@@ -176,7 +218,7 @@ fn insert(
     secrets::insert(&NewSecret {
         user,
         device,
-        slot: if confirmed { Slot::Active } else { Slot::Pending },
+        slot,
         secret_id,
         version,
         key_id: key,
@@ -189,26 +231,8 @@ fn insert(
         enforced_since: enforced_since.or(confirmed.then_some(now)),
         expires_at: (!confirmed).then(|| Timestamp(now.0.saturating_add(settings::enrollment_ttl()))),
         used: past.used,
-    })
-}
-
-/// Refuses one device too many. Removes devices that were never confirmed and whose secret has expired if their place is
-/// needed.
-fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Timestamp) -> Result<(), Error> {
-    let mut others: Vec<_> = existing.iter().filter(|s| s.device() != device).collect();
-    others.dedup_by(|a, b| a.device() == b.device());
-    let mut count = others.len();
-    for abandoned in others.iter().filter(|s| s.is_abandoned(now)) {
-        if count < settings::max_devices() {
-            break;
-        }
-        // Its first code may have been used in a transaction that was rolled back.
-        let mut removed = Removed::nothing();
-        removed.add(secrets::delete(user, abandoned.secret_id)?, abandoned.codes, now)?;
-        audit::record_with(Event::Removed, now, Some(user), Some(abandoned.device()), &removed.detail())?;
-        count -= 1;
-    }
-    if count < settings::max_devices() { Ok(()) } else { Err(Error::TooManyDevices) }
+    })?;
+    Ok(secret_id)
 }
 
 /// A secret of the user that is the same as the imported one.

@@ -13,6 +13,7 @@ use super::guard;
 use super::secret_text::SecretText;
 use crate::audit::Event;
 use crate::error::Error;
+use crate::store::secrets::Slot;
 use crate::user::{DeviceName, UserId};
 
 /// Imports an existing secret. Returns its otpauth URI. For its symbol see `old_sql.rs`.
@@ -60,8 +61,9 @@ fn import(user: UserId, request: &Import) -> Result<SecretText, Error> {
     let uri = read_secret(user, request)?;
     uri.secret.check_length(allow_weak)?;
 
+    let slot = if confirmed { Slot::Active } else { Slot::Pending };
     enroll::begin(user)?;
-    enroll::store(user, device, &uri, &Plan { keep_current: true, confirmed, event: Event::Imported })?;
+    enroll::store(user, device, &uri, &Plan { keep_current: true, slot, event: Event::Imported })?;
     Ok(SecretText(uri.build()))
 }
 

@@ -89,7 +89,7 @@ fn totp_forget_unreadable(
         let mut removed = Removed::nothing();
         match codes {
             Some(codes) => removed.add(secrets::delete(user, *secret_id)?, *codes, now)?,
-            None => recovery_codes::delete(user)?,
+            None => recovery_codes::delete(user).map(drop)?,
         }
         audit::unreadable_forgotten(Some(user), device, fingerprint, removed.detail(), now)?;
     }

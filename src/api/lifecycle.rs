@@ -1,4 +1,4 @@
-//! `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user`: the functions of a support desk.
+//! `totp_disable`, `totp_enable`, `totp_remove`, `totp_unenroll`, `totp_unlock`: the life of a device after its enrollment.
 //!
 //! Owns what happens to everything of a user. Must never lose a used step: a removal leaves it in the audit
 //! log.
@@ -8,17 +8,19 @@ use std::collections::BTreeMap;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::binding;
 use super::guard;
+use super::proof;
 use crate::audit::{self, Event};
 use crate::clock;
 use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
 use crate::keyring;
-use crate::keyring::SecretContext;
 use crate::removed::Removed;
 use crate::store::attempts::{self, Attempts};
+use crate::store::recovery_codes;
+use crate::store::secrets::{self, Existing, Slot};
 use crate::store::spi::Snapshot;
-use crate::store::{recovery_codes, secrets, used_codes};
 use crate::timestamp::Timestamp;
 use crate::user::{DeviceName, UserId};
 
@@ -67,15 +69,7 @@ fn totp_remove(user_id: Option<&str>, device: default!(Option<&str>, "NULL")) ->
         None => remove_user(user)?,
         Some(device) => remove_device(user, device)?,
     };
-    for (device, removed) in &devices {
-        audit::record_with(
-            Event::Removed,
-            clock::now()?,
-            Some(user),
-            Some(DeviceName::stored(device)),
-            &removed.detail(),
-        )?;
-    }
+    audit_removed(user, &devices)?;
     Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }
 
@@ -131,6 +125,61 @@ fn remove_device(user: UserId, device: DeviceName) -> Result<RemovedDevices, Err
     Ok(devices)
 }
 
+/// Removes a device of a user, or turns MFA off if `device` is NULL or the last one. For the user's own page: false if the
+/// proof is wrong, or there was nothing to remove.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn totp_unenroll(
+    user_id: Option<&str>,
+    proof: Option<&str>,
+    device: default!(Option<&str>, "NULL"),
+) -> Result<bool, ErrorReport> {
+    guard::writable("totp_unenroll")?;
+    let user = UserId::new(user_id)?;
+    let device = DeviceName::optional(device)?;
+    keyring::hold_existing()?;
+    if !attempts::lock(user)? {
+        return Err(Error::NoSuchDevice.into());
+    }
+    let existing = secrets::of_user(&Snapshot::latest(), user)?;
+    if !existing.iter().any(|s| device.is_none_or(|device| s.device() == device)) {
+        return Err(Error::NoSuchDevice.into());
+    }
+    if !proof::ask(user, &existing, proof)? {
+        return Ok(false);
+    }
+    let devices = if !binding::has_mfa(&existing) {
+        remove_proposed(user, device, &existing)?
+    } else {
+        match device.filter(|device| existing.iter().any(|s| s.device() != *device && s.is_enforced())) {
+            Some(device) => remove_device(user, device)?,
+            None => remove_user(user)?,
+        }
+    };
+    audit_removed(user, &devices)?;
+    Ok(!devices.is_empty())
+}
+
+/// Removes what a user without MFA has staged. What the support desk has staged stays.
+fn remove_proposed(user: UserId, device: Option<DeviceName>, existing: &[Existing]) -> Result<RemovedDevices, Error> {
+    let now = clock::now()?;
+    let mut devices = RemovedDevices::new();
+    let is_meant = |s: &&Existing| s.slot == Slot::Proposed && device.is_none_or(|device| s.device() == device);
+    for secret in existing.iter().filter(is_meant) {
+        let used = secrets::delete(user, secret.secret_id)?;
+        devices.entry(secret.device().as_str().into()).or_insert(Removed::nothing()).add(used, secret.codes, now)?;
+    }
+    Ok(devices)
+}
+
+/// Records the removal of each device.
+fn audit_removed(user: UserId, devices: &RemovedDevices) -> Result<(), Error> {
+    let now = clock::now()?;
+    devices.iter().try_for_each(|(device, removed)| {
+        audit::record_with(Event::Removed, now, Some(user), Some(DeviceName::stored(device)), &removed.detail())
+    })
+}
+
 fn audit_each(event: Event, user: UserId, devices: &[String]) -> Result<i32, Error> {
     let now = clock::now()?;
     for device in devices {
@@ -161,52 +210,4 @@ fn totp_unlock(user_id: Option<&str>) -> Result<bool, ErrorReport> {
             }
         }
     }
-}
-
-/// Moves everything of a user to another user id. Secrets are sealed again, since they are bound to their user.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
-fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<i32, ErrorReport> {
-    guard::writable("totp_rename_user")?;
-    let old = UserId::new(user_id)?;
-    let new = UserId::named("new_user_id", new_user_id)?;
-    if old == new {
-        return Err(Error::UserExists.into());
-    }
-    let key = keyring::hold_current()?;
-    // Rows that change in place are deleted first and read afterward: a sign-in may change them after an earlier read.
-    let counted = attempts::take(old)?.ok_or(Error::NoSuchDevice)?;
-    if !attempts::insert(new, counted)? {
-        return Err(Error::UserExists.into());
-    }
-    let now = clock::now()?;
-    // The used codes of the old id count for the new id, and are kept for the old id, so that no import makes a code good
-    // again. The secrets may have been at the new id before.
-    let inherited = Removed::of_user(old, now)?;
-    let (mut lost, before) = (inherited, Removed::of_user(new, now)?);
-    let snapshot = Snapshot::latest();
-    let found = secrets::sealed_of_user(&snapshot, old)?;
-    let existing = secrets::of_user(&snapshot, old)?;
-    let mut devices = Vec::new();
-    for stored in &found {
-        let secret = keyring::open_secret(&snapshot, old, stored)?;
-        let sealed = keyring::seal_secret(key, SecretContext::of(new, stored), &secret)?;
-        let used = used_codes::take(old, stored.secret_id)?;
-        let of_stored = existing.iter().find(|e| e.secret_id == stored.secret_id).ok_or(Error::RowsAltered)?;
-        lost.add(used, of_stored.codes, now)?;
-        used_codes::insert(new, &before.raise(used, stored.parameters.period))?;
-        secrets::rename(old, stored.secret_id, new, key, &sealed)?;
-        devices.push(stored.device().as_str());
-    }
-    devices.sort_unstable();
-    devices.dedup();
-    if let Some(set) = recovery_codes::sealed(old)? {
-        let hashes = keyring::open_recovery_codes(&snapshot, old, &set)?;
-        let sealed = keyring::seal_recovery_codes(key, new, set.set_id, set.count, &hashes)?;
-        used_codes::insert(new, &used_codes::take(old, set.set_id)?)?;
-        recovery_codes::rename(old, new, key, &sealed)?;
-    }
-    audit::renamed(old, ("new_user_id", new), lost.detail(), now)?;
-    audit::renamed(new, ("old_user_id", old), inherited.detail(), now)?;
-    Ok(i32::try_from(devices.len()).unwrap_or(i32::MAX))
 }

@@ -2,13 +2,15 @@
 //!
 //! | functions | file |
 //! |---|---|
-//! | `totp_verify`, `totp_check` | `verify.rs` |
-//! | `totp_confirm`, `totp_check_confirm` | `confirm.rs` |
+//! | `totp_verify`, `totp_check` | `verify.rs`; what they do with a code: `judgment.rs` |
+//! | `totp_confirm`, `totp_check_confirm` | `confirm.rs`; what makes a secret count: `binding.rs`, `proof.rs` |
 //! | `totp_enroll`, `totp_reset`, and the rules by which a secret is stored | `enroll.rs` |
 //! | `totp_import` | `import.rs` |
-//! | `totp_recovery_codes`, `totp_recover`, `totp_check_recover` | `recovery.rs` |
+//! | `totp_recover`, `totp_check_recover` | `recovery.rs` |
+//! | `totp_recovery_codes`, `totp_reset_recovery_codes` | `recovery_codes.rs` |
 //! | `totp_enabled`, `totp_status` | `status.rs` |
-//! | `totp_disable`, `totp_enable`, `totp_remove`, `totp_unlock`, `totp_rename_user` | `lifecycle.rs` |
+//! | `totp_disable`, `totp_enable`, `totp_remove`, `totp_unenroll`, `totp_unlock` | `lifecycle.rs` |
+//! | `totp_rename_user`, `totp_rename_device`, `totp_move_device` | `rename.rs` |
 //! | `totp_keys`, `totp_forget_unreadable` | `keys.rs` |
 //! | `totp_rotate_key`, the steps of `totp_rotate_key_online`, `totp.reseal`, `totp.reseal_recovery_codes` | `rotation.rs` |
 //! | `totp_stats`, `totp_prune_audit` | `audit.rs` |
@@ -25,17 +27,22 @@
 mod answer;
 mod arguments;
 mod audit;
+mod binding;
 mod confirm;
 mod enroll;
 mod export;
 mod guard;
 mod health;
 mod import;
+mod judgment;
 mod keys;
 mod lifecycle;
 mod old_sql;
+mod proof;
 mod qr;
 mod recovery;
+mod recovery_codes;
+mod rename;
 mod rotation;
 mod secret_text;
 mod status;

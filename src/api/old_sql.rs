@@ -3,16 +3,24 @@
 //! A function of 0.1.0 that has new arguments or columns has a new symbol, `…_v2`. So a session that still has the library of
 //! 0.1.0 fails to find it. With the old symbol, that library would ignore the arguments, and read past the end of its columns.
 //!
+//! `totp_enroll` has a new symbol for another reason: the tables of 0.1.0 have no slot for proposed secrets, so its secrets are
+//! pending, which means approved. A session with the old library must not go on with that after the update.
+//!
 //! Owns the old symbols. Must never behave in another way than the function of today does with the defaults.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::confirm::totp_confirm_v2;
+use super::enroll::{self, Asked};
+use super::guard;
 use super::import::totp_import_v2;
+use super::recovery_codes::totp_recovery_codes_v2;
 use super::secret_text::SecretText;
 use super::status::totp_status_v2_wrapper;
 use super::verify::totp_check_v2_wrapper;
+use crate::store::secrets::Slot;
 
 /// Defines an old symbol of a function whose SQL had fewer columns: PostgreSQL takes the first ones.
 macro_rules! fewer_columns {
@@ -62,4 +70,37 @@ fn totp_import(
         allow_weak,
         None,
     )
+}
+
+/// One argument less: the proof.
+#[pg_extern(sql = false)]
+fn totp_confirm(user_id: Option<&str>, code: Option<&str>, device: Option<&str>) -> Result<bool, ErrorReport> {
+    totp_confirm_v2(user_id, code, device, None)
+}
+
+/// One argument less: the proof.
+#[pg_extern(sql = false)]
+fn totp_recovery_codes(
+    user_id: Option<&str>,
+    count: Option<i32>,
+) -> Result<SetOfIterator<'static, SecretText>, ErrorReport> {
+    totp_recovery_codes_v2(user_id, count, None)
+}
+
+/// A secret in slot `pending`.
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn totp_enroll(
+    user_id: Option<&str>,
+    account_name: Option<&str>,
+    issuer: Option<&str>,
+    device: Option<&str>,
+    algorithm: Option<&str>,
+    digits: Option<i32>,
+    period: Option<i32>,
+    keep_current: Option<bool>,
+) -> Result<TableIterator<'static, (name!(secret, SecretText), name!(otpauth_uri, SecretText))>, ErrorReport> {
+    guard::writable("totp_enroll")?;
+    let asked = Asked { account_name, issuer, algorithm, digits, period, keep_current };
+    Ok(enroll::enroll(user_id, device, &asked, Slot::Pending)?)
 }

@@ -1,76 +1,23 @@
-//! `totp_recovery_codes`, `totp_recover`, `totp_check_recover`: the way in when every device is lost (NIST SP 800-63B "look-up secrets").
+//! `totp_recover`, `totp_check_recover`: the way in when every device is lost (NIST SP 800-63B "look-up secrets").
 //!
 //! Owns the order of a judgment, as `verify.rs` does. Must never accept a code twice, nor let a wrong one go uncharged.
 
 use otp::{Counter, Guess, Policy, RecoveryCode, RecoverySet, UsedMask, Verdict};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-use seal::KeyId;
 
 use super::answer::{Answer, Reason};
 use super::guard;
-use super::secret_text::SecretText;
 use crate::audit;
 use crate::clock;
 use crate::error::Error;
 use crate::inplace::{self, Lsn, Outcome, Target};
-use crate::store::attempts::{self, Attempts};
-use crate::store::recovery_codes::{self, LookUp, look_up};
-use crate::store::secrets;
-use crate::store::spi::Snapshot;
+use crate::store::attempts::Attempts;
+use crate::store::recovery_codes::{LookUp, look_up};
 use crate::store::used_codes::UsedCode;
 use crate::timestamp::Timestamp;
-use crate::user::{SecretId, UserId};
-use crate::{keyring, random, settings};
-
-/// Creates a set of recovery codes and returns it, this one time. The old set stops working.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
-#[search_path(pg_catalog, pg_temp)]
-fn totp_recovery_codes(
-    user_id: Option<&str>,
-    count: default!(Option<i32>, 10),
-) -> Result<SetOfIterator<'static, SecretText>, ErrorReport> {
-    guard::writable("totp_recovery_codes")?;
-    let user = UserId::new(user_id)?;
-    let count = count.ok_or(Error::Null("count"))?;
-    let count = u8::try_from(count).ok().filter(|c| (1..=20).contains(c)).ok_or(Error::RecoveryCount)?;
-    keyring::hold_existing()?;
-    if !attempts::lock(user)? || secrets::of_user(&Snapshot::latest(), user)?.is_empty() {
-        return Err(Error::NoSuchDevice.into());
-    }
-    let set = NewSet::create(user, count)?;
-    let codes = set.store(user, clock::now()?)?;
-    Ok(SetOfIterator::new(codes))
-}
-
-/// A set of recovery codes that is not stored yet.
-pub struct NewSet {
-    codes: Vec<RecoveryCode>,
-    set_id: SecretId,
-    key: KeyId,
-    sealed: Vec<u8>,
-}
-
-impl NewSet {
-    /// Creates a set of 1 to 20 codes, with the user locked.
-    pub fn create(user: UserId, count: u8) -> Result<Self, Error> {
-        let key = keyring::hold_current()?;
-        let codes =
-            (0..count).map(|_| random::bytes().map(RecoveryCode::from_random)).collect::<Result<Vec<_>, Error>>()?;
-        let hashes = RecoverySet::from_codes(&codes).map_err(|_| Error::RecoveryCount)?.to_bytes();
-        let set_id = secrets::next_id(&Snapshot::latest())?;
-        let sealed = keyring::seal_recovery_codes(key, user, set_id, count, &hashes)?;
-        Ok(Self { codes, set_id, key, sealed })
-    }
-
-    /// Replaces the user's set, and returns the codes to show.
-    pub fn store(self, user: UserId, now: Timestamp) -> Result<Vec<SecretText>, Error> {
-        let count = u8::try_from(self.codes.len()).map_err(|_| Error::RecoveryCount)?;
-        recovery_codes::replace(user, self.set_id, count, self.key, &self.sealed, now)?;
-        audit::record(audit::Event::RecoveryCodesCreated, now, Some(user), None)?;
-        Ok(self.codes.into_iter().map(|code| SecretText(code.render())).collect())
-    }
-}
+use crate::user::UserId;
+use crate::{keyring, settings};
 
 /// Returns true once for each recovery code of a user. Wrong ones have a separate counter and lock.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -110,7 +57,8 @@ fn totp_check_recover(
     )))
 }
 
-fn judge_code(user_id: Option<&str>, code: Option<&str>) -> Result<Answer, Error> {
+/// Judges a recovery code.
+pub fn judge_code(user_id: Option<&str>, code: Option<&str>) -> Result<Answer, Error> {
     let Some(user) = UserId::to_find(user_id) else { return Ok(Answer::not_enrolled()) };
     let code = RecoveryCode::parse(code.unwrap_or_default()).ok();
     let policy = settings::lockout();

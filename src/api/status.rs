@@ -50,6 +50,7 @@ fn totp_status_v2(
             name!(recovery_failures, i32),
             name!(recovery_locked, bool),
             name!(recovery_locked_until, Option<TimestampWithTimeZone>),
+            name!(approved, bool),
         ),
     >,
     ErrorReport,
@@ -82,6 +83,7 @@ fn totp_status_v2(
             recovery.failures,
             recovery.is_locked(now.0),
             locked_until(recovery),
+            r.approved,
         )
     })))
 }

@@ -102,13 +102,12 @@ pub fn replace(
     })
 }
 
-/// Removes the user's set, if there is one.
-pub fn delete(user: UserId) -> Result<(), Error> {
-    if let Some(old) = sealed(user)? {
-        used_codes::delete(user, old.set_id)?;
-        DELETE.with(|s| s.change_one(&[spi::user(user)]))?;
-    }
-    Ok(())
+/// Removes the user's set. False if there is none.
+pub fn delete(user: UserId) -> Result<bool, Error> {
+    let Some(old) = sealed(user)? else { return Ok(false) };
+    used_codes::delete(user, old.set_id)?;
+    DELETE.with(|s| s.change_one(&[spi::user(user)]))?;
+    Ok(true)
 }
 
 /// Returns the set of a user.

@@ -1,4 +1,4 @@
-//! `totp.secrets`: one row per secret. A device has at most one active and one pending secret.
+//! `totp.secrets`: one row per secret. A device has at most one secret of each slot.
 //!
 //! The writers here are called with the user's row in `totp.attempts` locked and the current data key held.
 //!
@@ -18,13 +18,15 @@ use crate::error::Error;
 use crate::timestamp::Timestamp;
 use crate::user::{DeviceName, SecretId, UserId};
 
-/// Which of a device's two secrets.
+/// Which of a device's secrets.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Slot {
     /// Signs in.
     Active,
-    /// Becomes active with its first good code.
+    /// Approved by the support desk: becomes active with its first good code.
     Pending,
+    /// Not approved: a user who has MFA must also prove that they hold an authenticator.
+    Proposed,
 }
 
 impl Slot {
@@ -33,6 +35,7 @@ impl Slot {
         match self {
             Self::Active => "active",
             Self::Pending => "pending",
+            Self::Proposed => "proposed",
         }
     }
 
@@ -41,6 +44,7 @@ impl Slot {
         match name {
             "active" => Ok(Self::Active),
             "pending" => Ok(Self::Pending),
+            "proposed" => Ok(Self::Proposed),
             _ => Err(Error::RowsAltered),
         }
     }
@@ -63,7 +67,7 @@ impl SealedSecret {
 
     /// Returns the sort key: active secrets first.
     pub fn order(&self) -> (bool, &str) {
-        (self.slot == Slot::Pending, &self.device)
+        (self.slot != Slot::Active, &self.device)
     }
 
     /// Reads the columns device, slot, secret_id, version, key_id, sealed, algorithm, digits, and period, from `column` on.
@@ -132,6 +136,11 @@ impl Existing {
         DeviceName::stored(&self.device)
     }
 
+    /// Returns whether the device was once confirmed, and is not disabled.
+    pub fn is_enforced(&self) -> bool {
+        self.enforced_since.is_some() && !self.disabled
+    }
+
     /// Returns whether the device was never confirmed and its secret has expired.
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
         self.enforced_since.is_none() && self.expires_at.is_some_and(|t| t <= now)
@@ -188,6 +197,7 @@ pub struct Listed {
     pub codes: Counter,
     pub recovery: Counter,
     pub recovery_codes_left: i32,
+    pub approved: bool,
 }
 
 static TABLE: UserTable = UserTable { table: &shape::SECRETS, select: &SELECT };
@@ -215,12 +225,12 @@ SELECT secret_id, created_at, period FROM totp.secrets WHERE user_id = $1 AND de
 statement!(writes ACTIVATE(TEXTOID, INT8OID, TIMESTAMPTZOID), c"
 UPDATE totp.secrets
    SET slot = 'active', confirmed_at = $3, enforced_since = coalesce(enforced_since, $3), expires_at = NULL
- WHERE user_id = $1 AND secret_id = $2 AND slot = 'pending'");
+ WHERE user_id = $1 AND secret_id = $2 AND slot <> 'active'");
 statement!(reads SEALED(TEXTOID), c"
 SELECT device, slot, secret_id, version, key_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
  ORDER BY slot, device");
 statement!(reads EXPORT(TIMESTAMPTZOID), c"
-SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' ELSE slot END AS state, issuer, account_name,
+SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' WHEN slot = 'active' THEN 'active' ELSE 'pending' END AS state, issuer, account_name,
        device, slot, secret_id, version, key_id, sealed, algorithm, digits, period
   FROM totp.secrets
  WHERE expires_at IS NULL OR expires_at > $1
@@ -232,15 +242,17 @@ statement!(writes SET_DISABLED(TEXTOID, TEXTOID, TIMESTAMPTZOID), c"
 UPDATE totp.secrets SET disabled_at = $3
  WHERE user_id = $1 AND ($2 IS NULL OR device = $2) AND (disabled_at IS NULL) = ($3 IS NOT NULL)
 RETURNING device");
-statement!(writes RENAME(TEXTOID, INT8OID, TEXTOID, INT4OID, BYTEAOID), c"
-UPDATE totp.secrets SET user_id = $3, key_id = $4, sealed = $5 WHERE user_id = $1 AND secret_id = $2");
+statement!(writes RENAME(TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, BYTEAOID), c"
+UPDATE totp.secrets SET user_id = $3, device = $4, key_id = $5, sealed = $6 WHERE user_id = $1 AND secret_id = $2");
 statement!(reads ENFORCED(TEXTOID), c"
 SELECT FROM totp.secrets WHERE user_id = $1 AND enforced_since IS NOT NULL AND disabled_at IS NULL");
 statement!(reads LIST(TEXTOID), c"
-SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' ELSE s.slot END, s.account_name, s.issuer,
+SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' WHEN s.slot = 'active' THEN 'active' ELSE 'pending' END,
+       s.account_name, s.issuer,
        s.algorithm, s.digits, s.period, s.version, s.created_at, s.confirmed_at,
        u.used_at, u.uses, a.failures, a.locked_until, a.recovery_failures, a.recovery_locked_until,
-       coalesce(r.count - pg_catalog.bit_count(c.recovery_mask::bit(64)), 0)::integer
+       coalesce(r.count - pg_catalog.bit_count(c.recovery_mask::bit(64)), 0)::integer,
+       s.slot <> 'proposed'
   FROM totp.secrets s
   LEFT JOIN totp.used_codes u ON u.user_id = s.user_id AND u.secret_id = s.secret_id
   LEFT JOIN totp.attempts a ON a.user_id = s.user_id
@@ -252,6 +264,7 @@ SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' ELSE s.slot
 /// The first column of a [`SealedSecret`] in the table, and some that come after it.
 pub const SEALED_COLUMNS: i32 = 2;
 pub const CREATED_AT: i32 = 13;
+pub const ENFORCED_SINCE: i32 = 15;
 pub const EXPIRES_AT: i32 = 16;
 pub const DISABLED_AT: i32 = 17;
 
@@ -330,7 +343,7 @@ pub fn delete_all(user: UserId) -> Result<Vec<UsedCode>, Error> {
     Ok(used)
 }
 
-/// Makes a pending secret the active one of the device. Deletes an older active one, and returns its used codes and which
+/// Makes a secret the active one of the device. Deletes an older active one, and returns its used codes and which
 /// codes it had.
 pub fn activate(
     user: UserId,
@@ -386,13 +399,21 @@ pub fn set_disabled(user: UserId, device: Option<DeviceName>, at: Option<Timesta
     Ok(devices)
 }
 
-/// Moves a secret, sealed again, to another user id.
-pub fn rename(user: UserId, secret_id: SecretId, new_user: UserId, key: KeyId, sealed: &[u8]) -> Result<(), Error> {
+/// Moves a secret, sealed again, to another user id and device.
+pub fn rename(
+    user: UserId,
+    secret_id: SecretId,
+    new_user: UserId,
+    new_device: DeviceName,
+    key: KeyId,
+    sealed: &[u8],
+) -> Result<(), Error> {
     RENAME.with(|s| {
         s.change_one(&[
             spi::user(user),
             spi::secret_id(secret_id),
             spi::user(new_user),
+            text(new_device.as_str()),
             spi::key_id(key),
             bytes(sealed),
         ])
@@ -426,5 +447,6 @@ fn listed(row: &Row) -> Result<Listed, Error> {
         codes: attempts::counter(row.must(13)?, row.time(14)?),
         recovery: attempts::counter(row.must(15)?, row.time(16)?),
         recovery_codes_left: row.must(17)?,
+        approved: row.must(18)?,
     })
 }

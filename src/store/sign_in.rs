@@ -29,6 +29,8 @@ pub struct Candidate {
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
     pub disabled: bool,
+    /// The device was confirmed once.
+    pub is_enforced: bool,
     /// This transaction inserted or updated the row.
     pub is_own: bool,
     /// Where its last used step is stored, and the step at the look-up. The page decides later, not this value. `None` if
@@ -83,6 +85,7 @@ impl LookUp {
             Ok(Candidate {
                 created_at: row.time(secrets::CREATED_AT)?,
                 expires_at: row.time_or_null(secrets::EXPIRES_AT),
+                is_enforced: row.time_or_null(secrets::ENFORCED_SINCE).is_some(),
                 disabled: row.time_or_null(secrets::DISABLED_AT).is_some(),
                 is_own: address.is_own(),
                 used: used_codes::only_of(secret.secret_id, &used).map(|(address, seen)| (address, seen.step)),

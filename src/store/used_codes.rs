@@ -45,6 +45,11 @@ impl InPlace for UsedCode {
 }
 
 impl UsedCode {
+    /// Returns the row after one more use, of this step.
+    pub fn with_use(self, step: TimeStep, now: Timestamp) -> Self {
+        Self { step, used_at: now, uses: self.uses.saturating_add(1), ..self }
+    }
+
     /// Returns the row of a secret whose codes were never used.
     pub fn none(secret_id: SecretId) -> Self {
         Self { step: TimeStep::NONE, used_at: Timestamp::NEVER, uses: 0, recovery_mask: 0, secret_id }
