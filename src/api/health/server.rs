@@ -17,6 +17,16 @@ pub fn test_clock() -> Check {
     }
 }
 
+pub fn require_proof() -> Check {
+    const NAME: &str = "require_proof";
+    if settings::require_proof() {
+        Check::ok(NAME, "totp.require_proof is on; nothing to do")
+    } else {
+        let detail = "totp.require_proof is off: a role with the capability enroll can sign in as every user; set it to on";
+        Check::warn(NAME, detail)
+    }
+}
+
 pub fn version() -> Result<Option<Check>, Error> {
     const NAME: &str = "version";
     Ok(health::version()?.map(|sql| {
