@@ -193,7 +193,8 @@ BEGIN
 END
 $$;
 
--- Refuses a rename from one shard to another: for a moment both names, or neither, could sign in.
+-- Refuses to rename a user, or to move a device, from one shard to another: for a moment both user ids, or neither, could
+-- sign in.
 CREATE FUNCTION totp_router.same_shard(user_id text, new_user_id text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -201,8 +202,8 @@ BEGIN
   IF octet_length(user_id) BETWEEN 1 AND 256 AND octet_length(new_user_id) BETWEEN 1 AND 256
      AND (SELECT p.shard FROM totp_router.partitions AS p WHERE p.partition = totp_router.partition(user_id))
       <> (SELECT p.shard FROM totp_router.partitions AS p WHERE p.partition = totp_router.partition(new_user_id)) THEN
-    RAISE EXCEPTION 'cannot rename a user to an id of another shard' USING ERRCODE = 'feature_not_supported',
-      HINT = 'Enroll the new user id, or totp_import() its secret, then totp_remove() the old one.';
+    RAISE EXCEPTION 'the two user ids are on different shards' USING ERRCODE = 'feature_not_supported',
+      HINT = 'Enroll the new user id, or import the secret for it by totp_import(). Then remove the old one by totp_remove().';
   END IF;
 END
 $$;

@@ -108,14 +108,16 @@ $do$;$$, :'home', ARRAY(
     SELECT format('%I.%I(%s) %s', schema, name, arguments, router_result) FROM totp_shard.routines WHERE route NOT IN ('internal', 'step')
     UNION ALL
     SELECT format('totp_router.%I(%s%s) %s', name, CASE WHEN route <> 'user' THEN 'on_partition integer, ' END, remote_parameters, result)
-      FROM totp_shard.routines WHERE route IN ('user', 'all', 'any', 'step')));
+      FROM totp_shard.routines WHERE route IN ('user', 'all', 'any', 'step')
+    UNION ALL
+    SELECT format('totp_router.%I(%s) %s', name, types, result) FROM totp_shard.routines WHERE route = 'user' AND shares_names));
 
 -- --- Inside: PL/Proxy ------------------------------------------------------------------------------------------------
 
 SELECT 'RESET ROLE;'; -- only a superuser can create PL/Proxy functions
 
 SELECT format($$CREATE OR REPLACE FUNCTION totp_router.%I(%s) RETURNS %s LANGUAGE plproxy AS
-$plproxy$ CLUSTER 'totp_%s'; RUN ON totp_router.partition(user_id); TARGET totp_shard.%I; $plproxy$;$$,
+$plproxy$ CLUSTER 'totp_%s'; RUN ON totp_router.partition($1); TARGET totp_shard.%I; $plproxy$;$$,
               name, remote_parameters, result, cluster, name)
   FROM totp_shard.routines WHERE route = 'user' ORDER BY name;
 
@@ -147,7 +149,8 @@ SET LOCAL ROLE totp_router;$$;
 
 -- --- Outside: what clients call --------------------------------------------------------------------------------------
 
--- One user, one shard. A call without a user goes to no shard, and gets an answer even if one is dead.
+-- One user, one shard. A call without a user goes to no shard, and gets an answer even if one is dead. If the function
+-- cannot be PL/pgSQL under its own name, since a parameter and a column of the result share a name, it is one inside.
 SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql %s SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
@@ -156,16 +159,24 @@ DECLARE
 BEGIN
 %s  %s totp_router.%I(%sme);
 END
-$plpgsql$;$$, schema, name, arguments, result, volatility, CASE WHEN writes THEN name END,
+$plpgsql$;$$, CASE WHEN shares_names THEN 'totp_router' ELSE schema END, name, CASE WHEN shares_names THEN types ELSE arguments END,
+              result, volatility, CASE WHEN writes THEN name END,
               CASE WHEN name IN ('totp_verify', 'totp_confirm', 'totp_recover', 'totp_enabled')
                    THEN E'  IF $1 IS NULL THEN\n    RETURN false;\n  END IF;\n'
                    WHEN name = 'totp_status' THEN E'  IF $1 IS NULL THEN\n    RETURN;\n  END IF;\n'
-                   WHEN name = 'totp_check'
-                   THEN E'  IF $1 IS NULL THEN\n    accepted := false;\n    reason := ''not_enrolled'';\n    RETURN NEXT;\n    RETURN;\n  END IF;\n'
-                   WHEN has_second_user THEN E'  PERFORM totp_router.same_shard($1, new_user_id);\n'
+                   WHEN name IN ('totp_check', 'totp_check_recover', 'totp_check_confirm')
+                   -- A shard refuses a wrong number of recovery codes.
+                   THEN format(E'  IF $1 IS NULL%s THEN\n    accepted := false;\n    reason := \'not_enrolled\';\n    RETURN NEXT;\n    RETURN;\n  END IF;\n',
+                               CASE WHEN name = 'totp_check_confirm' THEN ' AND $5 BETWEEN 0 AND 20' END)
+                   WHEN second_user IS NOT NULL THEN format(E'  PERFORM totp_router.same_shard($1, %s);\n', second_user)
                    ELSE '' END,
               CASE WHEN returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, name, numbers)
   FROM totp_shard.routines WHERE route = 'user' ORDER BY name;
+
+SELECT format($$REVOKE ALL ON FUNCTION totp_router.%2$I(%6$s) FROM PUBLIC;
+CREATE OR REPLACE FUNCTION %1$I.%2$I(%3$s) RETURNS %4$s LANGUAGE sql %5$s SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
+$sql$ SELECT * FROM totp_router.%2$I(%7$s) $sql$;$$, schema, name, arguments, result, volatility, types, rtrim(numbers, ', '))
+  FROM totp_shard.routines WHERE route = 'user' AND shares_names ORDER BY name;
 
 -- All shards, one after the other, with a column that names the shard.
 SELECT format($$CREATE OR REPLACE FUNCTION %1$I.%2$I(%4$s) RETURNS %5$s LANGUAGE plpgsql VOLATILE SECURITY DEFINER

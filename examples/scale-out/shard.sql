@@ -393,9 +393,7 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
                   ORDER BY array_position('{verify,enroll,audit,admin}', c.capability) LIMIT 1), 'owner') AS cluster,
        pg_get_function_arguments(p.oid) AS arguments,
        pg_get_function_identity_arguments(p.oid) AS parameters,
-       concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text') AS remote_parameters,
-       format('totp_shard.%I(%s)', p.proname,
-              concat_ws(', ', nullif(pg_get_function_identity_arguments(p.oid), ''), 'caller text')) AS remote,
+       t.shares_names, t.types, t.remote_parameters, format('totp_shard.%I(%s)', p.proname, t.remote_parameters) AS remote,
        pg_get_function_result(p.oid) AS result,
        -- If it runs on all shards, with a column that names the shard.
        CASE WHEN r.route IS DISTINCT FROM 'all' THEN pg_get_function_result(p.oid)
@@ -404,7 +402,7 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
        p.proretset AS returns_set,
        CASE p.provolatile WHEN 'v' THEN 'VOLATILE' ELSE 'STABLE' END AS volatility,
        p.provolatile = 'v' AND p.proname NOT IN ('totp_health', 'totp_keys', 'totp_stats') AS writes,
-       'new_user_id' = ANY (p.proargnames) AS has_second_user,
+       '$' || array_position(p.proargnames, 'new_user_id') AS second_user,
        -- $1, $2,     and     user_id::text, code::text,
        (SELECT coalesce(string_agg(format('$%s, ', a.n), '' ORDER BY a.n), '') FROM generate_series(1, p.pronargs) AS a(n)) AS numbers,
        (SELECT coalesce(string_agg(format('%I::%s, ', p.proargnames[a.n], format_type(p.proargtypes[a.n - 1], NULL)), '' ORDER BY a.n), '')
@@ -416,6 +414,13 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
   JOIN pg_proc AS p ON p.oid = d.objid
   JOIN pg_namespace AS n ON n.oid = p.pronamespace
  CROSS JOIN LATERAL totp_shard.route(n.nspname, p.proname, CASE WHEN p.pronargs > 0 THEN p.proargnames[1] END) AS r(route)
+       -- PL/pgSQL refuses a name that a parameter shares with a column of the result. Then the parameters have no names.
+ CROSS JOIN LATERAL (SELECT coalesce(p.proargnames[:p.pronargs] && p.proargnames[p.pronargs + 1:], false),
+                            oidvectortypes(p.proargtypes)) AS a(shares_names, types)
+ CROSS JOIN LATERAL (SELECT a.shares_names, a.types,
+                            concat_ws(', ', nullif(CASE WHEN a.shares_names THEN a.types
+                                                        ELSE pg_get_function_identity_arguments(p.oid) END, ''), 'caller text'))
+                    AS t(shares_names, types, remote_parameters)
  WHERE e.extname = 'pg_totp';
 COMMENT ON VIEW totp_shard.routines IS 'The routines of the extension, and where the router sends calls of them';
 
@@ -456,7 +461,7 @@ BEGIN
     EXECUTE format('CREATE OR REPLACE FUNCTION %s RETURNS %s LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
       r.remote, r.result, format(E'BEGIN\n  PERFORM totp_shard.enter(caller, %s);\n%s  %s %I.%I(%s);\nEND',
         CASE WHEN r.route = 'user' THEN '$1' ELSE 'NULL' END,
-        CASE WHEN r.has_second_user THEN E'  PERFORM totp_shard.enter(caller, new_user_id);\n' ELSE '' END,
+        CASE WHEN r.second_user IS NOT NULL THEN format(E'  PERFORM totp_shard.enter(caller, %s);\n', r.second_user) ELSE '' END,
         CASE WHEN r.returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, r.schema, r.name, rtrim(r.numbers, ', ')));
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', r.remote, 'For the router: ' || r.comment);
   END LOOP;
