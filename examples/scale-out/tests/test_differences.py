@@ -14,6 +14,7 @@ from totp import NOON, SECRET, code_at, force_parallel, good, wrong
 CODE, CODE_OF_OTHER = good(), code_at(OTHER, NOON, "SHA256", 8, 60)
 URI = f"otpauth://totp/a?secret={SECRET}"
 AT = NOON.isoformat()
+OF_TABLET = f"totp_code_at(current_setting('its.secret'), '{AT}')"
 
 BEFORE_THE_FIRST_ENROLLMENT = """
 SELECT * FROM totp_keys()
@@ -67,7 +68,7 @@ SELECT * FROM totp_enroll('')
 SELECT * FROM totp_enroll(repeat('x', 257))
 SELECT * FROM totp_enroll('dora', device => '')
 SELECT e.* FROM generate_series(1, 8) AS n, totp_enroll('dora', device => 'device ' || n) AS e
-SELECT * FROM totp_enroll('dora', device => 'one too many')
+SELECT * FROM totp_enroll('dora', device => 'not one too many')
 SELECT * FROM totp_reset('dora', 'none of hers')
 SELECT * FROM totp_reset('nobody')
 SELECT totp_verify('dora', totp_code_at(secret, '{AT}')) FROM totp_reset(user_id => 'dora')
@@ -80,13 +81,55 @@ SELECT * FROM totp_check('dora', '123456', 'default')
 SELECT * FROM totp_status('dora')
 SELECT totp_enable('dora', device => 'default'), totp_enable('dora'), totp_disable('dora'), totp_enable('dora')
 SELECT totp_enable('nobody')
-SELECT * FROM totp_recovery_codes('ann', count => 3)
-SELECT totp_recovery_codes('ann', 0)
+SELECT * FROM totp_reset_recovery_codes('ann', count => 3)
+SELECT totp_reset_recovery_codes('ann', 0)
 SELECT totp_recovery_codes('ann', 21)
 SELECT totp_recovery_codes('nobody')
-SELECT totp_recover('ann', code), totp_recover(recovery_code => code, user_id => 'ann') FROM totp_recovery_codes('ann') AS code
+SELECT totp_recover('ann', code), totp_recover(recovery_code => code, user_id => 'ann') FROM totp_reset_recovery_codes('ann') AS code
 SELECT totp_recover('ann', 'x'), totp_recover('ann', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA'), totp_recover('nobody', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')
 SELECT recovery_codes_left FROM totp_status('ann')
+SELECT totp_import('eve', '{SECRET}', confirmed => true)
+SELECT * FROM totp_recovery_codes('eve')
+SELECT * FROM totp_recovery_codes('eve', 3, '{wrong()}')
+SELECT * FROM totp_recovery_codes('eve', count => 3, proof => '{good(-1)}')
+SELECT * FROM totp_recovery_codes('eve', 3, '{good(-1)}')
+SELECT * FROM totp_check_confirm('eve', '123456', 'tablet')
+SELECT set_config('its.secret', secret, false) FROM totp_enroll('eve', device => 'tablet')
+SELECT * FROM totp_status('eve')
+SELECT * FROM totp_check_confirm('eve', {OF_TABLET}, 'tablet')
+SELECT totp_confirm('eve', {OF_TABLET}, 'tablet')
+SELECT * FROM totp_check_confirm('eve', '{wrong()}', 'tablet', '{good()}')
+SELECT * FROM totp_check_confirm('eve', {OF_TABLET}, 'tablet', '{wrong()}')
+SELECT * FROM totp_check_confirm('eve', {OF_TABLET}, 'tablet', '{good(-1)}')
+SELECT * FROM totp_check_confirm('eve', {OF_TABLET}, 'tablet', '{good()}', 21)
+SELECT * FROM totp_check_confirm('eve', {OF_TABLET}, device => 'tablet', proof => '{good()}', recovery_codes => 2)
+SELECT totp_confirm('eve', '1', proof => 'x'), totp_unlock('eve')
+SELECT set_config('its.secret', secret, false) FROM totp_enroll('eve', device => 'watch')
+SELECT totp_confirm('eve', {OF_TABLET}, 'watch', proof => code) FROM totp_reset_recovery_codes('eve', 1) AS code
+SELECT r.* FROM totp_reset_recovery_codes('eve', 2) AS code, totp_check_recover('eve', code) AS r
+SELECT * FROM totp_check_recover('eve', 'x')
+SELECT * FROM totp_check_recover(recovery_code => 'AAAAAA-AAAAAA-AAAAAA-AAAAAA', user_id => 'eve')
+SELECT * FROM totp_check_recover('nobody', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')
+SELECT totp_rename_device('eve', 'tablet', 'phone')
+SELECT totp_rename_device('eve', 'tablet', 'phone', '{wrong()}')
+SELECT totp_rename_device('eve', 'tablet', 'watch', '{wrong()}')
+SELECT totp_rename_device('eve', 'none of hers', 'phone', '{wrong()}')
+SELECT totp_rename_device('eve', 'tablet', new_device => 'phone', proof => code) FROM totp_reset_recovery_codes('eve', 1) AS code
+SELECT totp_enroll('eve', keep_current => false)
+SELECT totp_unenroll('eve', NULL, 'phone')
+SELECT totp_unenroll('eve', '{wrong()}', 'phone')
+SELECT totp_unenroll('eve', device => 'phone', proof => code) FROM totp_reset_recovery_codes('eve', 1) AS code
+SELECT * FROM totp_status('eve')
+SELECT totp_move_device('eve', 'default', 'bob', 'phone')
+SELECT totp_move_device('eve', 'default', '', 'phone')
+SELECT totp_move_device('eve', 'default', 'fay', new_device => 'token'), totp_move_device('eve', 'default', 'fay', 'another')
+SELECT * FROM totp_status('fay')
+SELECT totp_unenroll('fay', '{good()}')
+SELECT totp_unenroll('fay', '{good(1)}')
+SELECT totp_unenroll('fay', '{good(1)}')
+SELECT * FROM totp_status('fay')
+SELECT totp_import('gus', left('{SECRET}', 31) || chr(64 + n), device => 'device ' || n, confirmed => true) FROM generate_series(1, 10) AS n
+SELECT totp_import('gus', '{OTHER}', device => 'one too many')
 SELECT totp_rename_user('ann', 'ann'), totp_rename_user('nobody', 'zoe')
 SELECT totp_rename_user('ann', 'bob')
 SELECT totp_rename_user('ann', '')
@@ -134,7 +177,7 @@ def test_every_function_does_its_work(both):
     with both.sides() as sides:
         for call in (*BEFORE_THE_FIRST_ENROLLMENT.strip().splitlines(), *CALLS.strip().splitlines()):
             sides.ask(call)
-    assert sides.states == {"22023", "42704", "42883", "54000", "55000"}
+    assert sides.states == {"22023", "42501", "42704", "42883", "54000", "55000"}
     both.cluster.write_key_file("5f" * 31 + "60\n")  # and the old one is lost
     with both.sides() as later:
         later.ask("SELECT f.* FROM totp_keys() AS k, totp_forget_unreadable(k.master_key) AS f WHERE NOT k.master_key_loaded")
@@ -218,13 +261,16 @@ def test_the_rights_are_the_same(both, capability):
 
 ABOUT_ANN = [f"SELECT totp_verify('ann', '{wrong()}')", f"SELECT * FROM totp_check('ann', '{CODE}')", f"SELECT totp_confirm('ann', '{CODE}')",
              "SELECT totp_recover('ann', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')", "SELECT totp_unlock('ann')", "SELECT totp_enabled('ann')",
-             "SELECT * FROM totp_status('ann')", "SELECT * FROM totp_reset('ann')", "SELECT * FROM totp_enroll('ann')"]
+             "SELECT * FROM totp_check_recover('ann', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')", f"SELECT totp_unenroll('ann', '{wrong()}')",
+             "SELECT totp_move_device('ann', 'default', 'hers', 'default')", "SELECT totp_move_device('hers', 'default', 'ann', 'default')",
+             "SELECT * FROM totp_status('ann')", "SELECT * FROM totp_reset('ann')", "SELECT * FROM totp_enroll('ann')",
+             "SELECT * FROM totp_check_confirm('ann', '1', proof => '1')", "SELECT * FROM totp_recovery_codes('ann', 2, '1')"]
 
 
 def _sign_up(both: Both) -> None:
     with both.sides() as sides:
         sides.ask("SELECT totp_import('ann', %s, confirmed => true)", [SECRET])
-        sides.ask("SELECT * FROM totp_recovery_codes('ann')")
+        sides.ask("SELECT * FROM totp_reset_recovery_codes('ann')")
 
 
 @pytest.mark.parametrize("broken, state", [

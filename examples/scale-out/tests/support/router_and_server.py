@@ -102,6 +102,8 @@ class Failure:
 
 
 def _form(value):
+    if isinstance(value, list):
+        return [_form(item) for item in value]
     if isinstance(value, datetime) and abs(value - datetime.now(UTC)) < timedelta(hours=1):
         return "the real time"
     if isinstance(value, str):
