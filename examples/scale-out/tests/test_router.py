@@ -6,7 +6,7 @@ import pytest
 from many_users import import_users, secret_of
 from router_load import code_of, conn, role, router  # noqa: F401
 from shards import partition, script, users_of
-from totp import check, error_of, import_secret, parallel, verify, wrong_code
+from totp import check, error_of, import_secret, parallel, recovery_codes, verify, wrong_code
 
 FUNCTIONS = "FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname LIKE 'totp\\_%%'"
 
@@ -18,7 +18,7 @@ def test_everything_of_a_user_is_on_one_shard(router, conn):
     for user in users:
         assert verify(conn, user, code_of(user)) is True
         assert check(conn, user, wrong_code(code_of(user))).reason == "wrong"
-        conn.execute("SELECT totp_recovery_codes(%s)", [user]).fetchall()
+        assert len(recovery_codes(conn, user)) == 10
     for shard in router.shards:
         mine = [user for user in users if router.shard_of(user) is shard]
         for table in ("secrets", "used_codes", "attempts", "recovery_codes", "audit_log"):
@@ -83,7 +83,7 @@ def test_serve_takes_partitions_that_there_are(router):
 def test_two_answers_in_one_statement_do_not_mix(conn):
     """PL/Proxy keeps one answer for each connection: a function that reads slowly would go on in the answer of the next."""
     users = import_users(conn, 2, prefix="mixed")
-    found = conn.execute("SELECT (totp_status(%s)).account_name, (totp_status(%s)).account_name, totp_recovery_codes(%s, 2)",
+    found = conn.execute("SELECT (totp_status(%s)).account_name, (totp_status(%s)).account_name, totp_reset_recovery_codes(%s, 2)",
                          [*users, users[0]]).fetchall()
     assert [row[:2] for row in found] == [(users[0], users[1]), (None, None)]
     assert all(len(code) == 27 for _, _, code in found)
@@ -112,6 +112,8 @@ def test_of_64_sessions_with_one_code_one_gets_in(router, conn):
     "totp_verify('x', '1')", "totp_check('x', '1')", "totp_confirm('x', '1')", "totp_recover('x', '1')", "totp_enroll('x')",
     "totp_import('x', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "totp_reset('x')", "totp_disable('x')", "totp_enable('x')", "totp_remove('x')",
     "totp_unlock('x')", "totp_rename_user('x', 'y')", "totp_recovery_codes('x')", "totp_rotate_key()", "totp_prune_audit('1 year')",
+    "totp_check_confirm('x', '1')", "totp_check_confirm(NULL, '1')", "totp_check_recover('x', '1')", "totp_check_recover(NULL, '1')",
+    "totp_unenroll('x', '1')", "totp_rename_device('x', 'a', 'b', '1')", "totp_reset_recovery_codes('x')", "totp_move_device('x', 'a', 'y', 'b')",
     "totp_forget_unreadable('x')"])
 def test_a_read_only_transaction_is_refused(router, conn, call):
     before = [shard.database.value("SELECT count(*) FROM totp.audit_log") for shard in router.shards]
@@ -127,7 +129,7 @@ def test_a_read_only_transaction_is_refused(router, conn, call):
 def test_rollback_gives_no_guess_back_and_undoes_nothing_on_a_shard(conn):
     """The first as on one server. The second not: PL/Proxy commits each call on the shard."""
     [user] = import_users(conn, 1, prefix="undone")
-    for call, expected in (("SELECT totp_verify(%s, '000000')", False), ("SELECT totp_recovery_codes(%s, 1) IS NULL", False),
+    for call, expected in (("SELECT totp_verify(%s, '000000')", False), ("SELECT totp_reset_recovery_codes(%s, 1) IS NULL", False),
                            ("SELECT totp_disable(%s)", 1)):
         with conn.transaction(force_rollback=True):
             assert conn.execute(call, [user]).fetchone() == (expected,)
@@ -148,18 +150,25 @@ def test_the_actor_reaches_the_audit_log_of_the_shard(router, conn, role):
     assert noted.fetchall() == [(actor, "totp_router_verify", name) for actor in (app, "support:42", app)]
 
 
-def test_a_user_keeps_its_shard_when_renamed(router, conn):
+def test_a_user_keeps_its_shard_when_renamed_and_a_device_when_moved(router, conn):
     [user] = users_of(range(0, 1), 1, "old")
     [same] = users_of(router.partitions_of(router.shard_of(user)), 1, "new")
     [other] = users_of(set(range(16)) - set(router.partitions_of(router.shard_of(user))), 1, "new")
     import_secret(conn, user, secret_of(user))
-    error = error_of(conn, "SELECT totp_rename_user(%s, %s)", [user, other])
-    assert error.sqlstate == "0A000" and "Enroll the new user id" in error.diag.message_hint
+    for call in ("totp_rename_user(%s, %s)", "totp_move_device(%s, 'default', %s, 'default')"):
+        error = error_of(conn, f"SELECT {call}", [user, other])
+        assert error.sqlstate == "0A000" and "Enroll the new user id" in error.diag.message_hint
     assert conn.execute("SELECT totp_enabled(%s), totp_enabled(%s)", [user, other]).fetchone() == (True, False)
     assert conn.execute("SELECT totp_rename_user(%s, %s)", [user, same]).fetchone() == (1,)
     assert verify(conn, same, code_of(user)) is True
     for bad in ("", "x" * 257, None):
-        assert error_of(conn, "SELECT totp_rename_user(%s, %s)", [same, bad]).sqlstate == "22023"
+        for call in ("totp_rename_user(%s, %s)", "totp_move_device(%s, 'default', %s, 'default')"):
+            assert error_of(conn, f"SELECT {call}", [same, bad]).sqlstate == "22023"
+    with closing(router.shard_of(same).database.connect("totp_router_admin")) as direct:  # and a shard does not trust the map
+        for call in ("totp_rename_user(%s, %s, 'x')", "totp_move_device(%s, 'default', %s, 'default', 'x')"):
+            assert error_of(direct, f"SELECT totp_shard.{call}", [same, other]).sqlstate == "55000"
+    assert conn.execute("SELECT totp_move_device(%s, 'default', %s, 'token')", [same, user]).fetchone() == (True,)
+    assert check(conn, user, code_of(user)).reason == "replayed" and check(conn, user, code_of(user, 1)).matched_device == "token"
 
 
 # --- Who may ---------------------------------------------------------------------------------------------------------

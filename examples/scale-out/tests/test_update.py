@@ -68,7 +68,10 @@ def test_two_numbers_of_partitions_are_refused(router, small):
 
 
 def test_what_the_extension_dropped_or_changed_goes_from_the_router(small):
-    """An update that adds a parameter and a result column, drops a function, and adds a column of the audit log."""
+    """An update that adds a parameter and a result column, drops functions, and adds a column of the audit log.
+
+    A parameter and a column of the result share a name before in totp_check_confirm(), and afterward in totp_enable().
+    """
     shard, router = small
     router.execute("CREATE ROLE scale_out_reader LOGIN")
     try:
@@ -85,6 +88,13 @@ def test_what_the_extension_dropped_or_changed_goes_from_the_router(small):
             ALTER EXTENSION pg_totp ADD FUNCTION totp_rename_user(text, text);
             ALTER EXTENSION pg_totp DROP FUNCTION totp_disable(text, text);
             DROP FUNCTION totp_disable(text, text);
+            ALTER EXTENSION pg_totp DROP FUNCTION totp_check_confirm(text, text, text, text, integer);
+            DROP FUNCTION totp_check_confirm(text, text, text, text, integer);
+            ALTER EXTENSION pg_totp DROP FUNCTION totp_enable(text, text);
+            DROP FUNCTION totp_enable(text, text);
+            CREATE FUNCTION totp_enable(user_id text, device text) RETURNS TABLE (enabled boolean, device text) LANGUAGE sql AS 'SELECT true, $2';
+            ALTER EXTENSION pg_totp ADD FUNCTION totp_enable(text, text);
+            COMMENT ON FUNCTION totp_enable(text, text) IS 'x';
             ALTER TABLE totp.audit_log ADD COLUMN extra text DEFAULT 'more';
             COMMENT ON FUNCTION totp_unlock(text, text) IS 'x';
             COMMENT ON FUNCTION totp_rename_user(text, text) IS 'x'""")
@@ -97,8 +107,11 @@ def test_what_the_extension_dropped_or_changed_goes_from_the_router(small):
             assert error_of(conn, "SELECT totp_disable('x')").sqlstate == "42883"
             assert conn.execute("SELECT totp_of_the_dba()").fetchone() == (1,)
             conn.execute("ALTER USER MAPPING FOR totp_router SERVER totp_audit_log_s1 OPTIONS (SET password_required 'false')")
-            left = "SELECT count(*) FROM pg_proc WHERE proname IN ('totp_unlock', 'totp_rename_user', 'totp_disable')"
-            assert (shard.value(left), router.value(left)) == (4, 4)  # each with the one that the router calls, or that calls the shard
+            assert conn.execute("SELECT * FROM totp_enable('x', device => 'y')").fetchone() == (True, "y")
+            left = "SELECT proname, count(*)::int FROM pg_proc WHERE proname IN ('totp_unlock', 'totp_rename_user', 'totp_disable', 'totp_check_confirm', 'totp_enable') GROUP BY 1"
+            # Each with the one that the router calls, or that calls the shard.
+            assert dict(shard.execute(left)) == {"totp_unlock": 2, "totp_rename_user": 2, "totp_enable": 2}
+            assert dict(router.execute(left)) == {"totp_unlock": 2, "totp_rename_user": 2, "totp_enable": 3}
         with closing(router.connect("scale_out_reader")) as conn:
             assert conn.execute("SELECT DISTINCT extra, shard FROM totp.audit_log").fetchall() == [("more", "s1")]
     finally:
