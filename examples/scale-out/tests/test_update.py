@@ -4,10 +4,11 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from router_load import router  # noqa: F401
+from many_users import import_users
+from router_load import code_of, router  # noqa: F401
 from server import CommandFailed
 from shards import script
-from totp import error_of
+from totp import NOON, check, enabled, error_of, verify, wrong_code
 
 COUNT = 64
 
@@ -116,3 +117,48 @@ def test_what_the_extension_dropped_or_changed_goes_from_the_router(small):
             assert conn.execute("SELECT DISTINCT extra, shard FROM totp.audit_log").fetchall() == [("more", "s1")]
     finally:
         router.psql("DROP OWNED BY scale_out_reader; DROP ROLE scale_out_reader")
+
+
+@pytest.fixture
+def old(router):
+    """A shard with the extension as 0.1.0 made it, and a router before it: (shard, router)."""
+    shard = router.shards[0].cluster.create_database("old", extension=False)
+    shard.execute("CREATE EXTENSION pg_totp VERSION '0.1.0'")
+    shard.execute(f"ALTER DATABASE old SET totp.clock = '{NOON.isoformat()}'")
+    shard.psql(script("shard.sql"))
+    shard.execute("SELECT totp_shard.serve(ARRAY(SELECT generate_series(0, 15)))")
+    old = router.database.cluster.create_database("router_of_old", extension=False)
+    old.psql(script("router.sql"))
+    old.execute("INSERT INTO totp_router.shards VALUES ('s1', %s)", [f"host={shard.cluster.folder} port=5432 dbname=old"])
+    old.execute("INSERT INTO totp_router.partitions SELECT p, 's1' FROM generate_series(0, 15) p")
+    old.psql(shard.psql(script("routes.sql")))
+    old.execute("SELECT totp_router.apply()")
+    yield shard, old
+    old.drop()
+    shard.drop()
+
+
+def test_users_sign_in_while_the_extension_is_updated(old):
+    """docs/operations/scale-out.md, step by step. What has other parameters or columns is an error meanwhile, never an answer."""
+    shard, router = old
+    changed = "totp_check(%s, '1')", "totp_status(%s)", "totp_confirm(%s, '1')", "totp_recovery_codes(%s)"
+    with closing(router.connect()) as conn:
+        users = import_users(conn, 2)
+        states = []
+        for step, update in enumerate([lambda: None, lambda: shard.execute("ALTER EXTENSION pg_totp UPDATE"),
+                                       lambda: shard.psql(script("shard.sql")), lambda: router.psql(shard.psql(script("routes.sql")))]):
+            update()
+            user = users[step // 2]
+            assert enabled(conn, user) is True
+            assert [verify(conn, user, code) for code in (code_of(user, step % 2), code_of(user, step % 2), wrong_code(code_of(user)))] == [True, False, False]
+            states.append([_state_of(conn, f"SELECT * FROM {call}", [user]) for call in changed])
+        assert states == [[None, None, None, "42501"], ["42804", "42804", None, "42501"], [None, None, "42883", "42883"], [None, None, None, "42501"]]
+        assert check(conn, user, "1").retry_after is None
+
+
+def _state_of(conn, query, parameters) -> str | None:
+    try:
+        conn.execute(query, parameters)
+    except psycopg.Error as error:
+        return error.sqlstate
+    return None
