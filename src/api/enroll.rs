@@ -119,7 +119,7 @@ impl Plan {
     ///
     /// Errors: 42501 if that was asked for.
     fn without_proof(&self, existing: &[Existing]) -> Result<bool, Error> {
-        if self.keep_current || self.event != Event::Enrolled || !settings::require_proof() {
+        if self.keep_current || self.slot != Slot::Proposed || !settings::require_proof() {
             return Ok(self.keep_current);
         }
         let is_active = existing.iter().any(|s| s.slot == Slot::Active);
@@ -171,7 +171,7 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     let secret_id = insert(user, device, uri, &of_device, version, slot, past, now)?;
     let mut detail = removed.detail();
     match plan.event {
-        Event::Enrolled => detail.push(("keep_current", plan.keep_current.to_string())),
+        Event::Enrolled => detail.push(("keep_current", keep_current.to_string())),
         Event::Imported => {
             inplace::note_import();
             detail.push(("confirmed", (slot == Slot::Active).to_string()));

@@ -6,7 +6,7 @@
 //! `totp_enroll` has a new symbol for another reason: the tables of 0.1.0 have no slot for proposed secrets, so its secrets are
 //! pending, which means approved. A session with the old library must not go on with that after the update.
 //!
-//! Owns the old symbols. Must never behave in another way than the function of today does with the defaults.
+//! Owns the old symbols. Must never ask for a proof: no caller can give one before the update.
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -16,7 +16,7 @@ use super::confirm::totp_confirm_v2;
 use super::enroll::{self, Asked};
 use super::guard;
 use super::import::totp_import_v2;
-use super::recovery_codes::totp_recovery_codes_v2;
+use super::recovery_codes;
 use super::secret_text::SecretText;
 use super::status::totp_status_v2_wrapper;
 use super::verify::totp_check_v2_wrapper;
@@ -84,7 +84,8 @@ fn totp_recovery_codes(
     user_id: Option<&str>,
     count: Option<i32>,
 ) -> Result<SetOfIterator<'static, SecretText>, ErrorReport> {
-    totp_recovery_codes_v2(user_id, count, None)
+    guard::writable("totp_recovery_codes")?;
+    Ok(recovery_codes::replace_without_proof(user_id, count)?)
 }
 
 /// A secret in slot `pending`.

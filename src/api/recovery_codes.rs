@@ -32,10 +32,16 @@ pub fn totp_recovery_codes_v2(
     proof: default!(Option<&str>, "NULL"),
 ) -> Result<SetOfIterator<'static, SecretText>, ErrorReport> {
     guard::writable("totp_recovery_codes")?;
-    Ok(replace(user_id, count, |user, existing| proof::ask(user, existing, proof))?)
+    Ok(replace(user_id, count, |user, existing| {
+        if existing.iter().any(|s| s.slot == Slot::Active) {
+            proof::ask(user, existing, proof)
+        } else {
+            Err(Error::NoSuchDevice)
+        }
+    })?)
 }
 
-/// Does the same for the support desk, without a proof.
+/// Does the same for the support desk, without a proof, and also for a user whose devices wait for their first code.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_reset_recovery_codes(
@@ -43,7 +49,15 @@ fn totp_reset_recovery_codes(
     count: default!(Option<i32>, 10),
 ) -> Result<SetOfIterator<'static, SecretText>, ErrorReport> {
     guard::writable("totp_reset_recovery_codes")?;
-    Ok(replace(user_id, count, |_, _| Ok(true))?)
+    Ok(replace_without_proof(user_id, count)?)
+}
+
+/// Replaces a set and asks for nothing.
+pub fn replace_without_proof(
+    user_id: Option<&str>,
+    count: Option<i32>,
+) -> Result<SetOfIterator<'static, SecretText>, Error> {
+    replace(user_id, count, |_, _| Ok(true))
 }
 
 fn replace(
@@ -59,7 +73,7 @@ fn replace(
         return Err(Error::NoSuchDevice);
     }
     let existing = secrets::of_user(&Snapshot::latest(), user)?;
-    if !existing.iter().any(|s| s.slot == Slot::Active) {
+    if existing.is_empty() {
         return Err(Error::NoSuchDevice);
     }
     let set = NewSet::create(user, count)?;

@@ -90,7 +90,7 @@ pub fn recovery_after_restore() -> Result<Check, Error> {
     }
     let detail = format!(
         "{} older than the last failover or restore, and a code used just before it may be good again: \
-         create new ones with totp_recovery_codes()",
+         create new ones with totp_reset_recovery_codes()",
         counted(number, "set of recovery codes is", "sets of recovery codes are")
     );
     Ok(Check::warn(NAME, detail))

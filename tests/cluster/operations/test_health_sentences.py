@@ -81,9 +81,9 @@ COUNTED = {
     "old recovery codes": (f"{RECOVERY_CODES}; UPDATE totp.floor SET floor_at = '2030-01-01 11:59Z'; UPDATE totp.recovery_codes SET created_at = '2030-01-01 11:00Z'",
                            "recovery_after_restore", "warn",
                            "1 set of recovery codes is older than the last failover or restore, and a code used just before it may be good again:"
-                           " create new ones with totp_recovery_codes()",
+                           " create new ones with totp_reset_recovery_codes()",
                            "2 sets of recovery codes are older than the last failover or restore, and a code used just before it may be good again:"
-                           " create new ones with totp_recovery_codes()"),
+                           " create new ones with totp_reset_recovery_codes()"),
     "locked": (OF_THESE.format(change="locked_until = '2030-01-01 12:00:01Z'"), "locked_users", "ok",
                '1 user is locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do; the user is "alice"',
                '2 users are locked, 0 of them until totp_unlock(), and 0 are one wrong code away: nothing to do; the last of them "alice", "bob"'),
