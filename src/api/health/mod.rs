@@ -41,7 +41,7 @@ fn totp_health() -> Result<
 
 /// Makes the checks that read settings, files, and PostgreSQL's catalogs.
 fn of_server() -> Result<Vec<Check>, Error> {
-    let mut checks = vec![keys::master_key(), keys::master_key_source(), server::test_clock()];
+    let mut checks = vec![keys::master_key(), keys::master_key_source(), server::test_clock(), server::issuer()?];
     checks.extend(rights::checks()?);
     checks.extend(server::version()?);
     checks.extend(server::tables()?);
