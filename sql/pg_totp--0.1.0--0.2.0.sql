@@ -89,7 +89,8 @@ COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
 
 -- What was pending counts as approved.
 ALTER TABLE totp.secrets DROP CONSTRAINT secrets_slot_check;
-ALTER TABLE totp.secrets ADD CONSTRAINT secrets_slot_check CHECK (slot IN ('active', 'pending', 'proposed'));
+ALTER TABLE totp.secrets ADD CONSTRAINT secrets_slot_check CHECK (
+  slot OPERATOR(pg_catalog.=) ANY (ARRAY['active', 'pending', 'proposed']));
 COMMENT ON TABLE totp.secrets IS 'TOTP secrets, sealed; at most one per device and slot';
 COMMENT ON COLUMN totp.secrets.slot IS 'active: signs in; pending: approved, becomes active with its first good code; proposed: that may need a proof too';
 

@@ -134,8 +134,6 @@ $$;
 COMMENT ON FUNCTION totp_grant(name, text) IS
   'Grants a role one capability: verify, enroll, admin, or audit';
 
-SET LOCAL search_path = pg_catalog, pg_temp;
-
 -- Revokes everything from PUBLIC, and what ALTER DEFAULT PRIVILEGES granted to others. A loop, so that a new function or
 -- table cannot be forgotten.
 DO $$
@@ -143,26 +141,28 @@ DECLARE
   grant_ record;
 BEGIN
   FOR grant_ IN
-    SELECT 'ROUTINE' AS kind, p.oid::pg_catalog.regprocedure::text AS name, a.grantee
+    SELECT 'ROUTINE' AS kind, p.oid::pg_catalog.regprocedure::pg_catalog.text AS name, a.grantee
       FROM pg_catalog.pg_proc p
-      JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND d.objid = p.oid
-      JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_totp'
+      JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                                 AND d.objid OPERATOR(pg_catalog.=) p.oid
+      JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid AND e.extname OPERATOR(pg_catalog.=) 'pg_totp'
       CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
-     WHERE d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND a.grantee <> p.proowner
+     WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+       AND a.grantee OPERATOR(pg_catalog.<>) p.proowner
     UNION ALL
-    SELECT CASE WHEN c.relkind = 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::pg_catalog.regclass::text, a.grantee
+    SELECT CASE WHEN c.relkind OPERATOR(pg_catalog.=) 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::pg_catalog.regclass::pg_catalog.text, a.grantee
       FROM pg_catalog.pg_class c
-      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname = 'totp'
+      JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace AND n.nspname OPERATOR(pg_catalog.=) 'totp'
       CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
-     WHERE c.relkind IN ('r', 'p', 'v', 'S') AND a.grantee <> c.relowner
+     WHERE c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'p', 'v', 'S']::pg_catalog."char"[]) AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
     UNION ALL
     SELECT 'SCHEMA', 'totp', a.grantee
       FROM pg_catalog.pg_namespace n
       CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
-     WHERE n.nspname = 'totp' AND a.grantee <> n.nspowner
+     WHERE n.nspname OPERATOR(pg_catalog.=) 'totp' AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner
   LOOP
     EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM %s', grant_.kind, grant_.name,
-      CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grant_.grantee)) END);
+      CASE WHEN grant_.grantee OPERATOR(pg_catalog.=) 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(grant_.grantee)) END);
   END LOOP;
 END
 $$;

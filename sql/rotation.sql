@@ -1,17 +1,15 @@
 -- Online rotation: the procedure, and the view that another session can watch.
 
-SET LOCAL search_path = pg_catalog, pg_temp;
-
 -- Progress of a rotation. No row if none is under way.
 CREATE VIEW totp.rotation_progress AS
 SELECT current.key_id AS to_key,
        pg_catalog.array_agg(retiring.key_id ORDER BY retiring.key_id) AS from_keys,
        current.created_at AS started_at,
-       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = current.key_id) AS done,
-       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id <> current.key_id) AS remaining
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id OPERATOR(pg_catalog.=) current.key_id) AS done,
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id OPERATOR(pg_catalog.<>) current.key_id) AS remaining
   FROM totp.data_keys current
-  JOIN totp.data_keys retiring ON retiring.state = 'retiring'
- WHERE current.state = 'current'
+  JOIN totp.data_keys retiring ON retiring.state OPERATOR(pg_catalog.=) 'retiring'
+ WHERE current.state OPERATOR(pg_catalog.=) 'current'
  GROUP BY current.key_id, current.created_at;
 COMMENT ON VIEW totp.rotation_progress IS 'Progress of an online rotation; empty if none is under way';
 COMMENT ON COLUMN totp.rotation_progress.to_key IS 'The new data key';
@@ -19,8 +17,6 @@ COMMENT ON COLUMN totp.rotation_progress.from_keys IS 'The data keys that will b
 COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was created';
 COMMENT ON COLUMN totp.rotation_progress.done IS 'Secrets under the new data key';
 COMMENT ON COLUMN totp.rotation_progress.remaining IS 'Secrets under an old one';
-
-SET LOCAL search_path = @extschema@, pg_temp;
 
 -- A procedure that commits must be SECURITY INVOKER without SET, so every name and operator in it is qualified. The
 -- functions that it calls are SECURITY DEFINER.

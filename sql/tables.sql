@@ -1,7 +1,8 @@
 -- The tables of pg_totp. Read docs/design/tables.md for why they look as they do.
 
--- No operator or function of another schema may be found, neither here nor in expressions that are stored from here.
-SET LOCAL search_path = pg_catalog, pg_temp;
+-- No operator or function of another schema may be found, neither here nor in expressions that are stored from here, so each
+-- is qualified. The path is that of every extension, which event triggers of the database see.
+SET LOCAL search_path = @extschema@, pg_temp;
 
 DO $$
 BEGIN
@@ -9,6 +10,33 @@ BEGIN
     RAISE EXCEPTION 'pg_totp needs a database with encoding UTF8'
       USING ERRCODE = 'feature_not_supported',
             HINT = 'Create the database with ENCODING ''UTF8'' TEMPLATE template0.';
+  END IF;
+END
+$$;
+
+-- CREATE SCHEMA would raise the same, without a HINT.
+DO $$
+DECLARE
+  owner CONSTANT text := (
+    SELECT e.extname
+      FROM pg_catalog.pg_namespace n
+      JOIN pg_catalog.pg_depend d ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                                 AND d.objid OPERATOR(pg_catalog.=) n.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+      JOIN pg_catalog.pg_extension e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+     WHERE n.nspname OPERATOR(pg_catalog.=) 'totp');
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname OPERATOR(pg_catalog.=) 'totp') THEN
+    RAISE EXCEPTION 'schema "totp" already exists'
+      USING ERRCODE = 'duplicate_schema',
+            DETAIL = 'The tables of pg_totp are always in a schema of that name, which CREATE EXTENSION makes.',
+            HINT = CASE
+              WHEN owner IS NOT NULL THEN
+                pg_catalog.format('Drop extension %I, or use another database.', owner)
+              WHEN '@extschema@' OPERATOR(pg_catalog.=) 'totp' THEN
+                'Drop the schema if it is empty, and name another one in CREATE EXTENSION pg_totp SCHEMA.'
+              ELSE
+                'Rename it with ALTER SCHEMA totp RENAME TO, or drop it if nothing in it is needed.'
+            END;
   END IF;
 END
 $$;
@@ -22,18 +50,20 @@ CREATE SEQUENCE totp.audit_ids AS bigint;
 -- Data keys, wrapped by a master key that is never in the database.
 CREATE TABLE totp.data_keys (
   key_id      integer     PRIMARY KEY,
-  state       text        COLLATE "C" NOT NULL CHECK (state IN ('current', 'retiring')),
+  state       text        COLLATE "C" NOT NULL CHECK (state OPERATOR(pg_catalog.=) ANY (ARRAY['current', 'retiring'])),
   master_key  text        COLLATE "C" NOT NULL,
   wrapped     bytea       NOT NULL,
   created_at  timestamptz NOT NULL
-);
-CREATE UNIQUE INDEX data_keys_one_current ON totp.data_keys (state) WHERE state = 'current';
+) USING heap;
+CREATE UNIQUE INDEX data_keys_one_current ON totp.data_keys (state) WHERE state OPERATOR(pg_catalog.=) 'current';
 
 -- One row per secret. A device has at most one secret of each slot.
 CREATE TABLE totp.secrets (
-  user_id        text        COLLATE "C" NOT NULL CHECK (octet_length(user_id) BETWEEN 1 AND 256),
-  device         text        COLLATE "C" NOT NULL CHECK (octet_length(device) BETWEEN 1 AND 256),
-  slot           text        COLLATE "C" NOT NULL CHECK (slot IN ('active', 'pending', 'proposed')),
+  user_id        text        COLLATE "C" NOT NULL CHECK (
+    pg_catalog.octet_length(user_id) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.octet_length(user_id) OPERATOR(pg_catalog.<=) 256),
+  device         text        COLLATE "C" NOT NULL CHECK (
+    pg_catalog.octet_length(device) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.octet_length(device) OPERATOR(pg_catalog.<=) 256),
+  slot           text        COLLATE "C" NOT NULL CHECK (slot OPERATOR(pg_catalog.=) ANY (ARRAY['active', 'pending', 'proposed'])),
   secret_id      bigint      NOT NULL,
   version        integer     NOT NULL,
   key_id         integer     NOT NULL,
@@ -49,8 +79,8 @@ CREATE TABLE totp.secrets (
   expires_at     timestamptz,
   disabled_at    timestamptz,
   PRIMARY KEY (user_id, device, slot),
-  CHECK ((slot = 'active') = (confirmed_at IS NOT NULL))
-);
+  CHECK ((slot OPERATOR(pg_catalog.=) 'active') OPERATOR(pg_catalog.=) (confirmed_at IS NOT NULL))
+) USING heap;
 CREATE INDEX secrets_key_id ON totp.secrets (key_id);
 
 -- Changed in place by src/inplace: the first five columns are 8 bytes wide and NOT NULL, and no column that
@@ -63,7 +93,7 @@ CREATE TABLE totp.used_codes (
   secret_id     bigint      NOT NULL,
   user_id       text        COLLATE "C" NOT NULL,
   PRIMARY KEY (user_id, secret_id)
-);
+) USING heap;
 
 -- Changed in place, as above.
 CREATE TABLE totp.attempts (
@@ -73,17 +103,18 @@ CREATE TABLE totp.attempts (
   failures              bigint      NOT NULL,
   recovery_failures     bigint      NOT NULL,
   user_id               text        COLLATE "C" PRIMARY KEY
-);
+) USING heap;
 
 -- The current recovery codes of a user, as sealed hashes.
 CREATE TABLE totp.recovery_codes (
-  user_id    text        COLLATE "C" PRIMARY KEY CHECK (octet_length(user_id) BETWEEN 1 AND 256),
+  user_id    text        COLLATE "C" PRIMARY KEY CHECK (
+    pg_catalog.octet_length(user_id) OPERATOR(pg_catalog.>=) 1 AND pg_catalog.octet_length(user_id) OPERATOR(pg_catalog.<=) 256),
   set_id     bigint      NOT NULL,
   count      smallint    NOT NULL,
   key_id     integer     NOT NULL,
   sealed     bytea       NOT NULL,
   created_at timestamptz NOT NULL
-);
+) USING heap;
 CREATE INDEX recovery_codes_key_id ON totp.recovery_codes (key_id);
 
 -- Changed in place, as above. One row.
@@ -94,12 +125,12 @@ CREATE TABLE totp.floor (
   database          bigint      NOT NULL,
   timeline          bigint      NOT NULL,
   one               boolean     PRIMARY KEY CHECK (one)
-);
+) USING heap;
 INSERT INTO totp.floor VALUES ('-infinity', 0, 0, 0, 0, true);
 
 -- Event, user, and actor of everything that happened. Append-only for everyone but the owner.
 CREATE TABLE totp.audit_log (
-  id               bigint      PRIMARY KEY DEFAULT nextval('totp.audit_ids'),
+  id               bigint      PRIMARY KEY DEFAULT pg_catalog.nextval('totp.audit_ids'),
   at               timestamptz NOT NULL,
   event            text        COLLATE "C" NOT NULL,
   user_id          text        COLLATE "C",
@@ -109,7 +140,7 @@ CREATE TABLE totp.audit_log (
   client_addr      inet,
   application_name text        NOT NULL,
   detail           jsonb
-);
+) USING heap;
 CREATE INDEX audit_log_user_at ON totp.audit_log (user_id, at);
 CREATE INDEX audit_log_event_at ON totp.audit_log (event, at);
 CREATE INDEX audit_log_at ON totp.audit_log (at);
@@ -126,6 +157,3 @@ SELECT pg_catalog.pg_extension_config_dump('totp.recovery_codes', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.audit_log', '');
 -- The identity of a cluster belongs to that cluster. A restored database must find none.
 SELECT pg_catalog.pg_extension_config_dump('totp.floor', 'WHERE false');
-
--- The functions that follow go into the schema of CREATE EXTENSION.
-SET LOCAL search_path = @extschema@, pg_temp;

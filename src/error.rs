@@ -102,6 +102,9 @@ pub enum Error {
     KeyEnvironment { rule: &'static str },
     #[error("sealed under master key {0}, which is not loaded")]
     MasterKeyNotLoaded(seal::Fingerprint),
+    /// As above, for a key whose data keys seal nothing: it may have been thrown away.
+    #[error("sealed under master key {0}, which is not loaded")]
+    UnusedMasterKeyNotLoaded(seal::Fingerprint),
     #[error("sealed under data key {}, which does not exist", .0.get())]
     NoDataKey(seal::KeyId),
     #[error("sealed value does not open")]
@@ -148,9 +151,8 @@ impl Error {
             Self::CallerUnknown(_) | Self::StartupOption => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::ProofRequired | Self::ReplacementNeedsProof => ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::NothingToRotate | Self::OwnCopy => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } | Self::MasterKeyNotLoaded(_) => {
-                ERRCODE_CONFIG_FILE_ERROR
-            }
+            Self::NoMasterKey | Self::KeyFile { .. } | Self::KeyEnvironment { .. } => ERRCODE_CONFIG_FILE_ERROR,
+            Self::MasterKeyNotLoaded(_) | Self::UnusedMasterKeyNotLoaded(_) => ERRCODE_CONFIG_FILE_ERROR,
             Self::DoesNotOpen | Self::RowsAltered | Self::TableAltered(_) | Self::NoDataKey(_) => {
                 ERRCODE_DATA_CORRUPTED
             }
@@ -191,9 +193,19 @@ impl Error {
         }
     }
 
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::OfUser(_, error) => error.hint(),
+            Self::UnusedMasterKeyNotLoaded(key) => Some(format!(
+                "Nothing is sealed under its data keys. If it was thrown away, run SELECT * FROM totp_forget_unreadable('{key}'). \
+                 If not, add it again to the file that totp.key_file names, below the current one."
+            )),
+            _ => self.constant_hint().map(str::to_owned),
+        }
+    }
+
+    fn constant_hint(&self) -> Option<&'static str> {
+        match self {
             Self::UserIdAsName(_) => {
                 Some("The account name is the user id by default. Give another one in argument account_name.")
             }

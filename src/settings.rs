@@ -2,7 +2,7 @@
 //!
 //! Owns their names, ranges, and defaults. Must never hold key bytes, nor let a session weaken what the administrator set.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_void};
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
@@ -131,13 +131,7 @@ fn is_kept(name: &[u8], context: pg_sys::GucContext::Type) -> bool {
 /// Defines every setting and reserves the prefix. Called once, when the library is loaded.
 pub fn register() {
     string(c"totp.key_file", c"Path of the master key file.", &KEY_FILE, GucContext::Sighup, GucFlags::SUPERUSER_ONLY);
-    string(
-        c"totp.issuer",
-        c"Issuer of new secrets if the call names none.",
-        &ISSUER,
-        GucContext::Suset,
-        GucFlags::empty(),
-    );
+    issuer_setting();
     integer(
         c"totp.window_steps",
         c"Time steps accepted before and after the current one.",
@@ -212,6 +206,49 @@ pub fn register() {
     string(c"totp.clock", c"Fixed time, for tests only.", &CLOCK, GucContext::Suset, GucFlags::empty());
     // SAFETY: the prefix is a NUL-terminated literal.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"totp".as_ptr()) }
+}
+
+fn issuer_setting() {
+    // SAFETY: the hook reads its argument, and raises nothing.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"totp.issuer",
+            c"Issuer of new secrets if the call names none.",
+            c"",
+            &ISSUER,
+            GucContext::Suset,
+            GucFlags::empty(),
+            Some(check_issuer),
+            None,
+            None,
+        );
+    }
+}
+
+/// PostgreSQL calls this before `totp.issuer` gets a value. A value from before the library was loaded is checked when it is
+/// loaded: PostgreSQL then warns, and takes the default.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_issuer(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL gives a pointer to a NULL or NUL-terminated text. It only reads the detail.
+    unsafe {
+        let is_good = (*value).is_null() || is_issuer(CStr::from_ptr(*value).to_bytes());
+        if !is_good {
+            pg_sys::GUC_check_errdetail_string = ISSUER_RULE.as_ptr().cast_mut();
+        }
+        is_good
+    }
+}
+
+const ISSUER_RULE: &CStr =
+    c"An issuer must be at most 256 bytes long, in UTF-8, without a colon or a control character.";
+
+/// Returns whether `totp.issuer` can have this value. An empty one means no issuer.
+pub fn is_issuer(value: &[u8]) -> bool {
+    value.is_empty() || str::from_utf8(value).is_ok_and(|value| otp::check_label(value).is_ok())
 }
 
 fn string(

@@ -128,6 +128,7 @@ mod tests {
             Error::KeyFile { .. } => [Error::KeyFile { line: 0, rule: RULE }, Error::KeyFile { line: 3, rule: RULE }],
             Error::KeyEnvironment { .. } => [Error::KeyEnvironment { rule: RULE }],
             Error::MasterKeyNotLoaded(_) => [Error::MasterKeyNotLoaded(seal::Fingerprint::parse("0123456789abcdef").unwrap())],
+            Error::UnusedMasterKeyNotLoaded(_) => [Error::UnusedMasterKeyNotLoaded(seal::Fingerprint::parse("0123456789abcdef").unwrap())],
             Error::NoDataKey(_) => [Error::NoDataKey(seal::KeyId::new(1))],
             Error::DoesNotOpen => [Error::DoesNotOpen],
             Error::RowsAltered => [Error::RowsAltered],
@@ -152,6 +153,8 @@ mod tests {
             Rule::Duplicate => [Rule::Duplicate],
         ];
         let of_file = samples![FileRule;
+            FileRule::Exists => [FileRule::Exists],
+            FileRule::Permitted => [FileRule::Permitted],
             FileRule::Readable => [FileRule::Readable],
             FileRule::Regular => [FileRule::Regular],
             FileRule::Owner => [FileRule::Owner],

@@ -125,7 +125,8 @@ pub fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
         return Ok(key);
     }
     let fingerprint = Fingerprint::parse(&stored.master_key).map_err(|_| Error::RowsAltered)?;
-    let key = master_keys::with_master(&fingerprint, |master| DataKey::unwrap(master, stored.id, &stored.wrapped))?
+    let key = master_keys::with_master(&fingerprint, |master| DataKey::unwrap(master, stored.id, &stored.wrapped))
+        .map_err(if_unused)?
         .map_err(|_| Error::DoesNotOpen)?;
     let key = Rc::new(key);
     with_cache(|keys| {
@@ -137,6 +138,16 @@ pub fn unwrapped(stored: &StoredKey) -> Result<Rc<DataKey>, Error> {
         keys.push(CachedKey { id: stored.id, wrapped: stored.wrapped.clone(), key: Rc::clone(&key) });
     });
     Ok(key)
+}
+
+/// Names another way out if nothing is sealed under a master key that is not loaded.
+fn if_unused(error: Error) -> Error {
+    match error {
+        Error::MasterKeyNotLoaded(key) if !data_keys::is_in_use(&key.to_string()).unwrap_or(true) => {
+            Error::UnusedMasterKeyNotLoaded(key)
+        }
+        other => other,
+    }
 }
 
 /// Reads the master keys now. A broken file is an error, even if keys are in use.

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -41,12 +41,12 @@ pub fn is_environment() -> bool {
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<String>, Error> {
-    if !path.metadata().map_err(|_| FileRule::Readable)?.is_file() {
+    if !path.metadata().map_err(FileRule::of)?.is_file() {
         return Err(FileRule::Regular.into());
     }
     // O_NONBLOCK: if a FIFO took the place of the file meanwhile, the open does not wait for a writer.
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|_| FileRule::Readable)?;
-    check_permissions(&file.metadata().map_err(|_| FileRule::Readable)?)?;
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(FileRule::of)?;
+    check_permissions(&file.metadata().map_err(FileRule::of)?)?;
     if is_in_data_directory(path) {
         return Err(FileRule::Outside.into());
     }
@@ -78,6 +78,8 @@ fn check_permissions(file: &Metadata) -> Result<(), FileRule> {
 /// A rule that the key file breaks as a file. Those of its text are [`seal::Rule`].
 #[derive(Clone, Copy)]
 pub enum FileRule {
+    Exists,
+    Permitted,
     Readable,
     Regular,
     Owner,
@@ -89,9 +91,20 @@ pub enum FileRule {
 }
 
 impl FileRule {
+    /// Returns the rule that a file breaks if the operating system does not open it.
+    fn of(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Self::Exists,
+            ErrorKind::PermissionDenied => Self::Permitted,
+            _ => Self::Readable,
+        }
+    }
+
     /// Returns the rule as a sentence.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Exists => "There is no such file.",
+            Self::Permitted => "The server has no permission to read the file, or to search a directory above it.",
             Self::Readable => "The server cannot read the file.",
             Self::Regular => "It must be a regular file.",
             Self::Owner => "It must be owned by the operating system user of the server, or by root.",

@@ -101,6 +101,7 @@ fn reseal(to: KeyId, context: &Context, sealed: &[u8]) -> Result<Vec<u8>, Error>
 fn seal(id: KeyId, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
     // Read from the table, never only from the cache: after DROP and CREATE EXTENSION an id may name another key.
     let stored = data_keys::find(&Snapshot::latest(), id)?.ok_or(Error::NoDataKey(id))?;
+    reread_after_reload();
     let key = unwrapped(&stored)?;
     seal::seal(&key, id, random::bytes()?, context, plaintext).map_err(|_| Error::Internal("seal a value"))
 }

@@ -75,6 +75,14 @@ DELETE FROM totp.data_keys k
    AND (SELECT s.key_id FROM totp.secrets s WHERE s.key_id = k.key_id LIMIT 1) IS NULL
    AND (SELECT r.key_id FROM totp.recovery_codes r WHERE r.key_id = k.key_id LIMIT 1) IS NULL");
 statement!(writes DELETE(INT4ARRAYOID), c"DELETE FROM totp.data_keys WHERE key_id = ANY ($1)");
+// The first row at or after the number of the key, by index: to look for that number alone, PostgreSQL may scan the table.
+statement!(reads IN_USE(TEXTOID), c"
+SELECT EXISTS (SELECT FROM totp.data_keys k
+                WHERE k.master_key = $1
+                  AND k.key_id IN ((SELECT s.key_id FROM totp.secrets s
+                                     WHERE s.key_id >= k.key_id ORDER BY s.key_id LIMIT 1),
+                                   (SELECT r.key_id FROM totp.recovery_codes r
+                                     WHERE r.key_id >= k.key_id ORDER BY r.key_id LIMIT 1)))");
 statement!(reads LIST(), c"
 SELECT k.key_id, k.state, k.created_at, k.master_key,
        (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = k.key_id),
@@ -124,6 +132,11 @@ pub fn delete(ids: &[KeyId]) -> Result<(), Error> {
 /// Returns all keys as they are stored.
 pub fn all(snapshot: &Snapshot) -> Result<Vec<StoredKey>, Error> {
     ALL.with(|s| s.rows(snapshot, &[], stored))
+}
+
+/// Returns whether something is sealed under a data key that this master key wraps.
+pub fn is_in_use(master_key: &str) -> Result<bool, Error> {
+    IN_USE.with(|s| s.first(&Snapshot::latest(), &[text(master_key)], |row| row.must(1)))?.ok_or(Error::RowsAltered)
 }
 
 /// Lists all keys, oldest first.

@@ -1,6 +1,6 @@
-//! Facts for `totp_health()` about the server, the tables, and the users: counts, flags, names, times.
+//! Facts for `totp_health()` about the tables and the users: counts, flags, names, times.
 //!
-//! Owns one statement per subject; `health_rights` has those about rights. Must never write a sentence or choose a status:
+//! Owns one statement per subject; `health_rights` and `health_settings` have those about rights and settings. Must never write a sentence or choose a status:
 //! `api::health` does. Some statements read every row of a table: they are for every few minutes, not for every second.
 
 use pgrx::IntoDatum;
@@ -30,14 +30,12 @@ pub enum Fault {
     /// An index on a column that changes in place.
     Index(String),
     Trigger(String),
+    /// A publication that has the table: by itself, with its schema, or with all tables.
     Publication(String),
-}
-
-/// Settings of the server, also those of a role or a database.
-pub struct ServerSettings {
-    /// `wal_consistency_checking` is on for generic WAL.
-    pub checks_generic_wal: bool,
-    pub logs_parameters: bool,
+    PublicationOfSchema(String),
+    PublicationOfAllTables(String),
+    /// A subscription that writes to the table.
+    Subscription(String),
 }
 
 /// How many secrets and sets of recovery codes lack something.
@@ -134,25 +132,22 @@ UNION ALL
 SELECT f.name, 'trigger', pg_catalog.quote_ident(t.tgname)
   FROM found f JOIN pg_catalog.pg_trigger t ON t.tgrelid = f.oid AND NOT t.tgisinternal
 UNION ALL
-SELECT f.name, 'publication', pg_catalog.quote_ident(p.pubname)
+SELECT f.name,
+       CASE WHEN p.puballtables THEN 'publication of all tables'
+            WHEN EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)
+            THEN 'publication of schema'
+            ELSE 'publication' END,
+       pg_catalog.quote_ident(p.pubname)
   FROM found f
   JOIN pg_catalog.pg_class c ON c.oid = f.oid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_catalog.pg_publication_tables p ON p.schemaname = n.nspname AND p.tablename = c.relname");
-
-statement!(reads SERVER(), c"
-SELECT pg_catalog.current_setting('wal_consistency_checking') ~ '(generic|all)'
-       OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS setting
-                   WHERE setting ~ '^wal_consistency_checking=.*(generic|all)'),
-       pg_catalog.current_setting('log_parameter_max_length_on_error') <> '0'
-       OR (pg_catalog.current_setting('log_parameter_max_length') <> '0'
-           AND (pg_catalog.current_setting('log_statement') = 'all'
-                OR pg_catalog.current_setting('log_duration') = 'on'
-                OR pg_catalog.current_setting('log_min_duration_statement') <> '-1'
-                OR pg_catalog.current_setting('log_min_duration_sample') <> '-1'
-                OR pg_catalog.current_setting('log_transaction_sample_rate') <> '0'))
-       OR EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) AS setting
-                   WHERE setting ~ '^(log_statement=all|log_duration=on|log_min_duration_(statement|sample)=[0-9]|log_transaction_sample_rate=0?[.]?[1-9]|log_parameter_max_length_on_error=(-1|[1-9]))')");
+  JOIN pg_catalog.pg_publication_tables t ON t.schemaname = n.nspname AND t.tablename = c.relname
+  JOIN pg_catalog.pg_publication p ON p.pubname = t.pubname
+UNION ALL
+SELECT f.name, 'subscription', pg_catalog.quote_ident(s.subname)
+  FROM found f
+  JOIN pg_catalog.pg_subscription_rel r ON r.srrelid = f.oid
+  JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid");
 
 statement!(reads INCOMPLETE(), c"
 SELECT (SELECT pg_catalog.count(*)
@@ -245,6 +240,9 @@ fn fault(row: &Row) -> Result<Fault, Error> {
         "index" => Fault::Index(row.must(3)?),
         "trigger" => Fault::Trigger(row.must(3)?),
         "publication" => Fault::Publication(row.must(3)?),
+        "publication of schema" => Fault::PublicationOfSchema(row.must(3)?),
+        "publication of all tables" => Fault::PublicationOfAllTables(row.must(3)?),
+        "subscription" => Fault::Subscription(row.must(3)?),
         _ => return Err(Error::Internal("name a fault of a table")),
     })
 }
@@ -252,11 +250,6 @@ fn fault(row: &Row) -> Result<Fault, Error> {
 /// Returns the tables whose rows cannot be read: what reads one of them raises XX001.
 pub fn unreadable_tables() -> Vec<&'static str> {
     shape::altered()
-}
-
-/// Reads the server's settings.
-pub fn server_settings() -> Result<ServerSettings, Error> {
-    one(&SERVER, &[], |row| Ok(ServerSettings { checks_generic_wal: row.must(1)?, logs_parameters: row.must(2)? }))
 }
 
 /// Counts secrets and sets of recovery codes that lack something.

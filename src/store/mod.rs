@@ -1,8 +1,8 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else uses SPI.
 //!
 //! One file per table, and besides `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health` with
-//! `health_rights`. They use `spi`, or `scan` if a plan costs too much; both return a `row`. `shape` knows the columns of the
-//! tables.
+//! `health_rights` and `health_settings`. They use `spi`, or `scan` if a plan costs too much; both return a `row`. `shape`
+//! knows the columns of the tables.
 //!
 //! Owns every statement that the library runs. Must never call a function of `api`, except in the place that `lib.rs` names.
 
@@ -12,6 +12,7 @@ pub mod data_keys;
 pub mod floor;
 pub mod health;
 pub mod health_rights;
+pub mod health_settings;
 pub mod owner;
 pub mod recovery_codes;
 pub mod relcache;

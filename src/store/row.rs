@@ -50,6 +50,11 @@ impl Row {
         self.datum(column).and_then(|datum| unsafe { <&str>::from_datum(datum, false) }).ok_or(Error::RowsAltered)
     }
 
+    /// Returns the bytes of a `text` that is never NULL and may be in any encoding.
+    pub fn text_bytes(&self, column: i32) -> Result<Vec<u8>, Error> {
+        self.must(column) // a text is stored as a bytea is
+    }
+
     /// Returns a `bigint` or `timestamptz` that is never NULL, as its 8 bytes.
     pub fn word(&self, column: i32) -> Result<i64, Error> {
         self.datum(column).map(|d| d.value() as i64).ok_or(Error::RowsAltered)

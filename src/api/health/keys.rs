@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use super::check::{Check, counted};
 use crate::error::Error;
 use crate::keyring;
-use crate::store::data_keys;
+use crate::store::data_keys::{self, ListedKey};
 use crate::store::health;
 use crate::store::spi::Snapshot;
 use crate::timestamp::Timestamp;
@@ -40,16 +40,27 @@ pub fn lost_master_keys() -> Result<Vec<Check>, Error> {
     if keys.is_empty() {
         return Ok(vec![Check::ok(NAME, "every data key can be opened; nothing to do")]);
     }
-    let lost = |key: data_keys::ListedKey| {
-        let detail = format!(
-            "{} and {} are sealed under master key {}, which is not loaded: add it to the key file again",
-            counted(key.secrets, "secret", "secrets"),
-            counted(key.recovery_sets, "set of recovery codes", "sets of recovery codes"),
-            key.master_key
-        );
-        Check::fail(NAME, detail)
+    // Without any master key, the file is broken: that says nothing about the key.
+    let may_be_forgotten = |master_key: &str| {
+        let mut of_master = keys.iter().filter(|key| key.master_key == master_key);
+        keyring::count() > 0 && of_master.all(|key| key.secrets == 0 && key.recovery_sets == 0)
     };
-    Ok(keys.into_iter().map(lost).collect())
+    Ok(keys.iter().map(|key| Check::fail(NAME, lost(key, may_be_forgotten(&key.master_key)))).collect())
+}
+
+fn lost(key: &ListedKey, may_be_forgotten: bool) -> String {
+    let master_key = &key.master_key;
+    if may_be_forgotten {
+        return format!(
+            "nothing is sealed under master key {master_key}, which is not loaded: if it was thrown away, \
+             SELECT * FROM totp_forget_unreadable('{master_key}'); if not, add it to the key file again"
+        );
+    }
+    format!(
+        "{} and {} are sealed under master key {master_key}, which is not loaded: add it to the key file again",
+        counted(key.secrets, "secret", "secrets"),
+        counted(key.recovery_sets, "set of recovery codes", "sets of recovery codes"),
+    )
 }
 
 pub fn key_rotation(now: Timestamp) -> Result<Check, Error> {

@@ -41,7 +41,9 @@ fn totp_health() -> Result<
 
 /// Makes the checks that read settings, files, and PostgreSQL's catalogs.
 fn of_server() -> Result<Vec<Check>, Error> {
-    let mut checks = vec![keys::master_key(), keys::master_key_source(), server::test_clock(), server::require_proof()];
+    let mut checks = vec![keys::master_key(), keys::master_key_source(), server::test_clock()];
+    checks.push(server::require_proof());
+    checks.push(server::issuer()?);
     checks.extend(rights::checks()?);
     checks.extend(server::version()?);
     checks.extend(server::tables()?);

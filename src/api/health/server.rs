@@ -2,10 +2,11 @@
 //!
 //! Owns their sentences. Must never read a row of a table in schema `totp`: an altered table must not end these checks.
 
-use super::check::Check;
+use super::check::{Check, listed, quoted};
 use crate::error::Error;
 use crate::settings;
 use crate::store::health::{self, Fault, InPlaceTable};
+use crate::store::health_settings::{self, Place};
 
 /// The version of the library.
 const LIBRARY: &str = env!("CARGO_PKG_VERSION");
@@ -25,6 +26,34 @@ pub fn require_proof() -> Check {
         let detail =
             "totp.require_proof is off: a role with the capability enroll can sign in as every user; set it to on";
         Check::warn(NAME, detail)
+    }
+}
+
+/// Checks the values of `totp.issuer` that were set before the library could refuse them.
+pub fn issuer() -> Result<Check, Error> {
+    const NAME: &str = "issuer";
+    let mut bad = health_settings::issuers()?;
+    bad.retain(|found| !settings::is_issuer(&found.value));
+    if bad.is_empty() {
+        return Ok(Check::ok(NAME, "totp.issuer is valid wherever it is set; nothing to do"));
+    }
+    let detail = format!(
+        "totp.issuer is not valid {}, so sessions ignore it: set an issuer of at most 256 bytes, without a colon or a \
+         control character",
+        listed(bad.iter().map(|found| place(&found.place)))
+    );
+    Ok(Check::warn(NAME, detail))
+}
+
+fn place(place: &Place) -> String {
+    match place {
+        Place::File => "in the configuration file".into(),
+        Place::Catalog { role: Some(role), database: Some(database) } => {
+            format!("for role {} in database {}", quoted(role), quoted(database))
+        }
+        Place::Catalog { role: Some(role), database: None } => format!("for role {}", quoted(role)),
+        Place::Catalog { role: None, database: Some(database) } => format!("for database {}", quoted(database)),
+        Place::Catalog { role: None, database: None } => "for all roles".into(),
     }
 }
 
@@ -53,12 +82,12 @@ fn table(table: InPlaceTable) -> Check {
         return Check::ok(&name, "changes in place as it should; nothing to do");
     }
     let mut faults: Vec<_> =
-        table.faults.iter().map(|found| format!("table totp.{}: {}", table.name, fault(found))).collect();
+        table.faults.iter().map(|found| format!("table totp.{}: {}", table.name, fault(table.name, found))).collect();
     faults.sort();
     Check::fail(&name, faults.join("; "))
 }
 
-fn fault(fault: &Fault) -> String {
+fn fault(table: &str, fault: &Fault) -> String {
     match fault {
         Fault::Missing => "it is missing".into(),
         Fault::Storage => "it is not a logged table of access method heap".into(),
@@ -66,14 +95,25 @@ fn fault(fault: &Fault) -> String {
         Fault::Index(name) => format!("index {name} is on a column that changes in place: drop it"),
         Fault::Trigger(name) => format!("trigger {name} would not see its changes: drop it"),
         Fault::Publication(name) => {
-            format!("publication {name} would not see its changes: remove the table from it")
+            format!("publication {name} would not see its changes: ALTER PUBLICATION {name} DROP TABLE totp.{table}")
         }
+        Fault::PublicationOfSchema(name) => {
+            format!("publication {name} would not see its changes: ALTER PUBLICATION {name} DROP TABLES IN SCHEMA totp")
+        }
+        Fault::PublicationOfAllTables(name) => format!(
+            "publication {name} would not see its changes: it is FOR ALL TABLES, so replace it by one of your tables or \
+             schemas, without totp, as standby-and-failover.md says"
+        ),
+        Fault::Subscription(name) => format!(
+            "subscription {name} writes to it, and gets no changes in place: on the publisher, publish without schema totp; \
+             then ALTER SUBSCRIPTION {name} SET PUBLICATION or REFRESH PUBLICATION"
+        ),
     }
 }
 
 /// Checks the settings of PostgreSQL.
 pub fn settings_of_postgresql() -> Result<[Check; 2], Error> {
-    let found = health::server_settings()?;
+    let found = health_settings::server_settings()?;
     Ok([wal_consistency_checking(found.checks_generic_wal), log_parameters(found.logs_parameters)])
 }
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from master_keys import nothing_told
+from master_keys import FIX, nothing_told
 from server import PATIENCE_SECONDS, SERVER_USER, wait_until
 from totp import NOON, code_at, enroll, error_of, fix_clock, verify
 
@@ -155,9 +155,28 @@ def test_a_file_of_another_user_is_refused(db, alice, key_file, later, good_key,
     refused(db, later, alice, good_key)
 
 
-def test_a_missing_file_is_refused(server, db, alice, key_file, later):
-    key_file.unlink()
+MISSING, DENIED = "There is no such file.", "The server has no permission to read the file, or to search a directory above it."
+UNREADABLE = {  # what is done to the file, as the server's user, and the DETAIL
+    "missing": ("rm {file}", MISSING),
+    "in a folder that is missing": ("rm {file} && ln -s {folder}/missing/master.key {file}", MISSING),
+    "in a file": ("ln -sf {folder}/real.key/master.key {file} && touch {folder}/real.key", MISSING),
+    "a link to nothing": ("ln -sf missing.key {file}", MISSING),
+    "not readable": ("chmod 200 {file}", DENIED),
+    "in a folder that may not be searched": ("mkdir -p {folder}/closed && ln -sf {folder}/closed/master.key {file} && chmod 600 {folder}/closed", DENIED),
+    "a link to itself": ("ln -sf master.key {file}", "The server cannot read the file."),
+}
+
+
+@pytest.mark.parametrize("change, detail", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_missing_file_is_told_from_one_that_cannot_be_read(server, db, alice, key_file, later, change, detail):
+    server.run("sh", "-c", change.format(file=key_file, folder=server.folder))
     refused(db, later, alice)
+    with closing(db.connect()) as conn:
+        error = error_of(conn, "SELECT totp_enroll('bob')")
+        assert (error.diag.message_primary, error.diag.message_detail) == ("master key file is not valid", detail)
+        nothing_told(error)
+        told = conn.execute("SELECT status, detail FROM totp_health() WHERE check_name = 'master_key'").fetchone()
+        assert told == ("fail", f"master key file is not valid: {detail} {FIX}")
 
 
 def test_a_directory_is_refused(server, db, alice, key_file, later):

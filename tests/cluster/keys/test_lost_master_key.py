@@ -1,8 +1,12 @@
 """A lost master key: calls that need it name it and change nothing, and totp_forget_unreadable() removes what nobody can open."""
 
+import re
+
+import psycopg
 import pytest
-from many_users import AT_ONCE, ONLINE, keys, open_everything
-from master_keys import MINUTE, NEW, OLD, RESTORE, fingerprint_of_current, master_keys, nothing_told, replace_key_file, tables
+from health import health
+from many_users import AT_ONCE, ONLINE, import_users, keys, open_everything
+from master_keys import FIX, MINUTE, NEW, OLD, OTHER, RESTORE, fingerprint_of_current, master_keys, nothing_told, reload_and_wait, replace_key_file, tables
 from master_keys import db, key_cluster, module_db, people  # noqa: F401 - fixtures
 from sessions import session
 from totp import NOON, ORPHANS, code_at, enroll, error_of, verify, wrong_codes
@@ -85,6 +89,96 @@ def test_the_lost_key_is_found_again(key_cluster, lost):
     assert verify(conn, "alice", code_at(had["alice"], NOON)) is True
     assert conn.execute("SELECT totp_recover('alice', %(recovery code)s)", had).fetchone() == (True,)
     assert conn.execute("SELECT totp_confirm('bob', %s)", [code_at(had["bob"], NOON)]).fetchone() == (True,)
+
+
+# --- A key that was thrown away ------------------------------------------------------------------------
+
+
+HINT = re.compile(r"Nothing is sealed under its data keys. If it was thrown away, run (SELECT \* FROM totp_forget_unreadable\('[0-9a-f]{16}'\)). "
+                  r"If not, add it again to the file that totp.key_file names, below the current one.")
+
+
+@pytest.fixture
+def tried(key_cluster, db) -> str:
+    """A key was tried with a user who was removed again, and then thrown away; its fingerprint."""
+    with session(db) as conn:
+        enroll(conn, "tester")
+        conn.execute("SELECT totp_recovery_codes('tester'), totp_remove('tester')")
+    fingerprint = fingerprint_of_current(db)
+    replace_key_file(key_cluster, f"{NEW}\n")
+    return fingerprint
+
+
+@pytest.mark.parametrize("query", ["SELECT totp_enroll('alice')", "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", AT_ONCE, ONLINE])
+def test_a_key_that_sealed_nothing_may_be_forgotten(db, tried, query):
+    """The HINT has the call, and after it everything works."""
+    with session(db) as conn:
+        error = error_of(conn, query)
+        assert (error.sqlstate, error.diag.message_primary) == ("F0000", f"sealed under master key {tried}, which is not loaded")
+        nothing_told(error, OLD, NEW)
+        [forget] = HINT.fullmatch(error.diag.message_hint).groups()
+        assert health(conn)["lost_master_key"] == (
+            "fail", f"nothing is sealed under master key {tried}, which is not loaded: if it was thrown away, {forget}; if not, add it to the key file again")
+        assert conn.execute(forget).fetchall() == []
+        assert health(conn)["lost_master_key"][0] == "ok"
+        assert verify(conn, "alice", code_at(enroll(conn, "alice"), NOON)) is True
+
+
+@pytest.mark.parametrize("kept", ["secret", "recovery codes"])
+def test_a_key_that_sealed_anything_is_not_to_be_forgotten(key_cluster, db, kept):
+    """Neither if a newer data key of it seals nothing."""
+    with session(db) as conn:
+        assert verify(conn, "alice", code_at(enroll(conn, "alice"), NOON)) is True
+        if kept == "recovery codes":
+            conn.execute("SELECT totp_recovery_codes('alice'), totp_remove('alice', 'default')")
+        conn.execute("SELECT totp.rotation_begin(1000)")
+    fingerprint = fingerprint_of_current(db)
+    replace_key_file(key_cluster, f"{NEW}\n")
+    with session(db) as conn:
+        for query in ("SELECT totp_enroll('bob')", AT_ONCE):
+            error = error_of(conn, query)
+            assert (error.sqlstate, error.diag.message_hint) == ("F0000", RESTORE)
+        details = [detail for name, detail in conn.execute("SELECT check_name, detail FROM totp_health()") if name == "lost_master_key"]
+        assert len(details) == 2
+        assert all(detail.endswith(f"sealed under master key {fingerprint}, which is not loaded: add it to the key file again") for detail in details)
+
+
+@pytest.mark.parametrize("query", ["SELECT totp_enroll('bob')", "SELECT totp_import('bob', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "SELECT totp_recovery_codes('alice')"])
+def test_a_session_that_knows_the_data_key_seals_nothing_under_a_key_that_is_gone(key_cluster, db, query):
+    with session(db) as conn:
+        assert verify(conn, "alice", code_at(enroll(conn, "alice"), NOON)) is True
+        replace_key_file(key_cluster, f"{NEW}\n")
+        reload_and_wait(key_cluster, conn)
+        before = tables(db)
+        error = error_of(conn, query)
+        assert (error.sqlstate, error.diag.message_hint) == ("F0000", RESTORE)
+        assert tables(db) == before
+
+
+def test_a_broken_key_file_is_no_thrown_away_key(key_cluster, db, tried):
+    replace_key_file(key_cluster, "")
+    with session(db) as conn:
+        assert error_of(conn, "SELECT totp_enroll('alice')").diag.message_hint == FIX
+        assert health(conn)["lost_master_key"][1].endswith("add it to the key file again")
+        assert "forget" not in health(conn)["lost_master_key"][1]
+
+
+def test_whether_a_key_sealed_anything_is_looked_up_by_index(key_cluster, db):
+    """Also if nearly all secrets are under another one."""
+    with session(db) as conn:
+        import_users(conn, 2000)
+        conn.execute("ANALYZE totp.secrets")
+        replace_key_file(key_cluster, f"{OTHER}\n{OLD}\n")
+        conn.execute("SELECT totp.rotation_begin(1000)")
+    replace_key_file(key_cluster, f"{NEW}\n{OLD}\n")
+    with session(db) as conn:
+        conn.execute("BEGIN")
+        with pytest.raises(psycopg.errors.ConfigFileError), conn.transaction():
+            conn.execute("SELECT totp_enroll('bob')")
+        scans = conn.execute("SELECT seq_scan, idx_scan FROM pg_stat_xact_user_tables WHERE relid = 'totp.secrets'::regclass").fetchone()
+        assert scans[0] == 0 and scans[1] > 0
+        conn.execute("ROLLBACK")
+        assert HINT.fullmatch(error_of(conn, "SELECT totp_enroll('bob')").diag.message_hint)
 
 
 # --- totp_forget_unreadable ----------------------------------------------------------------------------

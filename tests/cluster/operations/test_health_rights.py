@@ -139,6 +139,20 @@ def test_health_reports_a_schema_that_is_open_to_others(undone, statement, expec
     assert told(undone, "function_schema") == ("fail", expected)
 
 
+def test_health_reports_the_owner_of_a_schema_of_its_own(cluster):
+    """The documented installation, by someone who made the schema as a role that is not a superuser."""
+    db = cluster.create_database(extension=False)
+    role = db.create_role()
+    db.execute(f"CREATE SCHEMA mfa AUTHORIZATION {role}; CREATE EXTENSION pg_totp SCHEMA mfa")
+    db.execute(f"ALTER DATABASE {db.name} SET search_path = mfa")
+    with closing(db.connect()) as conn:
+        assert told(conn, "function_schema") == ("fail", f'schema "mfa" belongs to "{role}", who is not a superuser and can drop it with every enrollment, or {OWN_THERE}')
+        conn.execute("ALTER SCHEMA mfa OWNER TO postgres")
+        assert told(conn, "function_schema")[0] == "ok"
+    db.drop()
+
+
+
 @pytest.mark.parametrize("statement", [
     "GRANT USAGE ON SCHEMA public, totp TO lent, PUBLIC",
     "GRANT CREATE ON SCHEMA public, totp TO root",

@@ -8,6 +8,7 @@ HEALTHY = {
     "master_key": "1 loaded; nothing to do",
     "master_key_source": "from the file that totp.key_file names; nothing to do",
     "test_clock": "totp.clock is not set; nothing to do",
+    "issuer": "totp.issuer is valid wherever it is set; nothing to do",
     "write_all_data": "no role is in pg_write_all_data; nothing to do",
     "other_routines": "no other routine has a name of pg_totp; nothing to do",
     "function_schema": "only superusers own the schemas of pg_totp and can create in them; nothing to do",
@@ -151,16 +152,25 @@ def test_the_signs_of_an_attack_begin_at_these_numbers(two):
 
 TRIGGER = "CREATE TRIGGER {} BEFORE INSERT ON totp.{} FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"
 LOGGED = "the server log may show codes that are sent as parameters: set log_parameter_max_length and log_parameter_max_length_on_error to 0"
+SUBSCRIBED = "INSERT INTO pg_subscription_rel SELECT oid, 'totp.floor'::regclass, 'r' FROM pg_subscription"
 FAULTS = {  # what is done to the database, the check, and what it says
     "index on attempts": ("CREATE INDEX slow ON totp.attempts (failures)", "table_attempts", "fail",
                           "table totp.attempts: index totp.slow is on a column that changes in place: drop it"),
     "index on used_codes": ("CREATE INDEX slow ON totp.used_codes (used_at)", "table_used_codes", "fail",
                             "table totp.used_codes: index totp.slow is on a column that changes in place: drop it"),
     "trigger": (TRIGGER.format('"T"', "used_codes"), "table_used_codes", "fail", 'table totp.used_codes: trigger "T" would not see its changes: drop it'),
-    "publication": ("CREATE PUBLICATION p FOR TABLE totp.floor", "table_floor", "fail",
-                    "table totp.floor: publication p would not see its changes: remove the table from it"),
+    "publication": ('CREATE PUBLICATION "P" FOR TABLE totp.floor', "table_floor", "fail",
+                    'table totp.floor: publication "P" would not see its changes: ALTER PUBLICATION "P" DROP TABLE totp.floor'),
+    "publication of the schema": ("CREATE PUBLICATION p FOR TABLES IN SCHEMA totp", "table_attempts", "fail",
+                                  "table totp.attempts: publication p would not see its changes: ALTER PUBLICATION p DROP TABLES IN SCHEMA totp"),
     "publication of all tables": ("CREATE PUBLICATION p FOR ALL TABLES", "table_used_codes", "fail",
-                                  "table totp.used_codes: publication p would not see its changes: remove the table from it"),
+                                  "table totp.used_codes: publication p would not see its changes: it is FOR ALL TABLES,"
+                                  " so replace it by one of your tables or schemas, without totp, as standby-and-failover.md says"),
+    "subscription": (f"CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p WITH (connect = false, slot_name = NONE); {SUBSCRIBED}", "table_floor", "fail",
+                     "table totp.floor: subscription s writes to it, and gets no changes in place: on the publisher, publish without schema totp;"
+                     " then ALTER SUBSCRIPTION s SET PUBLICATION or REFRESH PUBLICATION"),
+    "issuer": ("ALTER ROLE postgres SET totp.issuer = 'Example'; UPDATE pg_db_role_setting SET setconfig = '{totp.issuer=a:b}' WHERE setrole = 'postgres'::regrole", "issuer", "warn",
+               'totp.issuer is not valid for role "postgres", so sessions ignore it: set an issuer of at most 256 bytes, without a colon or a control character'),
     "unlogged": ("ALTER TABLE totp.used_codes SET UNLOGGED", "table_used_codes", "fail", "table totp.used_codes: it is not a logged table of access method heap"),
     "column of floor": ("ALTER TABLE totp.floor RENAME timeline TO line", "table_floor", "fail", "table totp.floor: its first five columns have changed"),
     "column of attempts": ("ALTER TABLE totp.attempts RENAME locked_until TO until", "table_attempts", "fail", "table totp.attempts: its first five columns have changed"),
@@ -187,6 +197,13 @@ FAULTS = {  # what is done to the database, the check, and what it says
     "a floor in the future": ("UPDATE totp.floor SET floor_at = '2030-01-01 12:01Z'", "clock", "fail",
                               "the clock was ahead when this cluster first judged a code, or is behind now: codes of older secrets are refused until 2030-01-01 12:01:00+00"),
 }
+
+
+def test_the_words_about_a_master_key_that_sealed_nothing(two):
+    two.execute("DELETE FROM totp.secrets; UPDATE totp.data_keys SET master_key = '0123456789abcdef'")
+    assert health(two)["lost_master_key"] == (
+        "fail", "nothing is sealed under master key 0123456789abcdef, which is not loaded: if it was thrown away,"
+                " SELECT * FROM totp_forget_unreadable('0123456789abcdef'); if not, add it to the key file again")
 
 
 @pytest.mark.parametrize("change, check, status, detail", FAULTS.values(), ids=FAULTS)

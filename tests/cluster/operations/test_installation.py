@@ -1,8 +1,10 @@
 """CREATE EXTENSION with hostile privileges, in other schemas, and again."""
 
 from contextlib import closing
+from datetime import timedelta
 
 import pytest
+from health import health
 from totp import NOON, code_at, enroll, error_of, fix_clock, verify
 
 
@@ -92,12 +94,111 @@ def test_a_rolled_back_create_extension_leaves_nothing(empty_db):
         assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (0,)
 
 
-def test_a_schema_totp_that_is_there_already_is_an_error(empty_db):
+TAKEN = {  # who has schema totp, how the extension is to be created, the HINT, and what it says to do
+    "a schema of the user": ("CREATE TABLE totp.secrets (mine text)", "CREATE EXTENSION pg_totp",
+                             "Rename it with ALTER SCHEMA totp RENAME TO, or drop it if nothing in it is needed.", "ALTER SCHEMA totp RENAME TO mine"),
+    "a schema for the functions": ("SELECT", "CREATE EXTENSION pg_totp SCHEMA totp",
+                                   "Drop the schema if it is empty, and name another one in CREATE EXTENSION pg_totp SCHEMA.", "DROP SCHEMA totp"),
+    "a schema of another extension": ("CREATE EXTENSION citext; ALTER EXTENSION citext ADD SCHEMA totp", "CREATE EXTENSION pg_totp",
+                                      "Drop extension citext, or use another database.", "DROP EXTENSION citext"),
+}
+
+
+@pytest.mark.parametrize("content, create, hint, repair", TAKEN.values(), ids=TAKEN)
+def test_a_schema_totp_that_is_there_already_is_an_error(empty_db, content, create, hint, repair):
     with closing(empty_db.connect()) as conn:
         conn.execute("CREATE SCHEMA totp")
-        conn.execute("CREATE TABLE totp.secrets (mine text)")
-        assert error_of(conn, "CREATE EXTENSION pg_totp").sqlstate == "42P06"
+        conn.execute(content)
+        error = error_of(conn, create)
+        assert (error.sqlstate, error.diag.message_primary, error.diag.message_hint) == ("42P06", 'schema "totp" already exists', hint)
         assert conn.execute("SELECT count(*) FROM pg_extension WHERE extname = 'pg_totp'").fetchone() == (0,)
+        conn.execute(repair)
+        conn.execute("CREATE EXTENSION pg_totp")
+
+
+# --- Another table access method ------------------------------------------------------------------------------------------
+
+
+def with_another_default(database) -> None:
+    """New tables of the database are of an access method that is heap by another name, so not what changes in place."""
+    database.execute("CREATE ACCESS METHOD other TYPE TABLE HANDLER heap_tableam_handler")
+    database.execute(f"ALTER DATABASE {database.name} SET default_table_access_method = other")
+    database.execute("CREATE TABLE mine (id int)")
+
+
+def signs_in(database, secret, when) -> bool:
+    with closing(database.connect()) as conn:
+        fix_clock(conn, when)
+        faults = [(name, detail) for name, (status, detail) in health(conn).items() if name.startswith("table_") and status != "ok"]
+        assert faults == []
+        return verify(conn, "alice", code_at(secret, when))
+
+
+def access_methods(database) -> dict[str, str]:
+    return dict(database.execute("SELECT c.oid::regclass::text, amname FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE relkind = 'r'"
+                                 " AND (relnamespace = 'totp'::regnamespace OR relname = 'mine')"))
+
+
+def test_another_default_table_access_method_does_not_matter(cluster, empty_db):
+    """Neither to CREATE EXTENSION nor to a restore."""
+    with_another_default(empty_db)
+    empty_db.execute("CREATE EXTENSION pg_totp")
+    with closing(empty_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+    assert signs_in(empty_db, secret, NOON)
+    methods = access_methods(empty_db)
+    assert methods.pop("mine") == "other" and len(methods) == 7 and set(methods.values()) == {"heap"}
+
+    dump, contents = cluster.folder / "other.dump", cluster.folder / "other.list"
+    cluster.client("pg_dump", "-d", empty_db.name, "-Fc", "-f", dump)
+    entries = cluster.client("pg_restore", "--list", dump).splitlines()
+    contents.write_text("\n".join(entry for entry in entries if " ACCESS METHOD " not in entry and " TABLE public mine" not in entry))
+    contents.chmod(0o644)
+    copy = cluster.create_database(extension=False)
+    try:
+        with_another_default(copy)
+        cluster.client("pg_restore", "--exit-on-error", "-L", contents, "-d", copy.name, dump)
+        assert access_methods(copy) == {"mine": "other", **methods}
+        assert not signs_in(copy, secret, NOON + timedelta(minutes=10))  # the first code in a restored database sets the floor
+        assert signs_in(copy, secret, NOON + timedelta(minutes=20))
+    finally:
+        copy.drop()
+
+
+# --- Event triggers --------------------------------------------------------------------------------------------------------
+
+# A function that finds its table only where search_path leads there.
+EVENT_TRIGGER = """
+CREATE TABLE ddl_log (event text, tag text);
+CREATE FUNCTION log_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO ddl_log VALUES (tg_event, tg_tag); END';
+CREATE EVENT TRIGGER log_{event} ON {event} EXECUTE FUNCTION log_ddl()"""
+
+
+@pytest.mark.parametrize("event", ["ddl_command_start", "ddl_command_end"])
+@pytest.mark.parametrize("extension", ["citext", "pg_totp"])
+def test_an_event_trigger_sees_the_path_that_it_sees_with_any_extension(empty_db, extension, event):
+    """In the schema of its tables, CREATE EXTENSION runs it to the end. In another schema it stops, unless its function has a path."""
+    empty_db.psql(EVENT_TRIGGER.format(event=event))
+    with closing(empty_db.connect()) as conn:
+        conn.execute("CREATE SCHEMA mfa")
+        assert error_of(conn, f"CREATE EXTENSION {extension} SCHEMA mfa").sqlstate == "42P01"
+        conn.execute(f"CREATE EXTENSION {extension}")
+        assert ("CREATE FUNCTION",) in conn.execute("SELECT DISTINCT tag FROM ddl_log").fetchall()
+        conn.execute(f"DROP EXTENSION {extension}")
+        conn.execute("ALTER FUNCTION log_ddl() SET search_path = public, pg_temp")
+        conn.execute(f"CREATE EXTENSION {extension} SCHEMA mfa")
+
+
+def test_a_function_of_the_functions_schema_is_not_taken_for_one_of_postgresql(empty_db):
+    """The scripts run with that schema in their path, so they qualify every name. pgspot looks at the rest of them."""
+    with closing(empty_db.connect()) as conn:
+        for trap in ("nextval(text) RETURNS bigint", "octet_length(varchar) RETURNS int", "quote_ident(name) RETURNS text", "format(text, text, text, text) RETURNS text"):
+            conn.execute(f"CREATE FUNCTION {trap} LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$")
+        conn.execute("CREATE EXTENSION pg_totp")
+        fix_clock(conn, NOON)
+        enroll(conn, "alice")
+        assert conn.execute("SELECT totp_rotate_key() IS NOT NULL").fetchone() == (True,)
 
 
 def test_only_a_superuser_creates_it(empty_db):
