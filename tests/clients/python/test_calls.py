@@ -43,3 +43,13 @@ def test_a_user_is_locked_without_end(calls):
         assert (row["reason"], row["attempts_left"], row["retry_at"], row["retry_after"]) == ("locked", 0, None, None)
     row = rows["totp_status"]
     assert (row["locked"], row["locked_until"], row["recovery_locked"], row["recovery_locked_until"]) == (True, None, True, None)
+
+
+def test_null_is_answered_or_an_error(calls):
+    """The first column: false for what judges, NULL for what draws; totp_status has no row."""
+    answers = {call["function"]: [next(iter(row.values())) for row in call["rows"]]
+               for call in calls if call["args"][:1] == [None] and not call["error"]}
+    assert answers.pop("totp_status") == []
+    drawn = [answers.pop(name) for name in ("totp_qr_svg", "totp_qr_png", "totp_qr_text", "totp_code_at")]
+    assert drawn == [[None]] * 4
+    assert set(map(tuple, answers.values())) == {(False,)}
