@@ -85,6 +85,10 @@ if [ "${1:-}" = test ]; then
     need librsvg2-bin has rsvg-convert                # draws SVG
     need nodejs has node                              # for the tests of clients and of otpauth URIs
     need npm has npm
+    need golang-go has go                             # for the tests of clients in Go and Java
+    need golang-github-jackc-pgx-v4-dev test -e /usr/share/gocode/src/github.com/jackc/pgx/v4
+    need default-jdk-headless has javac
+    need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
     need pgbouncer test -x /usr/sbin/pgbouncer        # for the tests of pooling
     if [[ $PG_CONFIG == /usr/lib/postgresql/* ]]; then # an installation that is not Debian's has what it has
         need "postgresql-$PG_MAJOR-plproxy" has_file_below --sharedir extension/plproxy.control # for the tests of scale-out
