@@ -229,8 +229,8 @@ BROKEN = {  # text, mode, what is said about it
     "readable by all": (f"{OLD}\n", 0o644, "Group or others have access. The file must have mode 0600 or less."),
     "readable by the group": (f"{OLD}\n", 0o640, "Group or others have access. The file must have mode 0600 or less."),
     "writable by all": (f"{OLD}\n", 0o602, "Group or others have access. The file must have mode 0600 or less."),
-    "unreadable": (f"{OLD}\n", 0o000, "The server cannot read the file."),
-    "missing": (None, None, "The server cannot read the file."),
+    "unreadable": (f"{OLD}\n", 0o000, "The server has no permission to read the file, or to search a directory above it."),
+    "missing": (None, None, "There is no such file."),
 }
 broken_files = pytest.mark.parametrize("text, mode, rule", BROKEN.values(), ids=BROKEN)
 
