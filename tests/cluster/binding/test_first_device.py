@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from binding import confirm, slots, web_session
 from psycopg import Error
-from totp import LEVELS, NOON, code_at, enroll, fix_clock, parallel, verify
+from totp import LEVELS, NOON, code_at, enroll, fix_clock, import_secret, parallel, verify
 
 CALLS = {
     "totp_confirm": confirm,
@@ -43,3 +43,15 @@ def answer(call, session, code, device):
         return call(session, code, device)
     except Error as error:
         return error.sqlstate
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_first_device_takes_a_place(conn, call):
+    """What the desk has staged keeps its places. The code is not used up."""
+    for number in range(10):
+        import_secret(conn, "alice", chr(ord("A") + number) * 31 + "Q", confirmed=False, device=f"d{number}")
+    hers = enroll(conn, "alice", device="hers")
+    assert answer(call, conn, code_at(hers, NOON), "hers") == "54000"
+    assert len(slots(conn)) == 11
+    conn.execute("SELECT totp_remove('alice', 'd0')")
+    assert answer(call, conn, code_at(hers, NOON), "hers") is True
