@@ -276,3 +276,17 @@ def test_proposed_secrets_take_no_place_and_the_oldest_makes_room(conn, alice):
         enroll(conn, "alice", device=f"new{number}")
     assert [device for device, slot in slots(conn) if slot == "proposed"] == sorted(f"new{number}" for number in range(2, 12))
     assert len([1 for _, slot in slots(conn) if slot == "active"]) == 10
+
+
+def test_the_oldest_makes_room_whatever_its_name(conn, alice):
+    names = [f"new{number}" for number in range(19, 8, -1)]
+    for number, name in enumerate(names):
+        fix_clock(conn, NOON + timedelta(seconds=number))
+        enroll(conn, "alice", device=name)
+    assert [device for device, slot in slots(conn) if slot == "proposed"] == sorted(names[1:])
+
+
+def test_a_bad_proof_makes_no_recovery_codes(conn, alice, new):
+    for proof in (wrong(), NO_CODE, None):
+        assert check_confirm(conn, code_at(new, NOON), "new", proof, recovery_codes=3).recovery_codes is None
+    assert codes_left(conn) == 10 and recover(conn, alice[0]) is True

@@ -169,3 +169,23 @@ def test_a_move_waits_for_the_writers_of_both(quick_db, conn, alice):
             assert error_of(mover, "SELECT totp_move_device('alice', 'old', 'bob', 'token')").sqlstate == "55P03"
             writer.rollback()
     assert move(conn) is True
+
+
+def test_a_device_that_comes_back_does_not_forget_its_used_code(conn):
+    """Removed from its owner, put in stock again, and moved back."""
+    import_secret(conn, "bob", SECRET, device="token")
+    assert verify(conn, "bob", good()) is True
+    conn.execute("SELECT totp_remove('bob')")
+    import_secret(conn, "stock", SECRET, device="old")
+    assert move(conn, user_id="stock") is True
+    assert check(conn, "bob", good()).reason == "replayed"
+    assert verify(conn, "bob", good(1)) is True
+
+
+def test_a_device_that_was_moved_away_does_not_forget_its_used_code(conn, alice):
+    """Its user gets the same secret by import."""
+    assert verify(conn, "alice", good()) is True
+    assert move(conn) is True
+    import_secret(conn, "alice", SECRET, device="again")
+    assert check(conn, "alice", good()).reason == "replayed"
+    assert verify(conn, "alice", good(1)) is True
