@@ -25,7 +25,7 @@ def test_everything_reported_is_on_the_promoted_synchronous_standby(make_cluster
     with closing(db.connect()) as conn:
         fix_clock(conn, NOW)
         secret = enroll(conn, "alice")
-        recovery_code = conn.execute("SELECT totp_recovery_codes('alice', 1)").fetchone()[0]
+        recovery_code = conn.execute("SELECT totp_reset_recovery_codes('alice', 1)").fetchone()[0]
     standby = make_standby(primary)
     primary.make_synchronous()
     standby.wait_for_replay(primary)

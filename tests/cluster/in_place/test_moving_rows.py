@@ -117,7 +117,7 @@ CREATE PROCEDURE enroll(number integer) LANGUAGE plpgsql AS $$
 BEGIN
   FOR i IN 1..number LOOP
     PERFORM totp_enroll('racer', digits => 8);
-    IF i % 4 = 0 THEN PERFORM totp_recovery_codes('racer', 1); END IF;
+    IF i % 4 = 0 THEN PERFORM totp_reset_recovery_codes('racer', 1); END IF;
     IF i % 5 = 0 THEN ROLLBACK; ELSE COMMIT; END IF;
   END LOOP;
 END $$;

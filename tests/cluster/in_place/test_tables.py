@@ -34,7 +34,7 @@ def test_what_was_altered_is_refused(db, table, alteration):
         fix_clock(conn, NOON)
         import_secret(conn, "alice", SECRET)
         pending = enroll(conn, "alice", device="phone")
-        [[recovery_code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
+        [[recovery_code], *_] = conn.execute("SELECT totp_reset_recovery_codes('alice')").fetchall()
         check(conn, "alice", "malformed")
         column, other, first = COLUMNS[table]
         db.psql(ALTERATIONS[alteration].format(table=table, column=column, other=other, first=first))
@@ -108,7 +108,7 @@ def test_hash_partitions_work(db):
             # To another partition and back, with all that was counted and used.
             check(conn, user_id, wrong())
             left = check(conn, user_id, "malformed").attempts_left
-            [codes] = zip(*conn.execute("SELECT totp_recovery_codes(%s, 2)", [user_id]).fetchall())
+            [codes] = zip(*conn.execute("SELECT totp_reset_recovery_codes(%s, 2)", [user_id]).fetchall())
             assert conn.execute("SELECT totp_recover(%s, %s)", [user_id, codes[0]]).fetchone() == (True,)
             for names in ((user_id, "renamed"), ("renamed", user_id)):
                 assert conn.execute("SELECT totp_rename_user(%s, %s)", names).fetchone() == (1,)

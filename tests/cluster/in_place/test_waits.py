@@ -138,7 +138,7 @@ def test_row_locks_of_the_same_transaction_block_nothing(conn):
 
 @pytest.mark.parametrize("change, isolation", [
     *(("totp_enroll('alice')", isolation) for isolation in LEVELS),
-    *((change, "READ COMMITTED") for change in ("totp_enroll('alice', device => 'phone')", "totp_recovery_codes('alice')", "totp_disable('alice', 'phone')",
+    *((change, "READ COMMITTED") for change in ("totp_enroll('alice', device => 'phone')", "totp_reset_recovery_codes('alice')", "totp_disable('alice', 'phone')",
                                                 "totp_remove('alice', 'phone')", "totp_reset('alice', 'phone')", "totp_rotate_key()",
                                                 "totp_rename_user('bob', 'carol')", "totp_remove('bob')"))])
 def test_open_transactions_that_touch_something_else_block_nobody(conn, open_session, change, isolation):
