@@ -11,7 +11,10 @@ from totp import NOON, NO_CODE, active_user, check, code_at, error_of, fix_clock
 WRITERS = ["SELECT totp_verify('alice', '{code}')", "SELECT totp_verify(NULL, NULL)", "SELECT totp_verify('nobody', '123456')", "SELECT * FROM totp_check('alice', '{code}')",
            "SELECT totp_confirm('alice', '{code}')", "SELECT * FROM totp_enroll('alice')", "SELECT totp_remove('alice')", "SELECT totp_recover('alice', '{recovery_code}')",
            "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "SELECT * FROM totp_reset('alice')", "SELECT totp_disable('alice')", "SELECT totp_enable('alice')",
-           "SELECT totp_unlock('alice')", "SELECT totp_rename_user('alice', 'bob')", "SELECT * FROM totp_recovery_codes('alice')", "SELECT * FROM totp_rotate_key()"]
+           "SELECT totp_unlock('alice')", "SELECT totp_rename_user('alice', 'bob')", "SELECT * FROM totp_recovery_codes('alice')",
+           "SELECT * FROM totp_recovery_codes('alice', 10, '{recovery_code}')", "SELECT * FROM totp_check_confirm('alice', '{code}', recovery_codes => 3)",
+           "SELECT * FROM totp_check_recover('alice', '{recovery_code}')", "SELECT * FROM totp_reset_recovery_codes('alice')", "SELECT totp_unenroll('alice', '{code}')",
+           "SELECT totp_rename_device('alice', 'default', 'x', '{code}')", "SELECT totp_move_device('alice', 'default', 'bob', 'x')", "SELECT * FROM totp_rotate_key()"]
 
 
 # --- Read-only transactions and standbys ----------------------------------------------------------------

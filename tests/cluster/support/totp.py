@@ -129,7 +129,7 @@ class Answer(NamedTuple):
     matched_device: str | None
     attempts_left: int | None
     retry_at: datetime | None
-    retry_after: int | None
+    retry_after: int | None = None  # not in 0.1.0
 
 
 def check(conn: psycopg.Connection, user_id: str, code: str, device: str | None = None) -> Answer:

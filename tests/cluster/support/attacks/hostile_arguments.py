@@ -25,13 +25,14 @@ SELECT p.oid::regprocedure::text, n.nspname::text, p.proname::text, p.prokind, c
 OWN_SECRET = "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U"  # of nobody else, and in none of TEXTS
 GOOD = {
     "user_id": "alice", "device": "default", "code": "918273", "recovery_code": "ABCDEF-GHIJKL-MNOPQR-STUVWX", "new_user_id": "carol",
+    "new_device": "tablet", "proof": "827364", "recovery_codes": 3,
     "account_name": "alice@example.com", "issuer": "Example", "algorithm": "SHA1", "digits": 6, "period": 30, "keep_current": True,
     "secret": OWN_SECRET, "confirmed": True, "allow_weak": True, "encoding": None, "at": "2030-01-01 12:00:00+00", "uri": f"otpauth://totp/a?secret={OWN_SECRET}",
     "scale": 2, "count": 3, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify",
     "master_key": "0123456789abcdef", "after_user": "", "secret_id": 1, "set_id": 1, "key_id": 1, "sealed": b"\x01\0\0\0\x01" + bytes(56),
 }
-UNSEEN = ("uri", "secret", "code", "recovery_code")  # of these: no message may repeat them if another argument is the wrong one
-NAMES = {"user_id", "new_user_id", "after_user", "device", "account_name", "issuer", "role"}  # a message may name these
+UNSEEN = ("uri", "secret", "code", "recovery_code", "proof")  # of these: no message may repeat them if another argument is the wrong one
+NAMES = {"user_id", "new_user_id", "after_user", "device", "new_device", "account_name", "issuer", "role"}  # a message may name these
 
 # Each stands for a way of being wrong. {} is where PLANT is, or "x" if a message may name it.
 TEXTS = {
@@ -101,7 +102,7 @@ def values(name: str, kind: str) -> list:
 
 def functions(conn: psycopg.Connection) -> list[Function]:
     found = [Function(*row) for row in conn.execute(FUNCTIONS).fetchall()]
-    assert len(found) >= 33
+    assert len(found) >= 39
     return found
 
 
