@@ -230,8 +230,8 @@ def test_export_of_nothing_is_empty(conn):
 
 def test_a_disabled_device_is_exported_as_such(conn):
     """As in totp_status. Otherwise it would sign in again after an import."""
-    enroll(conn, "alice", device="lost")
     conn.execute("SELECT totp_import('alice', %s, device => 'stolen', confirmed => true)", [b32encode(secrets.token_bytes(20)).decode()])
+    enroll(conn, "alice", device="lost")
     conn.execute("SELECT totp_disable('alice')")
     assert [row[:3] for row in conn.execute(EXPORT)] == [("alice", "lost", "disabled"), ("alice", "stolen", "disabled")]
 

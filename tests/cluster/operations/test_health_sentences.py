@@ -56,7 +56,7 @@ def two(conn):
 
 # What is done to these users, the check, and what it says of alice, and of alice and bob. {} is "user_id <= 'alice'", or 'bob'.
 OF_THESE = "UPDATE totp.attempts SET {change} WHERE {{}}"
-RECOVERY_CODES = "SELECT totp_recovery_codes(user_id, 2) FROM totp.attempts WHERE {}"
+RECOVERY_CODES = "SELECT totp_reset_recovery_codes(user_id, 2) FROM totp.attempts WHERE {}"
 COUNTED = {
     "no row of attempts": ("DELETE FROM totp.attempts WHERE {}", "rows", "fail",
                            "1 secret or recovery set lacks a row in totp.attempts or totp.used_codes: restore the row, or enroll the user again",

@@ -5,14 +5,16 @@ sql/install/ has the script of each release, as it was released. tools/build.sh 
 
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 from capabilities import OURS
 from catalog import catalog
 from population import NEXT, NOON, RELEASES, check_everyone, populate, rows
-from server import BIN
-from totp import code_at, enroll, error_of, fix_clock, verify
+from server import BIN, wait_until
+from sessions import Background
+from totp import code_at, enroll, error_of, fix_clock, is_waiting, verify
 
 
 @pytest.fixture(params=RELEASES)
@@ -231,14 +233,15 @@ def test_the_library_has_every_function_that_a_release_calls(script):
 
 
 def test_a_session_goes_on_over_the_update(old_db):
-    """What it has kept from before, its plans and keys, must still serve."""
+    """What it has kept from before, its plans and keys, must still serve. Also in a transaction whose snapshot is older."""
     with closing(old_db.connect()) as session, closing(old_db.connect()) as in_transaction:
         for conn in (session, in_transaction):
             fix_clock(conn, NOON)
         secrets = {name: enroll(session, name) for name in ("alice", "bob")}
         assert verify(session, "alice", code_at(secrets["alice"], NOON)) is True
-        in_transaction.execute("BEGIN")
         assert verify(in_transaction, "bob", code_at(secrets["bob"], NOON)) is True
+        in_transaction.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        in_transaction.execute("SELECT count(*) FROM pg_class")
         old_db.execute("SET lock_timeout = '60s'; ALTER EXTENSION pg_totp UPDATE")
         assert verify(in_transaction, "bob", code_at(secrets["bob"], NEXT)) is True
         in_transaction.execute("ROLLBACK")
@@ -246,6 +249,23 @@ def test_a_session_goes_on_over_the_update(old_db):
             assert verify(conn, name, code_at(secrets[name], NOON)) is False
         assert verify(session, "alice", code_at(secrets["alice"], NEXT)) is True
         assert verify(session, "bob", code_at(secrets["bob"], NEXT)) is False
+
+
+def test_an_update_waits_for_open_transactions_that_have_signed_in(old_db):
+    """It changes a constraint of totp.secrets. Nothing deadlocks: who signs in waits for the update."""
+    with closing(old_db.connect()) as signing_in, closing(old_db.connect()) as late, closing(old_db.connect()) as watch:
+        for conn in (signing_in, late):
+            fix_clock(conn, NOON)
+        secrets = {name: enroll(signing_in, name) for name in ("alice", "bob")}
+        signing_in.execute("BEGIN")
+        assert verify(signing_in, "alice", code_at(secrets["alice"], NOON)) is True
+        with Background(old_db, "ALTER EXTENSION pg_totp UPDATE") as updating, ThreadPoolExecutor(1) as pool:
+            updating.wait_until_blocked(watch)
+            answer = pool.submit(verify, late, "bob", code_at(secrets["bob"], NOON))
+            wait_until(lambda: answer.done() or is_waiting(watch, late), "the sign-in to wait")
+            signing_in.execute("COMMIT")
+            assert answer.result() is True
+    assert is_up_to_date(old_db)
 
 
 def test_an_update_that_is_rolled_back_leaves_the_old_version(old_db):
