@@ -50,14 +50,14 @@ def walk(conn) -> set[str]:
     used, proof, *_ = [code for [code] in call("SELECT totp_recovery_codes('alice', proof => %s)", codes[2])]
     for code in (used, used, NO_CODE):
         call("SELECT totp_recover('alice', %s)", code)
-    call("SELECT * FROM totp_check_recover('alice', %s)", NO_CODE)
+    call("SELECT accepted FROM totp_check_recover('alice', %s)", NO_CODE)
     for _ in range(MAX_ATTEMPTS + 1):
         call("SELECT totp_verify('alice', %s)", next(wrong_codes(secret, NOON)))
         call("SELECT totp_recover('alice', %s)", NO_CODE)
     conn.execute("SELECT totp_unlock('alice')")
     [[staged, _]] = call("SELECT * FROM totp_enroll('alice', 'alice@example.com', 'Example')")
-    call("SELECT * FROM totp_check_confirm('alice', %s, proof => %s)", next(wrong_codes(staged, NOON)), proof)
-    call("SELECT * FROM totp_check_confirm('alice', %s, proof => %s, recovery_codes => 3)", code_at(staged, NOON), proof)
+    call("SELECT accepted FROM totp_check_confirm('alice', %s, proof => %s)", next(wrong_codes(staged, NOON)), proof)
+    call("SELECT unnest(recovery_codes) FROM totp_check_confirm('alice', %s, proof => %s, recovery_codes => 3)", code_at(staged, NOON), proof)
     call("SELECT totp_rename_device('alice', 'default', 'phone', %s)", code_at(staged, LATER))
     call("SELECT totp_rename_device('alice', 'phone', 'default', %s)", [code for [code] in call("SELECT totp_reset_recovery_codes('alice', 1)")][0])
     [[after_reset, _]] = call("SELECT * FROM totp_reset('alice')")

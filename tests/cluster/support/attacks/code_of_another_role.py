@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 from capabilities import OURS
-from population import RELEASES, rows
+from population import RELEASES, codes_of_the_desk, rows
 from server import Database
-from totp import NO_CODE, NOON, SECRET, good, import_secret, recovery_codes, verify, wrong
+from totp import NO_CODE, NOON, SECRET, good, import_secret, verify, wrong
 
 OTHER_SECRET = "MJXWEIDQNBXW4ZJAONSWG4TFOQQDCMRT"
 URI = f"otpauth://totp/a?secret={OTHER_SECRET}"
@@ -121,7 +121,7 @@ class App(NamedTuple):
             conn.execute("DELETE FROM totp.data_keys WHERE master_key = %s", [LOST])
             import_secret(conn, "alice", SECRET)
             import_secret(conn, "alice", OTHER_SECRET, confirmed=False, device="phone")
-            recovery_codes(conn)
+            codes_of_the_desk(conn)
             assert verify(conn, "alice", good()) is True  # so that the floor is there
             conn.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES (%s, 'failed', '', '', '')", [NOON.replace(year=2020)])
             if "totp_forget_unreadable" in calls:  # a rotation fails on such a key
