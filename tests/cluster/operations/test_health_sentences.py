@@ -8,6 +8,7 @@ HEALTHY = {
     "master_key": "1 loaded; nothing to do",
     "master_key_source": "from the file that totp.key_file names; nothing to do",
     "test_clock": "totp.clock is not set; nothing to do",
+    "require_proof": "totp.require_proof is on; nothing to do",
     "write_all_data": "no role is in pg_write_all_data; nothing to do",
     "other_routines": "no other routine has a name of pg_totp; nothing to do",
     "function_schema": "only superusers own the schemas of pg_totp and can create in them; nothing to do",
