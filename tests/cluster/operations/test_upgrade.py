@@ -67,7 +67,7 @@ def test_an_update_changes_no_row_and_everyone_signs_in_as_before(old_db):
     assert rows(old_db, like=before) == before
     assert all(found for _, found in before.values())
     assert known.is_approved
-    assert old_db.execute("SELECT DISTINCT slot, approved FROM totp.secrets, totp_status(user_id) AS s WHERE state <> 'active' AND s.device = secrets.device"
+    assert old_db.execute("SELECT DISTINCT slot, approved FROM totp.secrets, totp_status(user_id) AS s WHERE secrets.confirmed_at IS NULL AND s.device = secrets.device"
                           " AND s.version = secrets.version") == [("pending", True)]
     check_everyone(old_db, known)
 

@@ -84,13 +84,12 @@ class Walk:
         self.made |= {f"{self.name} recovery code {code}": recovery_code_forms(code) for code in row[-1]}
         self.call("SELECT totp_rename_device(%s, 'default', 'phone', %s)", alice, code_at(staged, later))
         self.made_secret("SELECT * FROM totp_reset(%s, 'phone')", alice)
-        self.sent[self.user("proof")] = recovery_code_forms(row[-1][0])
-        del self.made[f"{self.name} recovery code {row[-1][0]}"]
+        for code in row[-1][:2]:  # sent as proofs
+            self.sent[self.user(f"proof {code}")] = self.made.pop(f"{self.name} recovery code {code}")
         self.call("SELECT totp_rename_device(%s, 'phone', 'default', %s)", alice, row[-1][0])
         self.made_secret("SELECT * FROM totp_reset(%s)", alice)
-        again = self.sent_secret("again")
-        self.call("SELECT totp_import(%s, %s, confirmed => true)", alice, again)
-        self.proof = code_at(again, later)
+        self.call("SELECT totp_import(%s, %s, confirmed => true)", alice, self.sent_secret("again"))
+        self.proof = row[-1][1]
         self.made_secret("SELECT * FROM totp_enroll(%s, device => 'tablet', algorithm => %s, digits => 8)", alice, "SHA512")
         # A secret that is active and stays so until the end.
         self.kept = self.made_secret("SELECT * FROM totp_enroll(%s)", self.user("kept"))

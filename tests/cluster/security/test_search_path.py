@@ -71,7 +71,7 @@ def test_every_function_keeps_out_of_the_traps(conn, trapped):
     assert one("SELECT reason FROM ext.totp_check_confirm('alice', %s, 'tablet')", codes[1]) == ("proof_required",)
     [new] = one("SELECT recovery_codes FROM ext.totp_check_confirm('alice', %s, 'tablet', %s, 3)", code_at(tablet, NOON), recovery[0])
     assert one("SELECT accepted, reason FROM ext.totp_check_recover('alice', %s)", recovery[1]) == (False, "wrong")
-    assert one("SELECT ext.totp_recovery_codes('alice', 1, %s) <> ''", new[0]) == (True,)
+    assert one("SELECT ext.totp_recovery_codes('alice', 1, %s) IS NOT NULL", new[0]) == (True,)
     assert one("SELECT ext.totp_recover('alice', %s)", new[1]) == (False,)
     assert one("SELECT ext.totp_rename_device('alice', 'tablet', 'watch', %s)", code_at(tablet, NOON.timestamp() + 30)) == (True,)
     assert one("SELECT ext.totp_move_device('alice', 'watch', 'bob', 'tablet')") == (True,)
