@@ -22,7 +22,8 @@ pub fn require_proof() -> Check {
     if settings::require_proof() {
         Check::ok(NAME, "totp.require_proof is on; nothing to do")
     } else {
-        let detail = "totp.require_proof is off: a role with the capability enroll can sign in as every user; set it to on";
+        let detail =
+            "totp.require_proof is off: a role with the capability enroll can sign in as every user; set it to on";
         Check::warn(NAME, detail)
     }
 }
