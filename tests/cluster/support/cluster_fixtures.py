@@ -78,6 +78,7 @@ def proof_is_off(cluster, conn):
         cluster.reload()
         wait_until(lambda: conn.execute("SHOW totp.require_proof").fetchone() == (value,), "the setting to be read")
 
+    conn.execute("LOAD 'pg_totp'")
     set_to("off")
     yield
     set_to("on")
