@@ -208,7 +208,7 @@ def test_a_rolled_back_transaction_around_a_rotation_changes_nothing(quick_db, c
 def test_applications_that_lock_their_own_rows_do_not_fail(quick_db, conn, rotate):
     """Two sessions lock rows of the application around their calls; neither fails on the rotation that waits between them."""
     conn.execute("DROP TABLE IF EXISTS app_users; CREATE TABLE app_users (id text PRIMARY KEY); INSERT INTO app_users VALUES ('bob')")
-    active_user(conn, "alice")
+    secret = active_user(conn, "alice")
     lock = "SELECT FROM app_users WHERE id = 'bob' FOR UPDATE"
     with session(quick_db) as first:
         for setting in (GUARD, "SET deadlock_timeout = '20ms'", "BEGIN"):
@@ -222,7 +222,7 @@ def test_applications_that_lock_their_own_rows_do_not_fail(quick_db, conn, rotat
                 first.execute(lock)
                 first.execute("COMMIT")
     assert [state for _, state in keys(conn)] == ["current"]
-    assert verify(conn, "alice", code_at(alice, NOON)) is True
+    assert confirm(conn, code_at(alice, NOON), proof=code_at(secret, NOON)) is True
     assert states(conn, "bob") == [("default", "pending", 1)]
     open_everything(conn)
     conn.execute("DROP TABLE app_users")
