@@ -36,8 +36,6 @@ COMMENT ON COLUMN totp.audit_log.actor IS 'Who did it: totp.actor, or else the s
 COMMENT ON COLUMN totp.audit_log.detail IS 'Details of the event; never a code, secret, URI, or key';
 COMMENT ON VIEW totp.rotation_progress IS 'Progress of an online rotation; empty if none is under way';
 COMMENT ON COLUMN totp.rotation_progress.started_at IS 'When the new data key was created';
-COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
-  'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
 COMMENT ON FUNCTION @extschema@.totp_verify(text, text, text) IS
   'Returns true once for each good code of a user, and false for everything else';
 COMMENT ON FUNCTION @extschema@.totp_enabled(text) IS
@@ -84,8 +82,8 @@ COMMENT ON FUNCTION @extschema@.totp_qr_png(text, integer) IS
   'Draws an otpauth URI as a QR code in PNG; scale is the width of a module in pixels';
 COMMENT ON FUNCTION @extschema@.totp_qr_text(text) IS
   'Draws an otpauth URI as a QR code of Unicode half blocks, for a terminal';
-COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
-  'Grants a role one capability: verify, enroll, admin, or audit';
+
+SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- What was pending counts as approved.
 ALTER TABLE totp.secrets DROP CONSTRAINT secrets_slot_check;
@@ -94,28 +92,33 @@ ALTER TABLE totp.secrets ADD CONSTRAINT secrets_slot_check CHECK (
 COMMENT ON TABLE totp.secrets IS 'TOTP secrets, sealed; at most one per device and slot';
 COMMENT ON COLUMN totp.secrets.slot IS 'active: signs in; pending: approved, becomes active with its first good code; proposed: that may need a proof too';
 
--- Arguments as they are, but other properties. A session with the library of 0.1.0 must not go on to stage approved secrets.
-CREATE OR REPLACE FUNCTION @extschema@.totp_enroll(
-  user_id text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
-  algorithm text DEFAULT 'SHA1', digits integer DEFAULT 6, period integer DEFAULT 30, keep_current boolean DEFAULT true
-) RETURNS TABLE (secret text, otpauth_uri text)
-LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
-SET search_path TO pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'totp_enroll_v2_wrapper';
+-- Arguments as they are, but other properties.
 ALTER FUNCTION @extschema@.totp_enabled(text) COST 300 PARALLEL RESTRICTED;
 ALTER FUNCTION @extschema@.totp_qr_svg(text) STRICT;
 ALTER FUNCTION @extschema@.totp_qr_png(text, integer) STRICT;
 ALTER FUNCTION @extschema@.totp_qr_text(text) STRICT;
 ALTER FUNCTION @extschema@.totp_code_at(text, timestamptz, text, integer, integer) STRICT;
 
--- Functions with new arguments or columns. The old one is renamed, and dropped at the end: a view that uses it is in the way,
--- and PostgreSQL names it.
+-- Functions with new arguments, columns, or contents. The old one is renamed, and dropped at the end: a view that uses it is
+-- in the way, and PostgreSQL names it.
+ALTER FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean)
+  RENAME TO totp_enroll_0_1_0;
+ALTER FUNCTION @extschema@.totp_grant(name, text) RENAME TO totp_grant_0_1_0;
 ALTER FUNCTION @extschema@.totp_confirm(text, text, text) RENAME TO totp_confirm_0_1_0;
 ALTER FUNCTION @extschema@.totp_check(text, text, text) RENAME TO totp_check_0_1_0;
 ALTER FUNCTION @extschema@.totp_recovery_codes(text, integer) RENAME TO totp_recovery_codes_0_1_0;
 ALTER FUNCTION @extschema@.totp_status(text) RENAME TO totp_status_0_1_0;
 ALTER FUNCTION @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean)
   RENAME TO totp_import_0_1_0;
+
+-- A session with the library of 0.1.0 must not go on to stage approved secrets.
+CREATE FUNCTION @extschema@.totp_enroll(
+  user_id text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
+  algorithm text DEFAULT 'SHA1', digits integer DEFAULT 6, period integer DEFAULT 30, keep_current boolean DEFAULT true
+) RETURNS TABLE (secret text, otpauth_uri text)
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_enroll_v2_wrapper';
 
 CREATE FUNCTION @extschema@.totp_confirm(
   user_id text, code text, device text DEFAULT 'default', proof text DEFAULT NULL
@@ -157,7 +160,7 @@ SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_import_v2_wrapper';
 
 -- It grants the new functions too.
-CREATE OR REPLACE FUNCTION @extschema@.totp_grant(role name, capability text) RETURNS void
+CREATE FUNCTION @extschema@.totp_grant(role name, capability text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -248,6 +251,10 @@ LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_move_device_wrapper';
 
+COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
+  'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
+COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
+  'Grants a role one capability: verify, enroll, admin, or audit';
 COMMENT ON FUNCTION @extschema@.totp_confirm(text, text, text, text) IS
   'Activates a secret of a device with its first good code, and a proof if the user has MFA';
 COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
@@ -272,8 +279,6 @@ COMMENT ON FUNCTION @extschema@.totp_rename_device(text, text, text, text) IS
 COMMENT ON FUNCTION @extschema@.totp_move_device(text, text, text, text) IS
   'Moves a device with its state to another user, for the support desk';
 
-SET LOCAL search_path = pg_catalog, pg_temp;
-
 -- Gives the new functions the owner and the grants of the old ones, and drops these. A grant in this script would count as one
 -- of the extension, which pg_dump leaves out, so pg_init_privs gets what a fresh installation has.
 DO $update$
@@ -290,8 +295,8 @@ BEGIN
       FROM pg_proc new
       LEFT JOIN pg_proc old ON old.oid = ANY (of_extension) AND old.proname = new.proname || '_0_1_0'
      WHERE new.oid = ANY (of_extension)
-       AND new.proname IN ('totp_confirm', 'totp_check', 'totp_status', 'totp_recovery_codes', 'totp_import',
-                           'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
+       AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_recovery_codes',
+                           'totp_import', 'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
                            'totp_rename_device', 'totp_move_device')
   LOOP
     IF function_.old IS NOT NULL THEN

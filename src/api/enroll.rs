@@ -140,14 +140,14 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     replay_floor::current()?;
     let now = clock::now()?;
     let existing = secrets::of_user(&Snapshot::latest(), user)?;
+    let of_device: Vec<_> = existing.iter().filter(|s| s.device() == device).collect();
+    if of_device.iter().any(|s| s.disabled) {
+        return Err(Error::DeviceDisabled);
+    }
     let keep_current = plan.without_proof(&existing)?;
     match plan.slot {
         Slot::Proposed => binding::make_room_for_proposed(user, device, now)?,
         _ => binding::make_room(user, device, now)?,
-    }
-    let of_device: Vec<_> = existing.iter().filter(|s| s.device() == device).collect();
-    if of_device.iter().any(|s| s.disabled) {
-        return Err(Error::DeviceDisabled);
     }
     let known = if plan.event == Event::Imported { find_known(user, device, uri)? } else { None };
     let was_active = known.as_ref().is_some_and(|k| k.slot == Slot::Active);

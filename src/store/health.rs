@@ -203,7 +203,8 @@ SELECT (SELECT pg_catalog.count(*) FROM totp.attempts WHERE last_failed_at > $1 
        (SELECT pg_catalog.count(*) FROM totp.audit_log WHERE event = 'replayed' AND at > $1 - interval '1 hour')");
 
 statement!(reads HELP(TIMESTAMPTZOID), c"
-SELECT (SELECT pg_catalog.count(*) FROM totp.secrets WHERE slot = 'pending' AND enforced_since IS NULL AND expires_at <= $1),
+SELECT (SELECT pg_catalog.count(DISTINCT (user_id, device)) FROM totp.secrets
+         WHERE slot <> 'active' AND enforced_since IS NULL AND expires_at <= $1),
        (SELECT pg_catalog.count(*)
           FROM totp.recovery_codes r JOIN totp.used_codes u ON u.user_id = r.user_id AND u.secret_id = r.set_id
          WHERE r.count - pg_catalog.bit_count(u.recovery_mask::bit(64)) <= 2),

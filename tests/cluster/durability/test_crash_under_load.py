@@ -59,7 +59,7 @@ def test_each_loss_is_found(fresh_cluster):
     """What the harness reports after a crash that lost nothing, and after something was removed by hand."""
     db = fresh_cluster.create_database()
     ledger = Ledger(db).populate()
-    accepted, locked, failed, recovered, enrolled, keyless, mistyped = [*ledger.users[0][:5], *ledger.users[1][:2]]
+    accepted, locked, recovered, failed, enrolled, keyless, mistyped = [*ledger.users[0][:5], *ledger.users[1][:2]]
 
     def tell():
         with closing(db.connect()) as conn:

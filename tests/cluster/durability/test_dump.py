@@ -6,9 +6,10 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
+from binding import confirm
 from population import check_roles
 from server import wait_until
-from totp import NOON, code_at, enroll, error_of, fix_clock, verify, wrong_codes
+from totp import NOON, code_at, enroll, error_of, fix_clock, states, verify, wrong_codes
 
 # A restored database cannot know what was accepted in WAL that it does not have, so for a minute it refuses codes that may
 # have been used. Sign-ins here come after that.
@@ -83,9 +84,11 @@ def test_sign_in_works_after_a_restore(origin, restored):
             assert verify(conn, user_id, code_at(secrets[user_id], AFTER)) is False, user_id
         assert conn.execute("SELECT totp_confirm('pending', %s)", [code_at(secrets["pending"], AFTER)]).fetchone() == (True,)
         assert verify(conn, "staged", code_at(secrets["staged"], AFTER)) is True
-        assert verify(conn, "staged", code_at(secrets["staged, new"], AFTER)) is True
-        assert verify(conn, "staged", code_at(secrets["staged"], AFTER.timestamp() + 30)) is False
-        assert verify(conn, "two devices", code_at(secrets["tablet"] + "=" * 4, AFTER, "SHA256", 8, 60)) is True
+        assert confirm(conn, code_at(secrets["staged, new"], AFTER), proof=code_at(secrets["staged"], AFTER.timestamp() + 30), user_id="staged") is True
+        assert [state for _, state, _ in states(conn, "staged")] == ["active"]
+        code = code_at(secrets["tablet"] + "=" * 4, AFTER, "SHA256", 8, 60)
+        assert verify(conn, "two devices", code, "tablet") is False  # it needs a proof here too
+        assert confirm(conn, code, "tablet", code_at(secrets["two devices"], AFTER), "two devices") is True
 
 
 def test_a_lock_outlives_the_dump(origin, make_cluster):

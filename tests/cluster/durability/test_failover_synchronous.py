@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from crash_ledger import NOON, Ledger
 from crash_load import assert_no_corruption, more_of, under_load
 from server import Database, wait_until
-from totp import SECRET, check, code_at, enroll, error_of, fix_clock, import_secret, verify, wrong_codes
+from totp import SECRET, check, code_at, error_of, fix_clock, import_secret, stage, verify, wrong_codes
 
 NOW = datetime.fromtimestamp(NOON, UTC)
 NEVER = float("-inf")
@@ -24,8 +24,9 @@ def test_everything_reported_is_on_the_promoted_synchronous_standby(make_cluster
     ledger = Ledger(db).populate()
     with closing(db.connect()) as conn:
         fix_clock(conn, NOW)
-        secret = enroll(conn, "alice")
-        recovery_code = conn.execute("SELECT totp_recovery_codes('alice', 1)").fetchone()[0]
+        import_secret(conn, "alice", SECRET, device="old")
+        secret = stage(conn)
+        recovery_code = conn.execute("SELECT totp_reset_recovery_codes('alice', 1)").fetchone()[0]
     standby = make_standby(primary)
     primary.make_synchronous()
     standby.wait_for_replay(primary)

@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 from many_users import secret_of
-from totp import MAX_ATTEMPTS, NOON, active_user, check, enabled, enroll, fix_clock, reset, states, wrong_codes
+from totp import MAX_ATTEMPTS, NOON, active_user, check, enabled, enroll, fix_clock, import_secret, reset, states, wrong_codes
 
 # States that a device can be in; whether it keeps totp_enabled() true.
 
@@ -46,9 +46,9 @@ def after_reset_expired(conn, device):
     fix_clock(conn, NOON)
 
 
-def old_one_killed(conn, device):
+def replaced_by_an_import(conn, device):
     active_user(conn, device=device)
-    enroll(conn, "alice", device=device, keep_current=False)
+    import_secret(conn, "alice", secret_of(f"other {device}"), device=device)
 
 
 def reset_twice(conn, device):
@@ -111,7 +111,7 @@ def removed_and_pending(conn, device):
     enroll(conn, "alice", device=device)
 
 
-ON = [active, staged, after_reset, after_reset_expired, old_one_killed, reset_twice, imported_as_confirmed, disabled_and_enabled, reset_disabled_and_enabled]
+ON = [active, staged, after_reset, after_reset_expired, replaced_by_an_import, reset_twice, imported_as_confirmed, disabled_and_enabled, reset_disabled_and_enabled]
 OFF = [nothing, pending, pending_expired, reset_while_pending, disabled, staged_and_disabled, reset_and_disabled, pending_disabled_and_enabled, removed,
        reset_and_removed, removed_and_pending]
 

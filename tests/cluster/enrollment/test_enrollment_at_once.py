@@ -6,14 +6,24 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from binding import confirm
 from server import wait_until
-from totp import LEVELS, NOON, ORPHANS, active_user, code_at, enroll, fix_clock, parallel, states, verify, works
+from totp import LEVELS, NOON, ORPHANS, active_user, code_at, enroll, fix_clock, parallel, reset, stage, states, verify, works
+
+WAYS = {
+    "enroll": enroll, "import": stage, "reset": reset,
+    "at once": lambda conn, user_id: enroll(conn, user_id, keep_current=False),  # as in 0.1.0
+}
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("before", ["nothing", "pending", "active", "active and pending"])
-@pytest.mark.parametrize("keep_current", [True, False])
-def test_ten_sessions_enroll_one_device(quick_db, conn, level, before, keep_current):
+@pytest.mark.parametrize("way", WAYS)
+def test_ten_sessions_enroll_one_device(request, quick_db, conn, level, before, way):
+    if way == "at once":
+        request.getfixturevalue("proof_is_off")
+    before = "pending" if (way, before) == ("reset", "nothing") else before  # there must be something to reset
+    keeps_current = way in ("enroll", "import")
     with ExitStack() as stack:
         sessions = [stack.enter_context(closing(quick_db.connect())) for _ in range(10)]
         for session in sessions:
@@ -21,14 +31,14 @@ def test_ten_sessions_enroll_one_device(quick_db, conn, level, before, keep_curr
         for round in range(5):
             user_id = f"user {round}"
             old = active_user(conn, user_id) if before.startswith("active") else None
-            earlier = [enroll(conn, user_id)] if before.endswith("pending") else []
+            earlier = [(stage if way == "import" else enroll)(conn, user_id)] if before.endswith("pending") else []
 
             def begin(i):
                 sessions[i].execute(f"BEGIN ISOLATION LEVEL {level}")
                 sessions[i].execute("SELECT count(*) FROM pg_class")  # takes the snapshot, and no predicate lock
 
             def enroll_and_commit(i, _):
-                secret = enroll(sessions[i], user_id, keep_current=keep_current)
+                secret = WAYS[way](sessions[i], user_id)
                 sessions[i].execute("COMMIT")
                 return secret
 
@@ -45,12 +55,17 @@ def test_ten_sessions_enroll_one_device(quick_db, conn, level, before, keep_curr
                     raise answer
             assert len(set(answers)) == (len(answers) if may_abort else 10)
             left = sorted(state for _, state, _ in states(conn, user_id))
-            assert left == (["active", "pending"] if old and keep_current else ["pending"])
-            if old and keep_current:
+            assert left == (["active"] if old and keeps_current else []) + ["pending"]
+            if old and keeps_current:
                 assert works(conn, old, user_id=user_id) is True
             # Each wrong guess may lock for some seconds, so each is made an hour after the last; nothing may expire meanwhile.
-            conn.execute("UPDATE totp.secrets SET expires_at = 'infinity' WHERE slot = 'pending'")
-            alive = [works(conn, secret, NOON + (number + 2) * 2 * timedelta(hours=1), user_id) for number, secret in enumerate(earlier + answers)]
+            conn.execute("UPDATE totp.secrets SET expires_at = 'infinity' WHERE slot <> 'active'")
+
+            def counts(secret, when):
+                fix_clock(conn, when)
+                return confirm(conn, code_at(secret, when), proof=old and code_at(old, when), user_id=user_id)
+
+            alive = [counts(secret, NOON + (number + 2) * 2 * timedelta(hours=1)) for number, secret in enumerate(earlier + answers)]
             assert alive.count(True) == 1 and not (earlier and alive[0])
             assert [state for _, state, _ in states(conn, user_id)] == ["active"]
             fix_clock(conn, NOON)
@@ -122,7 +137,7 @@ def test_enroll_remove_and_sign_in_at_once_leave_nothing_behind(quick_db, conn):
                 user_id, device = chance.choice(["alice", "bob"]), chance.choice(["phone", "tablet"])
                 action = chance.randrange(6)
                 if action < 2:
-                    secret = enroll(session, user_id, device=device, keep_current=chance.random() < 0.5)
+                    secret = chance.choice([enroll, stage])(session, user_id, device=device)
                     verify(session, user_id, code_at(secret, NOON), device)
                 elif action == 2:
                     session.execute("SELECT totp_remove(%s)", [user_id])

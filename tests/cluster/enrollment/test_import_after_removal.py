@@ -4,13 +4,15 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from totp import NOON, SECRET, OTHER_SECRET, check, code_at, enroll, error_of, fix_clock, good, import_secret, verify
+from totp import NOON, SECRET, OTHER_SECRET, check, code_at, error_of, fix_clock, good, import_secret, stage, verify
 
 REMOVALS = {
     "removed": "SELECT totp_remove('alice', 'default')",
     "with its user": "SELECT totp_remove('alice')",
     "reset": "SELECT totp_reset('alice')",
-    "replaced at once": "SELECT totp_enroll('alice', keep_current => false)",
+    "replaced at once": "SELECT totp_enroll('alice', keep_current => false)",  # as in 0.1.0
+    "with a proof": f"SELECT totp_unenroll('alice', '{good(0, 'K' * 32)}', 'default')",
+    "moved": "SELECT totp_move_device('alice', 'default', 'bob', 'default')",
     "replaced by an import": f"SELECT totp_import('alice', '{OTHER_SECRET}', confirmed => true)",
     "removed, and its user renamed": "SELECT totp_remove('alice', 'default'); SELECT totp_rename_user('alice', 'bob'); SELECT totp_rename_user('bob', 'alice')",
 }
@@ -20,7 +22,9 @@ REMOVALS = {
 @pytest.mark.parametrize("confirmed", [True, False], ids=["confirmed", "pending"])
 @pytest.mark.parametrize("device", ["default", "phone"])
 @pytest.mark.parametrize("removal", REMOVALS)
-def test_the_code_that_was_used_last_is_not_good_again(conn, removal, device, confirmed, together):
+def test_the_code_that_was_used_last_is_not_good_again(request, conn, removal, device, confirmed, together):
+    if removal == "replaced at once":
+        request.getfixturevalue("proof_is_off")
     import_secret(conn, "alice", SECRET)
     import_secret(conn, "alice", "K" * 32, device="other")
     assert verify(conn, "alice", good(1)) is True
@@ -55,7 +59,7 @@ def test_for_another_user_it_is_a_new_secret(conn):
 def test_the_code_is_not_good_after_the_first_code_of_the_next_secret(conn):
     import_secret(conn, "alice", SECRET)
     assert verify(conn, "alice", good(1)) is True
-    assert verify(conn, "alice", good(0, enroll(conn, "alice"))) is True
+    assert verify(conn, "alice", good(0, stage(conn))) is True
     import_secret(conn, "alice", SECRET)
     assert check(conn, "alice", good(1)).reason == "replayed"
 
@@ -110,9 +114,11 @@ def test_a_removal_that_is_rolled_back_does_not_count(conn):
     assert check(conn, "alice", good(-1, OTHER_SECRET)).reason == "accepted"
 
 
-@pytest.mark.parametrize("removal", REMOVALS)
-def test_a_code_that_the_floor_refuses_is_not_good_either(quick_db, conn, removal):
+@pytest.mark.parametrize("removal", [removal for removal in REMOVALS if removal != "with a proof"])  # the floor refuses the proof
+def test_a_code_that_the_floor_refuses_is_not_good_either(request, quick_db, conn, removal):
     """After a failover, a code may have been used in WAL that was lost. A removal does not get it around that."""
+    if removal == "replaced at once":
+        request.getfixturevalue("proof_is_off")
     import_secret(conn, "alice", SECRET)
     import_secret(conn, "alice", "K" * 32, device="other")
     conn.execute("UPDATE totp.floor SET timeline = 0")  # as after a promotion
@@ -180,7 +186,7 @@ def test_a_first_code_that_was_rolled_back_is_not_good_after_its_device_made_roo
     with conn.transaction(force_rollback=True):
         assert verify(conn, "alice", good(2)) is True
     fix_clock(conn, NOON + timedelta(seconds=70))
-    enroll(conn, "alice", device="b")
+    stage(conn, device="b")
     remove(conn, "alice", "b")
     import_secret(conn, "alice", SECRET)
     assert check(conn, "alice", good(2)).reason == "replayed"

@@ -4,9 +4,10 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
+from binding import confirm
 from sessions import Background
 from totp import (EARLIER, LATER, LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, codes_left, counters, enabled, enroll, error_of, fix_clock, recover,
-                  recovery_codes, reset, states, verify, wrong_codes)
+                  recovery_codes, reset, stage, states, verify, wrong_codes)
 
 
 def reason(conn, code, device=None, user_id="alice") -> str:
@@ -31,7 +32,9 @@ def old(request, quick_db):
 
 
 @pytest.mark.parametrize("act", ["totp_reset('alice')", "totp_enroll('alice', keep_current => false)"])
-def test_a_reset_counts_at_once(conn, old, act):
+def test_a_reset_counts_at_once(request, conn, old, act):
+    if "keep_current" in act:
+        request.getfixturevalue("proof_is_off")
     first = active_user(conn)
     assert verify(old, "alice", code_at(first, NOON)) is True
     second = value(conn, f"SELECT secret FROM {act}")
@@ -89,9 +92,11 @@ ACTS = ["SELECT totp_reset('alice')", "SELECT totp_disable('alice')", "SELECT to
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_an_act_that_is_rolled_back_changes_nothing(quick_db, conn, act):
+def test_an_act_that_is_rolled_back_changes_nothing(request, quick_db, conn, act):
+    if "keep_current" in act:
+        request.getfixturevalue("proof_is_off")
     secret = active_user(conn)
-    conn.execute("SELECT totp_recovery_codes('alice')")
+    recovery_codes(conn)
     with closing(quick_db.connect()) as support:
         fix_clock(support, NOON)
         support.execute("BEGIN")
@@ -158,6 +163,7 @@ def test_a_reset_kills_a_staged_secret_too(conn):
     new = reset(conn)
     assert states(conn) == [("default", "pending", 3)]
     assert [verify(conn, "alice", code_at(secret, NOON)) for secret in (old, pending_secret, new)] == [False, False, True]
+    assert states(conn) == [("default", "active", 3)]
 
 
 def test_a_reset_leaves_the_other_devices(conn):
@@ -277,7 +283,7 @@ def test_a_rename_takes_everything_along(conn):
     assert reason(conn, code_at(phone, NOON), "phone", "alicia") == "disabled"
     assert reason(conn, code_at(tablet, EARLIER), None, "alicia") == "replayed"
     assert reason(conn, code_at(tablet, NOON), None, "alicia") == "accepted"
-    assert reason(conn, code_at(staged_secret, NOON), None, "alicia") == "accepted"
+    assert confirm(conn, code_at(staged_secret, NOON), "tablet", code_at(tablet, LATER), "alicia") is True
     assert counters(conn, "alicia") == (0, 1, False, False)
     assert (recover(conn, unused), recover(conn, used, "alicia"), recover(conn, unused, "alicia")) == (False, False, True)
     alice = active_user(conn)  # the old id is free again
@@ -315,27 +321,33 @@ USED = {"used_until": str(int(NOON.timestamp()))}  # of the code by which active
 
 
 @pytest.mark.parametrize("act, event, device, detail", [
-    ("SELECT totp_reset('alice')", "reset", "default", {"version": "2"} | USED), ("SELECT totp_disable('alice')", "disabled", "default", None),
+    ("SELECT totp_reset('alice')", "reset", "default", {"version": "2"} | USED), ("SELECT totp_disable('alice', 'default')", "disabled", "default", None),
     ("SELECT totp_enable('alice')", "enabled", "default", None), ("SELECT totp_remove('alice', 'default')", "removed", "default", USED),
     ("SELECT totp_unlock('alice')", "unlocked", None, None),
     ("SELECT totp_enroll('alice')", "enrolled", "default", {"keep_current": "true", "version": "2"}),
     ("SELECT totp_enroll('alice', keep_current => false)", "enrolled", "default", {"keep_current": "false", "version": "2"} | USED),
-    ("SELECT totp_recovery_codes('alice')", "recovery_codes_created", None, None),
+    ("SELECT totp_recovery_codes('alice', 10, '{proof}')", "recovery_codes_created", None, None),
+    ("SELECT totp_rename_device('alice', 'default', 'phone', '{proof}')", "renamed", "default", {"new_device": "phone"}),
+    ("SELECT totp_unenroll('alice', '{proof}', 'tablet')", "removed", "tablet", USED),
+    ("SELECT totp_reset_recovery_codes('alice')", "recovery_codes_created", None, None),
     ("SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "imported", "default", {"confirmed": "false", "version": "2"}),
     ("SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', confirmed => true)", "imported", "default",
      {"confirmed": "true", "version": "2"} | USED),
 ])
-def test_each_act_is_audited_once(quick_db, conn, act, event, device, detail):
+def test_each_act_is_audited_once(request, quick_db, conn, act, event, device, detail):
+    if "keep_current" in act:
+        request.getfixturevalue("proof_is_off")
     secret = active_user(conn)
+    active_user(conn, device="tablet")
     reason(conn, next(wrong_codes(secret, NOON)))
     if event == "enabled":
-        conn.execute("SELECT totp_disable('alice')")
+        conn.execute("SELECT totp_disable('alice', 'default')")
     conn.execute("DELETE FROM totp.audit_log")
     with closing(quick_db.connect(application_name="support desk")) as support:
         fix_clock(support, NOON)
         with support.transaction():
             support.execute("SET LOCAL totp.actor = 'support:42'")
-            support.execute(act)
+            support.execute(act.format(proof=code_at(secret, NOON)))
     rows = conn.execute("SELECT event, user_id, device, at, actor, db_user, application_name, detail FROM totp.audit_log").fetchall()
     assert rows == [(event, "alice", device, NOON, "support:42", "postgres", "support desk", detail)]
 

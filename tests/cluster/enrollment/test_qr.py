@@ -183,12 +183,10 @@ def test_an_svg_has_a_white_ground(conn):
     assert image.getchannel("A").getextrema() == (255, 255)
 
 
-@pytest.mark.parametrize("scale", [0, -1, 33, 2**31 - 1, -2**31, None])
+@pytest.mark.parametrize("scale", [0, -1, 33, 2**31 - 1, -2**31])
 def test_a_scale_out_of_range_is_refused(conn, scale):
     error = error_of(conn, "SELECT totp_qr_png('otpauth://totp/alice', %s::int)", [scale])
-    assert error.sqlstate == "22023"
-    if scale is not None:
-        assert "1 to 32" in error.diag.message_detail
+    assert error.sqlstate == "22023" and "1 to 32" in error.diag.message_detail
 
 
 # --- Too long, NULL ---------------------------------------------------------------------------
@@ -236,6 +234,7 @@ def test_a_text_that_is_too_long_is_an_error_that_does_not_show_it(conn, functio
     assert conn.execute(f"SELECT {function}('otpauth://totp/alice') IS NOT NULL").fetchone() == (True,)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_null_is_refused(conn, function):
-    refused(conn, function, None)
+@pytest.mark.parametrize("call", [*(f"{function}(NULL)" for function in FUNCTIONS), "totp_qr_png('otpauth://totp/alice', NULL)"])
+def test_of_null_there_is_none(conn, call):
+    """STRICT: a planner may fold it away."""
+    assert conn.execute(f"SELECT {call}").fetchone() == (None,)

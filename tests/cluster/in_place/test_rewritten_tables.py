@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from crash_load import LAZY
 from psycopg import sql
-from totp import (LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, codes_left, counters, enroll, fix_clock, good, import_secret, recover,
-                  recovery_codes, verify, wrong)
+from totp import (LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, codes_left, counters, fix_clock, good, import_secret, recover,
+                  recovery_codes, verify, wrong, stage)
 
 TABLES = {"attempts": "failures", "used_codes": "uses"}  # and one of its columns
 REWRITES = {
@@ -67,7 +67,7 @@ def conn(roles, quick_db):
 def alice(conn):
     """She has one wrong code, and one wrong recovery code, behind her."""
     import_secret(conn, "alice", SECRET)
-    alice = User(enroll(conn, "alice", device="phone"), recovery_codes(conn, count=2)[0])
+    alice = User(stage(conn, "alice", device="phone"), recovery_codes(conn, count=2)[0])
     assert (check(conn, "alice", wrong()).reason, recover(conn, NO_CODE)) == ("wrong", False)
     return alice
 
@@ -76,14 +76,22 @@ def calls(alice):
     """Each call that judges, or clears, with codes; whether the code is right."""
     return [("totp_check('alice', %s)", good(), True), ("totp_verify('alice', %s)", good(), True), ("totp_verify('alice', %s, 'default')", good(), True),
             ("totp_confirm('alice', %s, 'phone')", good(0, alice.pending), True), ("totp_verify('alice', %s)", good(0, alice.pending), True),
-            ("totp_recover('alice', %s)", alice.recovery_code, True),
+            ("totp_check_confirm('alice', %s, 'phone')", good(0, alice.pending), True), ("totp_recover('alice', %s)", alice.recovery_code, True),
+            ("totp_check_recover('alice', %s)", alice.recovery_code, True),
             ("totp_check('alice', %s)", wrong(1), False), ("totp_verify('alice', %s)", wrong(2), False), ("totp_recover('alice', %s)", NO_CODE, False)]
+
+
+def proofs(alice):
+    """Each call that is given a proof."""
+    return [("totp_recovery_codes('alice', 2, %s)", good(), True), ("totp_recovery_codes('alice', 2, %s)", alice.recovery_code, True),
+            ("totp_rename_device('alice', 'default', 'old', %s)", good(), True), ("totp_unenroll('alice', %s)", good(), True),
+            ("totp_unenroll('alice', %s)", alice.recovery_code, True)]
 
 
 def refuses(own, table, alice):
     """In this transaction, where it has rewritten the table. The codes and recovery codes that were charged all the same."""
     charged = [0, 0]
-    for call, code, right in calls(alice):
+    for call, code, right in [*calls(alice), *proofs(alice)]:
         if right or table == "attempts":
             assert told(own, f"SELECT {call}", code) == "55000", call
         else:  # a wrong one needs nothing but the attempts; then its answer is charged
@@ -372,9 +380,9 @@ def made(conn, statements):
         conn.execute(statement)
     import_secret(conn, "alice", SECRET, confirmed=False)
     assert conn.execute("SELECT totp_confirm('alice', %s)", [good(-1)]).fetchone() == (True,)
-    assert [check(conn, "alice", code).reason for code in (good(-1), good(), wrong())] == ["replayed", "accepted", "wrong"]
     recovery_code = recovery_codes(conn, count=2)[0]
     assert [recover(conn, code) for code in (recovery_code, NO_CODE)] == [True, False]
+    assert [check(conn, "alice", code).reason for code in (good(-1), good(), wrong())] == ["replayed", "accepted", "wrong"]
     return recovery_code
 
 

@@ -6,7 +6,7 @@ from contextlib import closing
 import psycopg
 import pytest
 from amounts import amount
-from totp import MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, code_at, counters, enroll, error_of, fix_clock, good, import_secret, parallel, verify, wrong
+from totp import MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, code_at, counters, error_of, fix_clock, good, import_secret, parallel, stage, verify, wrong
 
 SIGN_INS = amount("SIGN_INS", 100_000, light=20_000)
 
@@ -33,8 +33,8 @@ def test_what_was_altered_is_refused(db, table, alteration):
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
         import_secret(conn, "alice", SECRET)
-        pending = enroll(conn, "alice", device="phone")
-        [[recovery_code], *_] = conn.execute("SELECT totp_recovery_codes('alice')").fetchall()
+        pending = stage(conn, "alice", device="phone")
+        [[recovery_code], *_] = conn.execute("SELECT totp_reset_recovery_codes('alice')").fetchall()
         check(conn, "alice", "malformed")
         column, other, first = COLUMNS[table]
         db.psql(ALTERATIONS[alteration].format(table=table, column=column, other=other, first=first))
@@ -106,17 +106,17 @@ def test_hash_partitions_work(db):
                 assert check(conn, user_id, good(-1)).reason == ("replayed" if number < 8 else "accepted")
             assert check(conn, user_id, good(-1)).reason == "replayed"
             # To another partition and back, with all that was counted and used.
-            check(conn, user_id, wrong())
-            left = check(conn, user_id, "malformed").attempts_left
-            [codes] = zip(*conn.execute("SELECT totp_recovery_codes(%s, 2)", [user_id]).fetchall())
+            [codes] = zip(*conn.execute("SELECT totp_reset_recovery_codes(%s, 2)", [user_id]).fetchall())
             assert conn.execute("SELECT totp_recover(%s, %s)", [user_id, codes[0]]).fetchone() == (True,)
+            left = check(conn, user_id, wrong()).attempts_left
+            assert left == MAX_ATTEMPTS - 1
             for names in ((user_id, "renamed"), ("renamed", user_id)):
                 assert conn.execute("SELECT totp_rename_user(%s, %s)", names).fetchone() == (1,)
                 assert check(conn, names[1], "malformed").attempts_left == left
                 assert check(conn, names[1], good(-1)).reason == "replayed"
                 assert [conn.execute("SELECT totp_recover(%s, %s)", [names[1], codes[0]]).fetchone()[0]] == [False]
             assert conn.execute("SELECT totp_recover(%s, %s)", [user_id, codes[1]]).fetchone() == (True,)
-            secret = enroll(conn, user_id)
+            secret = stage(conn, user_id)
             assert check(conn, user_id, code_at(secret, NOON)).reason == "accepted"
             conn.execute("SELECT totp_unlock(%s)", [user_id])
             conn.execute("SELECT totp_reset(%s)", [user_id])

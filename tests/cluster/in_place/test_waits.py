@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from server import wait_until
-from totp import LEVELS, NOON, OTHER_SECRET, SECRET, check, enroll, fix_clock, good, import_secret, is_waiting, verify, wrong
+from totp import LEVELS, NOON, OTHER_SECRET, SECRET, check, fix_clock, good, import_secret, is_waiting, stage, verify, wrong
 
 IN_PLACE = ["attempts", "used_codes"]
 BLOCKED_AFTER = "20s"
@@ -52,7 +52,8 @@ def signs_in(conn, user_id="alice"):
 @pytest.mark.parametrize("isolation", LEVELS)
 @pytest.mark.parametrize("change, reason", [
     ("totp_remove('alice')", "not_enrolled"), ("totp_disable('alice')", "disabled"), ("totp_rename_user('alice', 'bob')", "not_enrolled"),
-    ("totp_rotate_key()", "accepted"), ("totp_enroll('alice')", "accepted"), ("totp_enroll('alice', keep_current => false)", "wrong")])
+    ("totp_rotate_key()", "accepted"), ("totp_enroll('alice')", "accepted"), ("totp_reset('alice')", "wrong"),
+    ("totp_move_device('alice', 'default', 'bob', 'default')", "not_enrolled"), (f"totp_rename_device('alice', 'default', 'phone', '{good(-1)}')", "accepted")])
 def test_with_an_old_snapshot_the_latest_state_is_judged(conn, open_session, isolation, change, reason):
     late = open_session(isolation)
     conn.execute(f"SELECT {change}")
@@ -138,9 +139,10 @@ def test_row_locks_of_the_same_transaction_block_nothing(conn):
 
 @pytest.mark.parametrize("change, isolation", [
     *(("totp_enroll('alice')", isolation) for isolation in LEVELS),
-    *((change, "READ COMMITTED") for change in ("totp_enroll('alice', device => 'phone')", "totp_recovery_codes('alice')", "totp_disable('alice', 'phone')",
+    *((change, "READ COMMITTED") for change in ("totp_enroll('alice', device => 'phone')", "totp_reset_recovery_codes('alice')", "totp_disable('alice', 'phone')",
                                                 "totp_remove('alice', 'phone')", "totp_reset('alice', 'phone')", "totp_rotate_key()",
-                                                "totp_rename_user('bob', 'carol')", "totp_remove('bob')"))])
+                                                "totp_rename_user('bob', 'carol')", "totp_remove('bob')", "totp_move_device('bob', 'default', 'carol', 'default')",
+                                                f"totp_rename_device('alice', 'default', 'phone', '{good(-1)}')"))])
 def test_open_transactions_that_touch_something_else_block_nobody(conn, open_session, change, isolation):
     import_secret(conn, "bob", OTHER_SECRET)
     if "disable" in change or "remove" in change or "reset" in change:
@@ -166,7 +168,7 @@ ENDS = {  # change: (reason after COMMIT, reason after ROLLBACK) of a good code 
     "totp_remove('alice')": ("not_enrolled", "accepted"),
     "totp_remove('alice', 'default')": ("not_enrolled", "accepted"),
     "totp_reset('alice')": ("wrong", "accepted"),
-    "totp_enroll('alice', keep_current => false)": ("wrong", "accepted"),
+    "totp_move_device('alice', 'default', 'bob', 'default')": ("not_enrolled", "accepted"),
     "totp_rename_user('alice', 'bob')": ("not_enrolled", "accepted"),
     f"totp_import('alice', '{OTHER_SECRET}', confirmed => true)": ("wrong", "accepted"),
 }
@@ -211,7 +213,7 @@ def waits_for_the_removal(conn, open_session, change, end, isolation, statements
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
 def test_the_old_code_waits_for_the_first_code_of_the_next_secret(conn, open_session, end):
-    secret = enroll(conn, "alice")
+    secret = stage(conn)
     new, late = open_session("READ COMMITTED"), open_session()
     assert check(new, "alice", good(0, secret)).reason == "accepted"
     with ThreadPoolExecutor(1) as pool:

@@ -105,7 +105,7 @@ CREATE PROCEDURE mix(users integer, good text, wrong text, late text) LANGUAGE p
 BEGIN
   FOR i IN 1..users LOOP
     PERFORM totp_import('u' || i, 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', confirmed => true);
-    PERFORM totp_recovery_codes('u' || i, 2);
+    PERFORM totp_reset_recovery_codes('u' || i, 2);
     COMMIT;
   END LOOP;
   FOR i IN 1..users LOOP

@@ -9,7 +9,7 @@ from many_users import AT_ONCE, ONLINE, import_users, keys, open_everything
 from master_keys import FIX, MINUTE, NEW, OLD, OTHER, RESTORE, fingerprint_of_current, master_keys, nothing_told, reload_and_wait, replace_key_file, tables
 from master_keys import db, key_cluster, module_db, people  # noqa: F401 - fixtures
 from sessions import session
-from totp import NOON, ORPHANS, code_at, enroll, error_of, verify, wrong_codes
+from totp import NOON, ORPHANS, active_user, code_at, enroll, error_of, recovery_codes, stage, verify, wrong_codes
 
 # --- A lost master key --------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ def lost(key_cluster, db):
     with session(db) as conn:
         had = {"alice": enroll(conn, "alice"), "bob": enroll(conn, "bob")}
         assert verify(conn, "alice", code_at(had["alice"], NOON - MINUTE / 2)) is True
-        [had["recovery code"], *_] = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
+        had["recovery code"] = recovery_codes(conn)[0]
         assert verify(conn, "alice", next(wrong_codes(had["alice"], NOON))) is False
     fingerprint = fingerprint_of_current(db)
     replace_key_file(key_cluster, f"{NEW}\n")
@@ -37,15 +37,24 @@ NEED_THE_KEY = [
     "SELECT * FROM totp_check('alice', %(alice)s, 'default')",
     "SELECT totp_verify('bob', %(bob)s)",
     "SELECT totp_confirm('bob', %(bob)s)",
+    "SELECT totp_check_confirm('bob', %(bob)s, recovery_codes => 3)",
     "SELECT totp_recover('alice', %(recovery code)s)",
     "SELECT totp_recover('alice', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')",
+    "SELECT totp_check_recover('alice', %(recovery code)s)",
     "SELECT totp_enroll('alice')",
-    "SELECT totp_enroll('alice', keep_current => false)",
     "SELECT totp_enroll('carol')",
     "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",
     "SELECT totp_import('carol', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",
     "SELECT totp_reset('alice')",
     "SELECT totp_recovery_codes('alice')",
+    "SELECT totp_recovery_codes('alice', proof => %(alice)s)",
+    "SELECT totp_recovery_codes('alice', proof => %(recovery code)s)",
+    "SELECT totp_reset_recovery_codes('alice')",
+    "SELECT totp_unenroll('alice', %(alice)s)",
+    "SELECT totp_unenroll('alice', %(recovery code)s)",
+    "SELECT totp_rename_device('alice', 'default', 'phone', %(alice)s)",
+    "SELECT totp_rename_device('bob', 'default', 'phone')",
+    "SELECT totp_move_device('alice', 'default', 'carol', 'default')",
     "SELECT totp_rename_user('alice', 'carol')",
     "SELECT totp_export()",
     AT_ONCE,
@@ -195,7 +204,7 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
             had[name] = enroll(conn, name)
             if name != "pending":
                 assert verify(conn, name, code_at(had[name], NOON - MINUTE / 2)) is True
-            conn.execute("SELECT totp_recovery_codes(%s)", [name])
+                recovery_codes(conn, name)
         staged_before = enroll(conn, "staged")
         replace_key_file(key_cluster, f"{NEW}\n{OLD}\n")
         conn.execute("SELECT totp.rotation_begin(1000)")
@@ -208,12 +217,11 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
             assert conn.execute("SELECT moved FROM totp.rotation_step(NULL, 100)").fetchone() == (1,)
             others.execute("ROLLBACK")
         # "both": the active secret is under the old key, the staged one under the new. "devices": one device each, and new recovery codes.
-        staged_after = enroll(conn, "both")
-        tablet = enroll(conn, "devices", device="tablet")
-        assert verify(conn, "devices", code_at(tablet, NOON - MINUTE / 2), "tablet") is True
-        [recovery_code, *_] = [code for [code] in conn.execute("SELECT totp_recovery_codes('devices')")]
+        staged_after = stage(conn, "both")
+        tablet = active_user(conn, "devices", device="tablet")
+        recovery_code = recovery_codes(conn, "devices")[0]
         # "staged": the active secret went over and the staged one did not.
-        hide = {"secrets": "user_id = 'staged' AND slot = 'pending'", "recovery_codes": "user_id = 'staged'"}
+        hide = {"secrets": "user_id = 'staged' AND slot = 'proposed'", "recovery_codes": "user_id = 'staged'"}
         for table, rows in hide.items():
             conn.execute(f"CREATE TEMP TABLE hidden_{table} AS SELECT * FROM totp.{table} WHERE {rows}")
             conn.execute(f"DELETE FROM totp.{table} WHERE {rows}")
@@ -229,7 +237,7 @@ def test_forget_removes_what_cannot_be_opened_and_nothing_else(key_cluster, db):
         conn.execute("SET totp.actor = 'ops:7'")
         forgotten = conn.execute(FORGET, [old]).fetchall()
         assert forgotten == [("active", "default"), ("active", None), ("both", "default"), ("both", None), ("devices", "default"),
-                             ("pending", "default"), ("pending", None), ("staged", None)]
+                             ("pending", "default"), ("staged", None)]
         lost = sorted([*forgotten, ("staged", "default")], key=lambda row: (row[0], row[1] or "~"))
         audited = conn.execute("SELECT user_id, device, actor, at, detail FROM totp.audit_log WHERE event = 'unreadable_forgotten' ORDER BY id").fetchall()
         until = {("active", "default"): NOON, ("both", "default"): NOON, ("devices", "default"): NOON}  # of the codes that confirmed them

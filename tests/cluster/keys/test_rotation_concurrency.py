@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
+from binding import check_confirm, confirm, new_recovery_codes, rename_device
 from many_users import AT_ONCE, ONLINE, both_kinds, import_users, keys, open_everything, sign_in_all
 from sessions import GUARD, Background, session
-from totp import EARLIER, LATER, NOON, active_user, code_at, enroll, states, verify, wrong_codes
+from totp import EARLIER, LATER, NOON, active_user, code_at, enroll, recover, recovery_codes, stage, states, verify, wrong_codes
 
 
 levels = pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
@@ -48,19 +49,51 @@ class EnrollAgain:
     def check(self, conn, user, secret):
         assert states(conn, user.name) == [("default", "active", 1), ("default", "pending", 2)]
         assert verify(conn, user.name, code_at(user.secret, NOON)) is True
-        assert conn.execute("SELECT totp_confirm(%s, %s)", [user.name, code_at(secret, NOON)]).fetchone() == (True,)
-        assert verify(conn, user.name, code_at(user.secret, LATER)) is False
+        assert confirm(conn, code_at(secret, NOON), proof=code_at(user.secret, LATER), user_id=user.name) is True
+        assert states(conn, user.name) == [("default", "active", 2)]
 
 
 class Confirm:
+    def stage(self, conn, user):
+        return enroll(conn, user.name)
+
     def act(self, conn, user):
-        return conn.execute("SELECT totp_confirm(%s, %s)", [user.name, code_at(user.staged, EARLIER)]).fetchone()
+        return check_confirm(conn, code_at(user.staged, EARLIER), proof=code_at(user.secret, NOON), user_id=user.name, recovery_codes=2)
+
+    def check(self, conn, user, answer):
+        assert answer.accepted
+        assert states(conn, user.name) == [("default", "active", 2)]
+        assert verify(conn, user.name, code_at(user.secret, LATER)) is False
+        assert verify(conn, user.name, code_at(user.staged, NOON)) is True
+        assert recover(conn, answer.recovery_codes[1], user.name) is True
+
+
+class ConfirmApproved(Confirm):
+    def stage(self, conn, user):
+        return stage(conn, user.name)
+
+    def act(self, conn, user):
+        return check_confirm(conn, code_at(user.staged, EARLIER), user_id=user.name, recovery_codes=2)
+
+
+class RenameDevice:
+    def act(self, conn, user):
+        return rename_device(conn, "default", "renamed", code_at(user.secret, NOON), user.name)
+
+    def check(self, conn, user, answer):
+        assert answer is True
+        assert states(conn, user.name) == [("renamed", "active", 1)]
+        assert [verify(conn, user.name, code_at(user.secret, when)) for when in (NOON, LATER)] == [False, True]
+
+
+class MoveDevice:
+    def act(self, conn, user):
+        return conn.execute("SELECT totp_move_device(%s, 'default', %s, 'moved')", [user.name, f"{user.name} heir"]).fetchone()
 
     def check(self, conn, user, answer):
         assert answer == (True,)
-        assert states(conn, user.name) == [("default", "active", 2)]
-        assert verify(conn, user.name, code_at(user.secret, NOON)) is False
-        assert verify(conn, user.name, code_at(user.staged, NOON)) is True
+        assert (states(conn, user.name), states(conn, f"{user.name} heir")) == ([], [("moved", "active", 1)])
+        assert verify(conn, f"{user.name} heir", code_at(user.secret, NOON)) is True
 
 
 class Rename:
@@ -95,7 +128,7 @@ class Reset:
 
 class MakeRecoveryCodes:
     def act(self, conn, user):
-        return [code for [code] in conn.execute("SELECT totp_recovery_codes(%s, 2)", [user.name])]
+        return new_recovery_codes(conn, code_at(user.secret, NOON), 2, user.name)
 
     def check(self, conn, user, codes):
         for code in codes:
@@ -113,7 +146,7 @@ class Disable:
         assert verify(conn, user.name, code_at(user.secret, NOON)) is True
 
 
-OPERATIONS = [Enroll(), EnrollAgain(), Confirm(), Rename(), Remove(), Reset(), MakeRecoveryCodes(), Disable()]
+OPERATIONS = [Enroll(), EnrollAgain(), Confirm(), ConfirmApproved(), Rename(), RenameDevice(), MoveDevice(), Remove(), Reset(), MakeRecoveryCodes(), Disable()]
 
 
 @both_kinds
@@ -125,7 +158,7 @@ def test_a_transaction_around_a_rotation_does_what_it_says(quick_db, conn, rotat
     alice, bob = users = [User(name, active_user(conn, name)) for name in ("alice", "bob")]
     if isinstance(operation, Confirm):
         for user in users:
-            user.staged = enroll(conn, user.name)
+            user.staged = operation.stage(conn, user)
     old_keys = {key for key, _ in keys(conn)}
     with session(quick_db) as old:
         old.execute(GUARD)
@@ -158,7 +191,7 @@ def test_a_rolled_back_transaction_around_a_rotation_changes_nothing(quick_db, c
     users = [User(type(operation).__name__, active_user(conn, type(operation).__name__)) for operation in OPERATIONS]
     with session(quick_db) as old:
         for user in users:
-            user.staged = enroll(conn, user.name)
+            user.staged = enroll(conn, user.name) if user.name != "ConfirmApproved" else stage(conn, user.name)
         old.execute(f"BEGIN ISOLATION LEVEL {level}")
         for operation, user in zip(OPERATIONS, users, strict=True):
             operation.act(old, user)
@@ -166,8 +199,8 @@ def test_a_rolled_back_transaction_around_a_rotation_changes_nothing(quick_db, c
             rotating.wait_until_blocked(conn)
             old.execute("ROLLBACK")
     assert len(keys(conn)) == 1
-    for user in users:
-        assert verify(conn, user.name, code_at(user.secret, NOON)) is True
+    for user in users:  # a proof at noon stays used up
+        assert verify(conn, user.name, code_at(user.secret, LATER)) is True
     open_everything(conn)
 
 
@@ -175,7 +208,7 @@ def test_a_rolled_back_transaction_around_a_rotation_changes_nothing(quick_db, c
 def test_applications_that_lock_their_own_rows_do_not_fail(quick_db, conn, rotate):
     """Two sessions lock rows of the application around their calls; neither fails on the rotation that waits between them."""
     conn.execute("DROP TABLE IF EXISTS app_users; CREATE TABLE app_users (id text PRIMARY KEY); INSERT INTO app_users VALUES ('bob')")
-    active_user(conn, "alice")
+    secret = active_user(conn, "alice")
     lock = "SELECT FROM app_users WHERE id = 'bob' FOR UPDATE"
     with session(quick_db) as first:
         for setting in (GUARD, "SET deadlock_timeout = '20ms'", "BEGIN"):
@@ -189,7 +222,7 @@ def test_applications_that_lock_their_own_rows_do_not_fail(quick_db, conn, rotat
                 first.execute(lock)
                 first.execute("COMMIT")
     assert [state for _, state in keys(conn)] == ["current"]
-    assert verify(conn, "alice", code_at(alice, NOON)) is True
+    assert confirm(conn, code_at(alice, NOON), proof=code_at(secret, NOON)) is True
     assert states(conn, "bob") == [("default", "pending", 1)]
     open_everything(conn)
     conn.execute("DROP TABLE app_users")
@@ -223,7 +256,7 @@ STEPS = [AT_ONCE, "SELECT totp.rotation_begin(1000)", "SELECT * FROM totp.rotati
 @pytest.mark.parametrize("step", STEPS, ids=["at once", "begin", "step", "end"])
 def test_a_sign_in_does_not_wait_for_an_open_rotation(quick_db, conn, step, end, level):
     secret = active_user(conn, "alice")
-    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
+    codes = recovery_codes(conn)
     with session(quick_db) as rotating:
         for earlier in STEPS[1:STEPS.index(step)]:
             rotating.execute(earlier)
@@ -239,7 +272,7 @@ def test_a_sign_in_does_not_wait_for_an_open_rotation(quick_db, conn, step, end,
 @both_kinds
 def test_a_sign_in_does_not_wait_for_a_rotation_that_waits(quick_db, conn, rotate):
     secret = active_user(conn, "alice")
-    codes = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice')")]
+    codes = recovery_codes(conn)
     with session(quick_db) as writing:
         writing.execute("BEGIN")
         enroll(writing, "alice")
@@ -277,8 +310,7 @@ def test_a_batch_holds_up_nobody_but_its_own_users(quick_db, conn):
 def test_a_transaction_on_two_devices_commits_while_the_rotation_ends(quick_db, conn, level, first, second):
     """The batches left its user out; the end of the rotation waits for it, and not it for the rotation."""
     for device in ("phone", "tablet"):
-        secret = enroll(conn, "alice", device=device)
-        assert verify(conn, "alice", code_at(secret, EARLIER), device) is True
+        active_user(conn, "alice", device=device)
     conn.execute("SELECT totp.rotation_begin(1000)")
     with session(quick_db) as writing:
         writing.execute(GUARD)

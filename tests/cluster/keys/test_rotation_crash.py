@@ -25,7 +25,7 @@ def populated(fresh_cluster):
     db = fresh_cluster.create_database()
     with session(db) as conn:
         users = import_users(conn, USERS)
-        conn.execute("SELECT count(code) FROM unnest(%s::text[]) AS given(u), totp_recovery_codes(u) AS code", [users[:RECOVERY_SETS]])
+        conn.execute("SELECT count(code) FROM unnest(%s::text[]) AS given(u), totp_reset_recovery_codes(u) AS code", [users[:RECOVERY_SETS]])
         for number in range(PENDING):
             enroll(conn, f"pending-{number}")
     return fresh_cluster, db, users

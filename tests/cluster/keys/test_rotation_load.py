@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from amounts import amount
+from binding import check_confirm, confirm
 from many_users import import_users, keys, open_everything, secret_of, sign_in_all
 from server import PATIENCE_SECONDS, wait_until
 from sessions import session
@@ -58,8 +59,9 @@ def live(conn, tally, users, when, number):
     for life, old in enumerate(users):
         user, renamed = f"new {when:%H} {number} {life}", f"renamed {when:%H} {number} {life}"
         secret = enroll(conn, user)
-        tally.must(conn.execute("SELECT totp_confirm(%s, %s)", [user, code_at(secret, before)]).fetchone()[0])
-        [[recovery_code], _] = conn.execute("SELECT totp_recovery_codes(%s, 2)", [user]).fetchall()
+        confirmed = check_confirm(conn, code_at(secret, before), user_id=user, recovery_codes=2)
+        tally.must(confirmed.accepted)
+        [recovery_code, _] = confirmed.recovery_codes
         tally.must(verify(conn, user, code_at(secret, now)))
         tally.must(conn.execute("SELECT totp_rename_user(%s, %s)", [user, renamed]).fetchone()[0] == 1)
         tally.must(verify(conn, renamed, code_at(secret, after)))
@@ -67,7 +69,7 @@ def live(conn, tally, users, when, number):
         yield
         replacement = enroll(conn, old)
         tally.must(verify(conn, old, code_at(secret_of(old), now)))
-        tally.must(verify(conn, old, code_at(replacement, now)))
+        tally.must(confirm(conn, code_at(replacement, now), proof=code_at(secret_of(old), after), user_id=old))
         tally.must(not verify(conn, old, code_at(secret_of(old), after)))
         conn.execute("SELECT totp_import(%s, %s, confirmed => true)", [old, secret_of(old)])
         if life % 3:

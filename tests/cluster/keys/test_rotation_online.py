@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from binding import confirm
 from many_users import import_users, keys, open_everything, secret_of, sign_in_all
 from server import wait_until
 from sessions import Background, session
-from totp import NOON, code_at, enroll, error_of, recover, recovery_codes, verify
+from totp import LATER, NOON, code_at, enroll, error_of, recover, recovery_codes, verify
 
 PROGRESS = "SELECT to_key, from_keys, started_at, done, remaining FROM totp.rotation_progress"
 NOTICE = re.compile(r"pg_totp: (\d+) of (\d+) secrets moved, \d+ per second")
@@ -70,7 +71,7 @@ def terminate(conn, rotating):
 def test_a_stopped_rotation_is_resumed(quick_db, conn, end, error):
     users = import_users(conn, 200)
     for user in users[:50]:
-        conn.execute("SELECT totp_recovery_codes(%s, 1)", [user])
+        conn.execute("SELECT totp_reset_recovery_codes(%s, 1)", [user])
     with session(quick_db) as rotating:
         pid = rotating.info.backend_pid
         told = []
@@ -120,8 +121,8 @@ def test_what_is_written_meanwhile_lands_on_the_new_key(conn):
     conn.execute("SELECT totp.rotation_begin(1000)")
     [(old_key, _), (new_key, _)] = keys(conn)
 
-    def key_of(user, slot="pending"):
-        return conn.execute("SELECT key_id FROM totp.secrets WHERE user_id = %s AND slot = %s", [user, slot]).fetchone()[0]
+    def key_of(user, state="pending"):
+        return conn.execute("SELECT key_id FROM totp.secrets WHERE user_id = %s AND (slot = 'active') = %s", [user, state == "active"]).fetchone()[0]
 
     enroll(conn, "new")
     assert key_of("new") == new_key
@@ -133,7 +134,7 @@ def test_what_is_written_meanwhile_lands_on_the_new_key(conn):
     assert key_of("user-000000") == new_key
     conn.execute("SELECT totp_rename_user('user-000001', 'renamed')")
     assert key_of("renamed", "active") == new_key
-    conn.execute("SELECT totp_recovery_codes('alice')")
+    conn.execute("SELECT totp_reset_recovery_codes('alice')")
     assert conn.execute("SELECT key_id FROM totp.recovery_codes").fetchone() == (new_key,)
     assert key_of("user-000002", "active") == old_key
     assert conn.execute("SELECT key_id, state, secrets FROM totp_keys()").fetchall() == [(old_key, "retiring", 2), (new_key, "current", 5)]
@@ -158,7 +159,7 @@ def test_a_user_that_a_transaction_has_locked_is_left_for_the_end(quick_db, conn
     assert conn.execute("SELECT totp.rotation_end()").fetchone() == (True,)
     assert open_everything(conn) == (6, 0)
     assert sign_in_all(conn, users, NOON) == 5
-    assert verify(conn, users[2], code_at(staged, NOON)) is True
+    assert confirm(conn, code_at(staged, NOON), proof=code_at(secret_of(users[2]), LATER), user_id=users[2]) is True
     assert [secrets for _, secrets in rotations_in_audit_log(conn)] == ["6"]  # under the new key, with the staged one
 
 
@@ -167,7 +168,8 @@ def test_secrets_and_recovery_codes_of_every_kind_are_moved(conn):
     secrets = {}
     for number, (algorithm, digits, period) in enumerate(parameters):
         secrets[number] = enroll(conn, f"user {number}", device="gerät \n'\"", algorithm=algorithm, digits=digits, period=period)
-        conn.execute("SELECT totp_recovery_codes(%s, %s)", [f"user {number}", 1 + number % 20])
+        assert verify(conn, f"user {number}", code_at(secrets[number], NOON.timestamp() - period, algorithm, digits, period)) is True
+        conn.execute("SELECT totp_reset_recovery_codes(%s, %s)", [f"user {number}", 1 + number % 20])
     conn.execute("SELECT totp_disable('user 0')")
     for rotate in ("SELECT totp_rotate_key()", "CALL totp_rotate_key_online(4)"):
         conn.execute(rotate)
@@ -235,7 +237,7 @@ def test_a_rotation_needs_no_secret(conn):
 def test_admin_runs_both_rotations_and_no_lesser_role_does(db):
     with session(db) as conn:
         users = import_users(conn, 30)
-        conn.execute("SELECT totp_recovery_codes(%s)", [users[0]])
+        conn.execute("SELECT totp_reset_recovery_codes(%s)", [users[0]])
     admin = db.create_role("admin")
     with closing(db.connect(user=admin)) as conn:
         conn.execute("SET totp.actor = 'ops:7'")

@@ -16,7 +16,7 @@ def table_rows(conn):
 @pytest.mark.parametrize("way", ["ROLLBACK", "ROLLBACK TO SAVEPOINT before", "SELECT 1 / 0"])
 def test_a_rotation_that_is_rolled_back_changes_nothing(conn, way):
     secret = active_user(conn, "alice")
-    [code] = [code for [code] in conn.execute("SELECT totp_recovery_codes('alice', 1)")]
+    [code] = [code for [code] in conn.execute("SELECT totp_reset_recovery_codes('alice', 1)")]
     before = table_rows(conn)
     conn.execute("BEGIN")
     conn.execute("SAVEPOINT before")

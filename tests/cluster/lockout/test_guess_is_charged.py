@@ -21,7 +21,9 @@ OF_SET = "WHERE user_id = 'alice' AND secret_id = (SELECT set_id FROM totp.recov
 HOLDS = {  # what the transaction that holds "a" has done
     "removed": ["SELECT totp_remove('alice', 'a')"],
     "reset": ["SELECT secret FROM totp_reset('alice', 'a')"],
-    "replaced": ["SELECT secret FROM totp_enroll('alice', device => 'a', keep_current => false)"],
+    "moved": ["SELECT totp_move_device('alice', 'a', 'carol', 'a')"],
+    "renamed": [f"SELECT totp_rename_device('alice', 'a', 'c', '{good(-1, B)}')"],
+    "removed with a proof": [f"SELECT totp_unenroll('alice', '{good(-1, B)}', 'a')"],
     "imported again": [f"SELECT totp_import('alice', '{A}', device => 'a', confirmed => true)"],
     "imported, removed, imported": [f"SELECT totp_import('alice', '{A}', device => 'a', confirmed => true)", "SELECT totp_remove('alice', 'a')",
                                     f"SELECT totp_import('alice', '{A}', device => 'a', confirmed => true)"],
@@ -31,13 +33,14 @@ HOLDS = {  # what the transaction that holds "a" has done
     "rows deleted": [f"DELETE FROM totp.used_codes {OF_A}", "DELETE FROM totp.secrets WHERE user_id = 'alice' AND device = 'a'"],
 }
 PENDING_HOLDS = {  # the same for "a" with nothing but a secret that is staged
-    **{how: HOLDS[how] for how in ("removed", "reset", "succeeded", "row of used codes deleted", "rows deleted")},
+    **{how: HOLDS[how] for how in ("removed", "reset", "moved", "renamed", "removed with a proof", "succeeded", "row of used codes deleted", "rows deleted")},
     "staged again": ["SELECT secret FROM totp_enroll('alice', device => 'a')"],
     "imported again": [f"SELECT totp_import('alice', '{OTHER}', device => 'a')"],
     "imported again and confirmed": [f"SELECT totp_import('alice', '{OTHER}', device => 'a', confirmed => true)"],
 }
 RECOVERY_HOLDS = {  # and for the set of recovery codes
-    "replaced": ["SELECT totp_recovery_codes('alice')"],
+    "replaced": ["SELECT totp_reset_recovery_codes('alice')"],
+    "replaced with a proof": [f"SELECT totp_recovery_codes('alice', 10, '{good(-1, B)}')"],
     "row of used codes deleted": [f"DELETE FROM totp.used_codes {OF_SET}"],
     "rows deleted": [f"DELETE FROM totp.used_codes {OF_SET}", "DELETE FROM totp.recovery_codes WHERE user_id = 'alice'"],
 }
@@ -221,7 +224,7 @@ def test_a_wrong_first_code_depends_on_no_device_that_the_same_transaction_locke
         secrets = hold(own, PENDING_HOLDS[how])
         answers = [told(own, CONFIRM, code) for code in wrong(secrets=secrets)]
         # With nothing pending there is nothing to guess.
-        nothing_pending = how in ("removed", "succeeded", "rows deleted", "imported again and confirmed")
+        nothing_pending = how in ("removed", "moved", "renamed", "removed with a proof", "succeeded", "rows deleted", "imported again and confirmed")
         assert answers == [False] * MAX_ATTEMPTS
         own.execute("ROLLBACK")
     assert counters(conn)[0] == (0 if nothing_pending else MAX_ATTEMPTS)

@@ -6,7 +6,8 @@ from datetime import timedelta
 from itertools import islice
 
 import pytest
-from totp import MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, code_at, counters, enroll, fix_clock, good, import_secret, recover, recovery_codes, verify, wrong_codes
+from totp import (MAX_ATTEMPTS, NOON, NO_CODE, OTHER_SECRET, SECRET, check, code_at, counters, enroll, error_of, fix_clock, good, import_secret, recover, recovery_codes,
+                  stage, verify, wrong_codes)
 
 SECOND = timedelta(seconds=1)
 FOREVER = "forever"
@@ -27,10 +28,10 @@ def fail(conn, times, user_id="alice", when=NOON):
     return answers[-1]
 
 
-def attempts(conn):
-    """Everything that totp.attempts holds."""
+def attempts(conn, user_id=None):
+    """Everything that totp.attempts holds, of all users or one."""
     return conn.execute("SELECT user_id, failures, locked_until::text, recovery_failures, recovery_locked_until::text,"
-                        "       last_failed_at::text, ctid, xmin FROM totp.attempts ORDER BY user_id").fetchall()
+                        "       last_failed_at::text, ctid, xmin FROM totp.attempts WHERE %s::text IS NULL OR user_id = %s ORDER BY user_id", [user_id, user_id]).fetchall()
 
 
 # --- when it locks ---------------------------------------------------------------------
@@ -145,7 +146,7 @@ def test_replayed_and_malformed_codes_are_not_charged(conn):
 
 
 def test_wrong_codes_of_every_device_and_function_count_together(conn):
-    enroll(conn, "alice", device="phone")
+    stage(conn, "alice", device="phone")
     wrong = islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS)
     assert check(conn, "alice", next(wrong)).attempts_left == 4
     assert check(conn, "alice", next(wrong), "default").attempts_left == 3
@@ -180,21 +181,27 @@ def test_unlock_clears_both_counters_and_no_used_code(quick_db, conn, end):
 
 @pytest.mark.parametrize("call", [
     "totp_enroll('alice')", "totp_enroll('alice', keep_current => false)", "totp_enroll('alice', device => 'phone')", "totp_reset('alice')",
+    "totp_move_device('alice', 'default', 'bob', 'default')", "totp_move_device('stock', 'token', 'alice', 'token')", "totp_reset_recovery_codes('alice')",
     f"totp_import('alice', '{SECRET}')", f"totp_import('alice', '{SECRET}', confirmed => true)",
     "totp_import('alice', 'KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT')", "totp_import('alice', 'KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT', confirmed => true)",
     "totp_disable('alice')", "totp_enable('alice')", "totp_remove('alice', 'old phone')", "totp_remove('alice', 'default')",
-    "totp_recovery_codes('alice')", "totp_rename_user('alice', 'bob')", "totp_rotate_key()", "totp_rotate_key_online()"])
+    "totp_rename_user('alice', 'carol')", "totp_rotate_key()", "totp_rotate_key_online()"])
 @pytest.mark.parametrize("failures", [MAX_ATTEMPTS - 1, MAX_ATTEMPTS])
 def test_no_change_to_a_device_clears_failures(conn, call, failures):
     enroll(conn, "alice", device="old phone")
+    import_secret(conn, "stock", OTHER_SECRET, device="token")
     if "totp_enable" in call:
         conn.execute("SELECT totp_disable('alice')")
         conn.execute("SELECT totp_enable('alice')")
     fail(conn, failures)
-    [before] = attempts(conn)
-    conn.execute(f"{'CALL' if 'online' in call else 'SELECT'} {call}")
-    [after] = attempts(conn)
-    assert after[1:6] == before[1:6] and after[0] == ("bob" if "rename" in call else "alice")
+    [before] = attempts(conn, "alice")
+    proof_is_required = "keep_current" in call
+    if proof_is_required:
+        assert error_of(conn, f"SELECT {call}").sqlstate == "42501"
+    else:
+        conn.execute(f"{'CALL' if 'online' in call else 'SELECT'} {call}")
+    [after] = attempts(conn, "carol" if "rename_user" in call else "alice")
+    assert after[1:6] == before[1:6]
     left = check(conn, after[0], "malformed").attempts_left
     assert left == (MAX_ATTEMPTS - failures)
 

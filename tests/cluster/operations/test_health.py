@@ -5,7 +5,7 @@ from datetime import timedelta
 from itertools import islice
 
 from health import health
-from totp import EARLIER, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, active_user, code_at, enroll, fix_clock, recovery_codes, verify, wrong_codes
+from totp import EARLIER, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, active_user, code_at, enroll, fix_clock, recovery_codes, stage, verify, wrong_codes
 
 DAY = timedelta(days=1)
 
@@ -151,6 +151,10 @@ def test_health_reports_devices_never_confirmed(conn):
     assert health(conn)["unconfirmed_devices"][1].startswith("0 devices")
     fix_clock(conn, NOON + timedelta(hours=2))
     assert health(conn)["unconfirmed_devices"][1].startswith("1 device was")  # bob's was confirmed once
+    fix_clock(conn, NOON)
+    stage(conn, "alice")  # two secrets of one device
+    fix_clock(conn, NOON + timedelta(hours=2))
+    assert health(conn)["unconfirmed_devices"][1].startswith("1 device was")
 
 
 def test_health_reports_recovery_codes_of_a_user_without_a_device(conn):

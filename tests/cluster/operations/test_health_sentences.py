@@ -8,6 +8,7 @@ HEALTHY = {
     "master_key": "1 loaded; nothing to do",
     "master_key_source": "from the file that totp.key_file names; nothing to do",
     "test_clock": "totp.clock is not set; nothing to do",
+    "require_proof": "totp.require_proof is on; nothing to do",
     "issuer": "totp.issuer is valid wherever it is set; nothing to do",
     "write_all_data": "no role is in pg_write_all_data; nothing to do",
     "other_routines": "no other routine has a name of pg_totp; nothing to do",
@@ -57,7 +58,7 @@ def two(conn):
 
 # What is done to these users, the check, and what it says of alice, and of alice and bob. {} is "user_id <= 'alice'", or 'bob'.
 OF_THESE = "UPDATE totp.attempts SET {change} WHERE {{}}"
-RECOVERY_CODES = "SELECT totp_recovery_codes(user_id, 2) FROM totp.attempts WHERE {}"
+RECOVERY_CODES = "SELECT totp_reset_recovery_codes(user_id, 2) FROM totp.attempts WHERE {}"
 COUNTED = {
     "no row of attempts": ("DELETE FROM totp.attempts WHERE {}", "rows", "fail",
                            "1 secret or recovery set lacks a row in totp.attempts or totp.used_codes: restore the row, or enroll the user again",

@@ -5,13 +5,16 @@ sql/install/ has the script of each release, as it was released. tools/build.sh 
 
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from capabilities import OURS
 from catalog import catalog
 from population import NEXT, NOON, RELEASES, check_everyone, populate, rows
-from server import BIN
-from totp import code_at, enroll, error_of, fix_clock, verify
+from server import BIN, wait_until
+from sessions import Background
+from totp import code_at, enroll, error_of, fix_clock, is_waiting, verify
 
 
 @pytest.fixture(params=RELEASES)
@@ -63,17 +66,58 @@ def test_an_update_changes_no_row_and_everyone_signs_in_as_before(old_db):
     assert is_up_to_date(old_db)
     assert rows(old_db, like=before) == before
     assert all(found for _, found in before.values())
+    assert known.is_approved
+    assert old_db.execute("SELECT DISTINCT slot, approved FROM totp.secrets, totp_status(user_id) AS s WHERE secrets.confirmed_at IS NULL AND s.device = secrets.device"
+                          " AND s.version = secrets.version") == [("pending", True)]
     check_everyone(old_db, known)
 
 
 def test_the_sql_of_a_release_works_with_the_library_of_today(old_db):
-    """Between the new files and ALTER EXTENSION UPDATE, however long that takes."""
-    check_everyone(old_db, populate(old_db))
+    """Between the new files and ALTER EXTENSION UPDATE, however long that takes. What enrolls there is approved, as it was."""
+    known = populate(old_db)
+    assert known.is_approved
+    check_everyone(old_db, known)
     assert not is_up_to_date(old_db)
 
 
-# Functions of which the update makes new ones, and the arguments they had.
-NEW_ARGUMENTS = {"totp_import": "text, text, text, text, text, text, integer, integer, boolean, boolean"}
+def test_the_sql_of_a_release_has_no_argument_for_a_proof(old_db):
+    """So the library of today makes no recovery codes by it, and replaces no active secret at once. docs/operations/upgrade.md says so."""
+    with closing(old_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        for call in ("totp_recovery_codes('alice')", "totp_recovery_codes('bob', 3)"):
+            assert error_of(conn, f"SELECT {call}").sqlstate == "42704"
+        assert conn.execute("SELECT totp_confirm('alice', %s)", [code_at(secret, NOON)]).fetchone() == (True,)
+        for call in ("totp_recovery_codes('alice')", "totp_enroll('alice', keep_current => false)"):
+            assert error_of(conn, f"SELECT {call}").sqlstate == "42501"
+        assert len(conn.execute("SELECT * FROM totp_check('alice', '123456')").fetchone()) == 5
+        assert len(conn.execute("SELECT * FROM totp_status('alice')").fetchone()) == 15
+        assert len(conn.execute("SELECT * FROM totp_status(NULL)").fetchall()) == 0
+
+
+# Functions of which the update makes new ones: with new arguments, new columns, or other contents.
+NEW_ARGUMENTS = ["totp_confirm", "totp_import", "totp_recovery_codes"]
+CHANGED = [*NEW_ARGUMENTS, "totp_check", "totp_status"]
+MADE_AGAIN = [*CHANGED, "totp_enroll", "totp_grant"]
+
+C_FUNCTIONS = """
+SELECT p.proname, pg_get_function_arguments(p.oid) || ' ' || pg_get_function_result(p.oid), p.prosrc FROM pg_proc p
+  JOIN pg_language l ON l.oid = p.prolang AND l.lanname = 'c'
+  JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+  JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp'"""
+
+
+def test_a_session_with_the_old_library_finds_no_function_that_has_changed(old_db):
+    """It would ignore a proof, read columns that are not there, or stage as approved. No release has these symbols: could not find function."""
+    old = {name: (signature, symbol) for name, signature, symbol in old_db.execute(C_FUNCTIONS)}
+    known = {symbol for _, symbol in old.values()}
+    old_db.execute("ALTER EXTENSION pg_totp UPDATE")
+    new = {name: (signature, symbol) for name, signature, symbol in old_db.execute(C_FUNCTIONS)}
+    changed = {name for name in old.keys() & new.keys() if old[name][0] != new[name][0]}
+    assert changed == set(CHANGED)
+    assert old.keys() <= new.keys() and len(new) > len(old) + 5
+    elsewhere = {name for name, (_, symbol) in new.items() if symbol not in known}
+    assert elsewhere == changed | {"totp_enroll"} | (new.keys() - old.keys())
 
 
 def grants(db, name) -> set[tuple[str, bool]]:
@@ -85,17 +129,17 @@ def grants(db, name) -> set[tuple[str, bool]]:
 
 def test_an_update_keeps_the_grants_on_functions_that_it_makes_again(old_db, db):
     plain, granter, former = (old_db.create_role() for _ in range(3))
-    for name in NEW_ARGUMENTS:
+    for name in MADE_AGAIN:
         old_db.execute(f"GRANT EXECUTE ON FUNCTION {name} TO {plain}, PUBLIC; GRANT EXECUTE ON FUNCTION {name} TO {granter} WITH GRANT OPTION")
     # Such a grant is none that was made, and a fresh installation takes it away.
     old_db.execute(f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {former}")
-    before = {name: grants(old_db, name) for name in NEW_ARGUMENTS}
+    before = {name: grants(old_db, name) for name in MADE_AGAIN}
     assert all({(plain, False), ("public", False), (granter, True)} < kept for kept in before.values())
     old_db.execute("ALTER EXTENSION pg_totp UPDATE")
-    assert {name: grants(old_db, name) for name in NEW_ARGUMENTS} == before
+    assert {name: grants(old_db, name) for name in MADE_AGAIN} == before
     # pg_dump takes them along: they are not grants of the extension itself.
     dump = old_db.cluster.client("pg_dump", "-s", "-d", old_db.name)
-    for name in NEW_ARGUMENTS:
+    for name in MADE_AGAIN:
         for role in (plain, granter, "PUBLIC"):
             assert [line for line in dump.splitlines() if f".{name}(" in line and line.startswith("GRANT") and f" TO {role}" in line], role
     with closing(old_db.connect()) as updated, closing(db.connect()) as fresh:
@@ -105,14 +149,44 @@ def test_an_update_keeps_the_grants_on_functions_that_it_makes_again(old_db, db)
         old_db.roles.remove(role)
 
 
-def test_an_update_names_the_view_that_stands_in_its_way(old_db):
-    old_db.execute("CREATE VIEW importing AS SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')")
+def test_an_update_keeps_the_owner_of_functions_that_it_makes_again(old_db):
+    owner, plain = old_db.create_role(), old_db.create_role()
+    for name in MADE_AGAIN:
+        old_db.execute(f"ALTER FUNCTION {name} OWNER TO {owner}; GRANT EXECUTE ON FUNCTION {name} TO {plain}")
+    before = {name: grants(old_db, name) for name in MADE_AGAIN}
+    assert all(kept == {(owner, False), (plain, False)} for kept in before.values())
+    old_db.execute("ALTER EXTENSION pg_totp UPDATE")
+    assert {name: grants(old_db, name) for name in MADE_AGAIN} == before
+    assert {name: old_db.value(f"SELECT proowner::regrole::text FROM pg_proc WHERE proname = '{name}'") for name in MADE_AGAIN} == dict.fromkeys(MADE_AGAIN, owner)
+    for name in MADE_AGAIN:
+        old_db.execute(f"ALTER FUNCTION {name} OWNER TO postgres; REVOKE ALL ON FUNCTION {name} FROM {owner}, {plain}")
+
+
+def test_an_update_opens_new_functions_to_nobody(old_db):
+    """Also with default privileges. Roles get them by totp_grant()."""
+    role, former = old_db.create_role("enroll"), old_db.create_role()
+    old_db.execute(f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {former}, PUBLIC")
+    before = {name for [name] in old_db.execute(OURS)}
+    old_db.execute("ALTER EXTENSION pg_totp UPDATE")
+    new = {name for [name] in old_db.execute(OURS)} - before
+    assert new >= {"totp_check_confirm", "totp_check_recover", "totp_unenroll", "totp_rename_device", "totp_move_device", "totp_reset_recovery_codes"}
+    for name in new:
+        assert grants(old_db, name) == {("postgres", False)}, name
+    old_db.execute(f"SELECT totp_grant('{role}', 'enroll')")
+    assert {name for name in new if (role, False) in grants(old_db, name)} == {"totp_check_confirm", "totp_check_recover", "totp_unenroll", "totp_rename_device"}
+    old_db.execute(f"DROP OWNED BY {former}")
+
+
+@pytest.mark.parametrize("call", ["totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "totp_confirm('alice', '123456')", "totp_recovery_codes('alice')",
+                                  "totp_check('alice', '123456')", "totp_status('alice')", "totp_enroll('alice')", "totp_grant('postgres', 'verify')"])
+def test_an_update_names_the_view_that_stands_in_its_way(old_db, call):
+    old_db.execute(f"CREATE VIEW calling AS SELECT * FROM {call}")
     before = installed(old_db)
     with closing(old_db.connect()) as conn:
         error = error_of(conn, "ALTER EXTENSION pg_totp UPDATE")
-        assert error.sqlstate == "2BP01" and "importing depends on function" in error.diag.message_detail
+        assert error.sqlstate == "2BP01" and "calling depends on function" in error.diag.message_detail
     assert installed(old_db) == before
-    old_db.execute("DROP VIEW importing; ALTER EXTENSION pg_totp UPDATE")
+    old_db.execute("DROP VIEW calling; ALTER EXTENSION pg_totp UPDATE")
     assert is_up_to_date(old_db)
 
 
@@ -160,14 +234,15 @@ def test_the_library_has_every_function_that_a_release_calls(script):
 
 
 def test_a_session_goes_on_over_the_update(old_db):
-    """What it has kept from before, its plans and keys, must still serve."""
+    """What it has kept from before, its plans and keys, must still serve. Also in a transaction whose snapshot is older."""
     with closing(old_db.connect()) as session, closing(old_db.connect()) as in_transaction:
         for conn in (session, in_transaction):
             fix_clock(conn, NOON)
         secrets = {name: enroll(session, name) for name in ("alice", "bob")}
         assert verify(session, "alice", code_at(secrets["alice"], NOON)) is True
-        in_transaction.execute("BEGIN")
         assert verify(in_transaction, "bob", code_at(secrets["bob"], NOON)) is True
+        in_transaction.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        in_transaction.execute("SELECT count(*) FROM pg_class")
         old_db.execute("SET lock_timeout = '60s'; ALTER EXTENSION pg_totp UPDATE")
         assert verify(in_transaction, "bob", code_at(secrets["bob"], NEXT)) is True
         in_transaction.execute("ROLLBACK")
@@ -175,6 +250,23 @@ def test_a_session_goes_on_over_the_update(old_db):
             assert verify(conn, name, code_at(secrets[name], NOON)) is False
         assert verify(session, "alice", code_at(secrets["alice"], NEXT)) is True
         assert verify(session, "bob", code_at(secrets["bob"], NEXT)) is False
+
+
+def test_an_update_waits_for_open_transactions_that_have_signed_in(old_db):
+    """It changes a constraint of totp.secrets. Nothing deadlocks: who signs in waits for the update."""
+    with closing(old_db.connect()) as signing_in, closing(old_db.connect()) as late, closing(old_db.connect()) as watch:
+        for conn in (signing_in, late):
+            fix_clock(conn, NOON)
+        secrets = {name: enroll(signing_in, name) for name in ("alice", "bob")}
+        signing_in.execute("BEGIN")
+        assert verify(signing_in, "alice", code_at(secrets["alice"], NOON)) is True
+        with Background(old_db, "ALTER EXTENSION pg_totp UPDATE") as updating, ThreadPoolExecutor(1) as pool:
+            updating.wait_until_blocked(watch)
+            answer = pool.submit(verify, late, "bob", code_at(secrets["bob"], NOON))
+            wait_until(lambda: answer.done() or is_waiting(watch, late), "the sign-in to wait")
+            signing_in.execute("COMMIT")
+            assert answer.result() is True
+    assert is_up_to_date(old_db)
 
 
 def test_an_update_that_is_rolled_back_leaves_the_old_version(old_db):
@@ -202,7 +294,7 @@ def test_a_dump_of_a_release_restores_into_the_version_of_today(old_db, make_clu
     restored = server.create_database("restored", extension=False)
     dump = old_db.cluster.client("pg_dump", "-d", old_db.name).splitlines(keepends=True)
     with_other_arguments = [line for line in dump if line.startswith("GRANT ") and any(f".{name}(" in line for name in NEW_ARGUMENTS)]
-    assert len(with_other_arguments) == len(NEW_ARGUMENTS)
+    assert {re.search(r"\.(\w+)\(", line)[1] for line in with_other_arguments} == set(NEW_ARGUMENTS)
     restored.psql("".join(line for line in dump if line not in with_other_arguments))
     assert is_up_to_date(restored)
     after = rows(restored, like=rows(old_db))

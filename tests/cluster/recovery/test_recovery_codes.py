@@ -5,7 +5,8 @@ from contextlib import ExitStack, closing
 
 import pytest
 from sessions import Background
-from totp import LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, codes_left, counters, enroll, error_of, events, fix_clock, parallel, recover, recovery_codes, verify
+from totp import (LEVELS, MAX_ATTEMPTS, NOON, NO_CODE, active_user, code_at, codes_left, counters, enroll, error_of, events, fix_clock, parallel, recover,
+                  recovery_codes, reset, stage, verify)
 
 # --- A set of codes ---------------------------------------------------------------------------------
 
@@ -27,18 +28,23 @@ def test_each_code_is_good_once_in_any_order(conn, alice):
     assert verify(conn, "alice", code_at(alice, NOON)) is True
 
 
+@pytest.mark.parametrize("call", ["totp_recovery_codes('alice'{}, proof => '{}')", "totp_reset_recovery_codes('alice'{})"])
 @pytest.mark.parametrize("argument, count", [("", 10), (", 1", 1), (", 2", 2), (", 19", 19), (", 20", 20)])
-def test_a_set_has_as_many_codes_as_asked_for_and_ten_by_default(conn, alice, argument, count):
-    codes = [code for [code] in conn.execute(f"SELECT totp_recovery_codes('alice'{argument})")]
+def test_a_set_has_as_many_codes_as_asked_for_and_ten_by_default(conn, alice, argument, count, call):
+    codes = [code for [code] in conn.execute(f"SELECT {call.format(argument, code_at(alice, NOON))}")]
     assert len(set(codes)) == count == codes_left(conn)
     assert [recover(conn, code) for code in codes] == [True] * count
     assert codes_left(conn) == 0
 
 
+CALLS = ["totp_recovery_codes", "totp_reset_recovery_codes"]
+
+
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("count", [0, -1, 21, 256, 257, 2**31 - 1, -(2**31), None])
-def test_any_other_number_is_refused(conn, alice, count):
+def test_any_other_number_is_refused(conn, alice, count, call):
     codes = recovery_codes(conn)
-    error = error_of(conn, "SELECT totp_recovery_codes('alice', %s::int)", [count])
+    error = error_of(conn, f"SELECT {call}('alice', %s::int)", [count])
     assert error.sqlstate == "22023"
     if count is not None:
         assert error.diag.message_detail == "It must be 1 to 20."
@@ -46,15 +52,19 @@ def test_any_other_number_is_refused(conn, alice, count):
     assert recover(conn, codes[0]) is True
 
 
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("user_id, sqlstate", [("nobody", "42704"), (None, "22023"), ("", "22023"), ("x" * 257, "22023")])
-def test_a_user_is_required(conn, user_id, sqlstate):
-    assert error_of(conn, "SELECT totp_recovery_codes(%s)", [user_id]).sqlstate == sqlstate
+def test_a_user_is_required(conn, user_id, sqlstate, call):
+    assert error_of(conn, f"SELECT {call}(%s)", [user_id]).sqlstate == sqlstate
 
 
-def test_a_user_who_is_about_to_enroll_may_have_them(conn):
-    enroll(conn, "alice")
-    [code] = recovery_codes(conn, count=1)
-    assert recover(conn, code) is True
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("make", [enroll, stage, lambda conn, user: reset(conn) if active_user(conn) else None], ids=["enrolled", "imported", "reset"])
+def test_an_active_device_is_required(conn, make, call):
+    """Who is about to enroll has none: the first confirmation may make a set, by totp_check_confirm()."""
+    make(conn, "alice")
+    assert error_of(conn, f"SELECT {call}('alice')").sqlstate == "42704"
+    assert conn.execute("SELECT count(*) FROM totp.recovery_codes").fetchone() == (0,)
 
 
 @pytest.mark.parametrize("change", [str.lower, lambda c: c.replace("-", ""), lambda c: c.replace("-", " "), lambda c: f"\t {c}\r\n",
@@ -125,12 +135,14 @@ def test_a_new_set_that_is_rolled_back_leaves_the_old_one(conn, alice):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("call", ["totp_recovery_codes('alice', proof => '{}')", "totp_reset_recovery_codes('alice')"])
 @pytest.mark.parametrize("end, answer", [("COMMIT", False), ("ROLLBACK", True)])
-def test_an_entry_waits_for_an_open_replacement_and_obeys_it(quick_db, conn, alice, level, end, answer):
+def test_an_entry_waits_for_an_open_replacement_and_obeys_it(quick_db, conn, alice, level, call, end, answer):
     old = recovery_codes(conn)
     with closing(quick_db.connect()) as other:
+        fix_clock(other, NOON)
         other.execute(f"BEGIN ISOLATION LEVEL {level}")
-        other.execute("SELECT totp_recovery_codes('alice')")
+        assert len(other.execute(f"SELECT {call.format(code_at(alice, NOON))}").fetchall()) == 10
         with Background(quick_db, f"SELECT totp_recover('alice', '{old[0]}')") as entering:
             entering.wait_until_blocked(conn)
             other.execute(end)
@@ -203,13 +215,14 @@ def test_all_codes_of_a_set_are_good_at_once(quick_db, conn, alice):
 
 
 @pytest.mark.parametrize("query", ["SELECT totp_reset('alice', 'phone')", "SELECT totp_enroll('alice', device => 'phone')",
-                                   "SELECT totp_enroll('alice', device => 'phone', keep_current => false)", "SELECT totp_remove('alice', 'phone')",
+                                   "SELECT totp_unenroll('alice', '{proof}', 'phone')", "SELECT totp_rename_device('alice', 'phone', 'tablet', '{proof}')",
+                                   "SELECT totp_move_device('alice', 'phone', 'bob', 'phone')", "SELECT totp_remove('alice', 'phone')",
                                    "SELECT totp_disable('alice', 'phone')", "SELECT totp_unlock('alice')"])
 def test_codes_survive_what_is_done_to_one_device(conn, alice, query):
     active_user(conn, "alice", device="phone")
     codes = recovery_codes(conn)
     assert recover(conn, codes[0]) is True
-    conn.execute(query)
+    conn.execute(query.format(proof=code_at(alice, NOON)))
     assert recover(conn, codes[0]) is False
     assert recover(conn, codes[1]) is True
     assert codes_left(conn) == 8

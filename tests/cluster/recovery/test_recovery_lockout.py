@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from binding import confirm
 from totp import (MAX_ATTEMPTS, NOON, NO_CODE, check, code_at, codes_left, counters, enroll, fix_clock, recover, recovery_codes, verify,
                   wrong_codes)
 
@@ -57,7 +58,7 @@ def lock_codes(conn, secret, failures, now=NOON):
 
 
 def test_after_the_hard_limit_a_new_phone_can_be_confirmed(conn, alice):
-    """The recovery code is enough: no desk is needed."""
+    """Recovery codes are enough: one ends the lock, and one is the proof. No desk is needed."""
     codes = recovery_codes(conn)
     lock_codes(conn, alice, 100)
     fix_clock(conn, NOON + timedelta(days=10))
@@ -65,7 +66,7 @@ def test_after_the_hard_limit_a_new_phone_can_be_confirmed(conn, alice):
     assert conn.execute("SELECT locked, locked_until FROM totp_status('alice')").fetchone() == (True, None)
     assert recover(conn, codes[0]) is True
     new = enroll(conn, "alice")
-    assert conn.execute("SELECT totp_confirm('alice', %s)", [code_at(new, NOON + timedelta(days=10))]).fetchone() == (True,)
+    assert confirm(conn, code_at(new, NOON + timedelta(days=10)), proof=codes[1]) is True
 
 
 ROLLED_BACK = ["ROLLBACK", "ROLLBACK TO SAVEPOINT before"]

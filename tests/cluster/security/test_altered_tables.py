@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from hostile_arguments import functions
 from server import wait_until
-from totp import NOON, NO_CODE, OTHER_SECRET, SECRET, check, enabled, fix_clock, good, import_secret, recovery_codes, verify, wrong
+from totp import NOON, NO_CODE, OTHER_SECRET, SECRET, check, enabled, enroll, fix_clock, good, import_secret, recovery_codes, verify, wrong
 
 TABLES = ["attempts", "used_codes", "secrets", "recovery_codes", "data_keys", "floor", "audit_log"]
 
@@ -21,19 +21,25 @@ TYPES = {  # and what becomes of a value
 NAMES = {'"char"': "\"char\"", "varchar": "character varying", "timestamptz": "timestamp with time zone"}  # as format_type() has them
 
 # Every function, with arguments with which it does something. {user} has "default", which is active, "phone", which has a
-# secret that is staged, "old", which is disabled, and recovery codes.
+# secret that is staged, "mine", which has one that needs a proof, "old", which is disabled, and recovery codes.
 CALLS = [
     "totp_verify('{user}', '{wrong}')", "totp_verify('{user}', '{first}')", "totp_check('{user}', '{second}')", "totp_check('{user}', '{second}', 'default')",
     "totp_verify('{user}', '{of_phone}')", "totp_check('{user}', '{wrong}', 'old')",
     "totp_confirm('{user}', '{wrong}', 'phone')", "totp_confirm('{user}', '{of_phone}', 'phone')",
-    "totp_recover('{user}', '{no_code}')", "totp_recover('{user}', '{recovery_code}')",
+    "totp_confirm('{user}', '{of_mine}', 'mine', '{third}')", "totp_confirm('{user}', '{of_mine}', 'mine', '{codes[1]}')",
+    "totp_check_confirm('{user}', '{wrong}', 'mine', '{third}')", "totp_check_confirm('{user}', '{of_phone}', 'phone', recovery_codes => 2)",
+    "totp_check_confirm('{user}', '{later_of_mine}', 'mine', '{codes[2]}', 2)",
+    "totp_recover('{user}', '{no_code}')", "totp_recover('{user}', '{codes[0]}')", "totp_check_recover('{user}', '{codes[0]}')",
     "totp_enabled('{user}')", "totp_status('{user}')",
-    "totp_enroll('{user}')", "totp_enroll('{user}', device => 'new', keep_current => false)", "totp_enroll('nobody')", "totp_recovery_codes('{user}', 2)",
+    "totp_enroll('{user}')", "totp_enroll('{user}', device => 'new')", "totp_enroll('nobody')", "totp_recovery_codes('{user}', 2, '{third}')",
+    "totp_recovery_codes('{user}', 2, '{codes[3]}')", "totp_reset_recovery_codes('{user}', 2)", "totp_unenroll('{user}', '{codes[4]}', 'phone')",
+    "totp_unenroll('{user}', '{codes[5]}')", "totp_rename_device('{user}', 'default', 'renamed', '{codes[6]}')",
+    "totp_move_device('{user}', 'default', 'dave', 'default')",
     "totp_import('{user}', '{secret}', confirmed => true)", "totp_import('{user}', '{other}', device => 'new')", "totp_reset('{user}')",
     "totp_disable('{user}')", "totp_enable('{user}')", "totp_remove('{user}', 'phone')", "totp_remove('{user}')", "totp_unlock('{user}')",
     "totp_rename_user('{user}', 'carol')", "totp_rotate_key()", "totp.rotation_begin(10)", "totp.rotation_step(NULL, 10)", "totp.rotation_end()",
     "totp.reseal('{user}', 'default', {secret_id}, 'SHA1', 6::smallint, 30::smallint, '{sealed}', {key_id})",
-    "totp.reseal_recovery_codes('{user}', {set_id}, 2::smallint, '{sealed_codes}', {key_id})",
+    "totp.reseal_recovery_codes('{user}', {set_id}, 7::smallint, '{sealed_codes}', {key_id})",
     "totp_keys()", "totp_health()", "totp_stats()", "totp_forget_unreadable('0123456789abcdef')", "totp_prune_audit('1 year')",
     "totp_grant('postgres', 'verify')", "totp_export()",
 ]
@@ -70,17 +76,18 @@ class Altered:
         self.connect()
         db.execute(OUTCOMES)
         self.dba.execute("CREATE SCHEMA kept")
-        codes = {}
+        codes, mine = {}, {}
         for user in USERS:
             import_secret(self.dba, user, SECRET)
             import_secret(self.dba, user, SECRET[::-1].replace("1", "2"), device="old")
             import_secret(self.dba, user, OTHER_SECRET, device="phone", confirmed=False)
-            codes[user] = recovery_codes(self.dba, user, count=2)[0]
+            codes[user] = recovery_codes(self.dba, user, count=7)
+            mine[user] = enroll(self.dba, user, device="mine")
             self.dba.execute("SELECT totp_disable(%s, 'old')", [user])
             assert check(self.dba, user, "malformed").reason == "malformed"
         assert verify(self.dba, USERS[0], wrong()) is False  # there is a floor, and an audit row of a failure
         self.dba.execute("SELECT totp_unlock(%s)", [USERS[0]])
-        self.calls = {user: self.calls_of(user, codes[user]) for user in USERS}
+        self.calls = {user: self.calls_of(user, codes[user], mine[user]) for user in USERS}
         self.dba.execute("ALTER EXTENSION pg_totp DROP VIEW totp.rotation_progress; DROP VIEW totp.rotation_progress")
         for table in TABLES:
             self.dba.execute(f"ALTER EXTENSION pg_totp DROP TABLE totp.{table}")
@@ -96,12 +103,13 @@ class Altered:
         self.dba.close()
         self.kept.close()
 
-    def calls_of(self, user, recovery_code):
+    def calls_of(self, user, codes, mine):
         [(secret_id, key_id, sealed)] = self.dba.execute(
             "SELECT secret_id, key_id, sealed::text FROM totp.secrets WHERE user_id = %s AND device = 'default'", [user]).fetchall()
         [(set_id, sealed_codes)] = self.dba.execute("SELECT set_id, sealed::text FROM totp.recovery_codes WHERE user_id = %s", [user]).fetchall()
-        values = {"user": user, "wrong": wrong(), "first": good(-1), "second": good(), "of_phone": good(0, OTHER_SECRET), "no_code": NO_CODE,
-                  "recovery_code": recovery_code, "secret": SECRET, "other": "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U", "secret_id": secret_id, "key_id": key_id,
+        values = {"user": user, "wrong": wrong(), "first": good(-1), "second": good(), "third": good(1), "of_mine": good(0, mine),
+                  "later_of_mine": good(1, mine), "codes": codes, "of_phone": good(0, OTHER_SECRET), "no_code": NO_CODE,
+                  "secret": SECRET, "other": "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U", "secret_id": secret_id, "key_id": key_id,
                   "sealed": sealed, "set_id": set_id, "sealed_codes": sealed_codes}
         return [f"SELECT * FROM {call.format(**values)}" for call in CALLS]
 
@@ -210,7 +218,7 @@ def test_every_function_and_every_table_is_among_them(altered):
     tables = altered.dba.execute("SELECT relname FROM pg_class WHERE relnamespace = 'totp'::regnamespace AND relkind IN ('r', 'p')").fetchall()
     assert {table for [table] in tables} == set(TABLES)
     assert set(altered.usual) <= ITS_OWN - {"XX001"} | {"55000", "42501"}  # nothing to rotate; totp.reseal outside of a rotation
-    assert [state for call, state in zip(CALLS, altered.usual, strict=True) if call.startswith(("totp_verify", "totp_check", "totp_enroll"))] == ["answer"] * 9
+    assert [state for call, state in zip(CALLS, altered.usual, strict=True) if call.startswith(("totp_verify", "totp_check", "totp_enroll"))] == ["answer"] * 13
 
 
 def nothing(found):

@@ -73,14 +73,23 @@ class Walk:
         alice = self.user("alice")
         first = self.made_secret("SELECT * FROM totp_enroll(%s, %s, %s)", alice, "alice@example.com", "Example")
         assert self.call("SELECT totp_confirm(%s, %s)", alice, code_at(first, NOON)) == [(True,)]
-        for code in (code_at(first, NOON), code_at(first, NOON.timestamp() + 30), "000000"):
+        for code in (code_at(first, NOON), "000000"):
             verify(self.conn, alice, code)
             self.call("SELECT * FROM totp_check(%s, %s)", alice, code)
         drawn = "SELECT secret, otpauth_uri, totp_qr_svg(otpauth_uri), totp_qr_png(otpauth_uri), totp_qr_text(otpauth_uri) FROM totp_enroll(%s)"
         staged = self.made_secret(drawn, alice)
-        assert verify(self.conn, alice, code_at(staged, NOON))
-        self.made_secret("SELECT * FROM totp_enroll(%s, keep_current => false)", alice)
+        later = NOON.timestamp() + 30
+        for code in ("000000", code_at(staged, NOON)):
+            [row] = self.call("SELECT * FROM totp_check_confirm(%s, %s, proof => %s, recovery_codes => 4)", alice, code, code_at(first, later))
+        self.made |= {f"{self.name} recovery code {code}": recovery_code_forms(code) for code in row[-1]}
+        self.call("SELECT totp_rename_device(%s, 'default', 'phone', %s)", alice, code_at(staged, later))
+        self.made_secret("SELECT * FROM totp_reset(%s, 'phone')", alice)
+        for code in row[-1][:2]:  # sent as proofs
+            self.sent[self.user(f"proof {code}")] = self.made.pop(f"{self.name} recovery code {code}")
+        self.call("SELECT totp_rename_device(%s, 'phone', 'default', %s)", alice, row[-1][0])
         self.made_secret("SELECT * FROM totp_reset(%s)", alice)
+        self.call("SELECT totp_import(%s, %s, confirmed => true)", alice, self.sent_secret("again"))
+        self.proof = row[-1][1]
         self.made_secret("SELECT * FROM totp_enroll(%s, device => 'tablet', algorithm => %s, digits => 8)", alice, "SHA512")
         # A secret that is active and stays so until the end.
         self.kept = self.made_secret("SELECT * FROM totp_enroll(%s)", self.user("kept"))
@@ -94,13 +103,14 @@ class Walk:
                 self.made_secret("SELECT * FROM totp_reset(%s)", self.user("alice"))
 
     def recover(self) -> None:
-        codes = [code for [code] in self.call("SELECT totp_recovery_codes(%s, 20)", self.user("alice"))]
+        codes = [code for [code] in self.call("SELECT totp_recovery_codes(%s, 20, %s)", self.user("alice"), self.proof)]
         replaced, spare = codes[:10], codes[10:]
         self.made |= {f"{self.name} recovery code {code}": recovery_code_forms(code) for code in replaced + spare[1:]}
         self.sent[self.user("recovery code")] = recovery_code_forms(spare[0])
         for expected in (True, False):
             assert self.call("SELECT totp_recover(%s, %s)", self.user("alice"), spare[0]) == [(expected,)]
-        codes = [code for [code] in self.call("SELECT totp_recovery_codes(%s, 3)", self.user("alice"))]
+        self.call("SELECT * FROM totp_check_recover(%s, %s)", self.user("alice"), spare[0])
+        codes = [code for [code] in self.call("SELECT totp_reset_recovery_codes(%s, 3)", self.user("alice"))]
         self.made |= {f"{self.name} recovery code {code}": recovery_code_forms(code) for code in codes}
 
     def bring_along(self) -> None:

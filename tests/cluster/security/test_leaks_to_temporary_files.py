@@ -4,6 +4,7 @@ from contextlib import closing
 
 import pytest
 from many_users import import_users, secret_of
+from totp import NOON, code_at, fix_clock
 
 USERS = 1000
 
@@ -11,6 +12,7 @@ USERS = 1000
 @pytest.fixture
 def conn(quick_db):
     with closing(quick_db.connect()) as conn:
+        fix_clock(conn, NOON)
         conn.execute("SET work_mem = '64kB'")  # the least there is
         yield conn
 
@@ -24,9 +26,12 @@ def in_temporary_files(conn, cluster, query: str) -> bytes:
 
 
 ONE_USER = {
-    "rows of a function": "SELECT * FROM totp_recovery_codes('user-000000', 20)",
-    "sorted": "SELECT * FROM totp_recovery_codes('user-000000', 20) AS code ORDER BY code",
-    "joined with itself": "WITH codes AS MATERIALIZED (SELECT * FROM totp_recovery_codes('user-000000', 20)) SELECT * FROM codes a, codes b",
+    "rows of a function": "SELECT * FROM totp_reset_recovery_codes('user-000000', 20)",
+    "sorted": "SELECT * FROM totp_reset_recovery_codes('user-000000', 20) AS code ORDER BY code",
+    "joined with itself": "WITH codes AS MATERIALIZED (SELECT * FROM totp_reset_recovery_codes('user-000000', 20)) SELECT * FROM codes a, codes b",
+    "with a proof": f"SELECT * FROM totp_recovery_codes('user-000000', 20, '{code_at(secret_of('user-000000'), NOON)}')",
+    "with a first code": "SELECT c.* FROM totp_import('user-000000', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ'), totp_check_confirm('user-000000',"
+                         " totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', '2030-01-01 12:00:00+00'), recovery_codes => 20) AS c",
     "a new secret": "SELECT * FROM totp_enroll('user-000000') ORDER BY secret",
     "a device of each algorithm": "SELECT e.* FROM (VALUES ('SHA1'), ('SHA256'), ('SHA512')) AS v(a), totp_enroll('user-000000', device => a, algorithm => a) AS e ORDER BY 1",
 }

@@ -16,7 +16,10 @@ CREATE VIEW totp.{table} AS SELECT *, 0::oid AS tableoid, 5 AS ctid, '1'::xid AS
 
 CALLS = {
     "totp_verify('alice', %s)": good(), "totp_recover('alice', %s)": NO_CODE, "totp_import('bob', %s)": SECRET, "totp_unlock(%s)": "alice", "totp_remove(%s)": "alice",
-    "totp_rename_user(%s, 'bob')": "alice", "totp_enroll(%s)": "alice", "totp_recovery_codes(%s)": "alice", "totp_status(%s)": "alice",
+    "totp_rename_user(%s, 'bob')": "alice", "totp_enroll(%s)": "alice", "totp_reset_recovery_codes(%s)": "alice", "totp_status(%s)": "alice",
+    "totp_recovery_codes('alice', 10, %s)": good(), "totp_check_recover('alice', %s)": NO_CODE, "totp_unenroll('alice', %s)": good(),
+    "totp_rename_device('alice', 'default', 'phone', %s)": good(), "totp_move_device(%s, 'default', 'bob', 'default')": "alice",
+    "totp_check_confirm('carol', %s, recovery_codes => 3)": good(),
 }
 
 
@@ -24,6 +27,7 @@ CALLS = {
 def test_a_view_in_place_of_a_table_is_refused(quick_db, conn, table):
     """Its columns ctid and xmin may be of any type: read as a place, a number is an address in memory."""
     import_secret(conn, "alice", SECRET)
+    import_secret(conn, "carol", SECRET, confirmed=False)
     recovery_codes(conn)
     errors = []
     for call, argument in CALLS.items():

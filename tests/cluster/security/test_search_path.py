@@ -66,7 +66,17 @@ def test_every_function_keeps_out_of_the_traps(conn, trapped):
     assert one("SELECT accepted, reason FROM ext.totp_check('alice', %s)", codes[2]) == (True, "accepted")
     assert one("SELECT device, state, uses, failures FROM ext.totp_status('alice')") == ("default", "active", 3, 0)
     assert one("SELECT state FROM ext.totp_keys()") == ("current",)
-    one("SELECT * FROM ext.totp_enroll('alice', device => 'tablet', keep_current => false)")
+    recovery = one("SELECT pg_catalog.array_agg(c) FROM ext.totp_reset_recovery_codes('alice') AS c")[0]
+    tablet, _ = one("SELECT * FROM ext.totp_enroll('alice', device => 'tablet', keep_current => true)")
+    assert one("SELECT reason FROM ext.totp_check_confirm('alice', %s, 'tablet')", codes[1]) == ("proof_required",)
+    [new] = one("SELECT recovery_codes FROM ext.totp_check_confirm('alice', %s, 'tablet', %s, 3)", code_at(tablet, NOON), recovery[0])
+    assert one("SELECT accepted, reason FROM ext.totp_check_recover('alice', %s)", recovery[1]) == (False, "wrong")
+    assert one("SELECT ext.totp_recovery_codes('alice', 1, %s) IS NOT NULL", new[0]) == (True,)
+    assert one("SELECT ext.totp_recover('alice', %s)", new[1]) == (False,)
+    assert one("SELECT ext.totp_rename_device('alice', 'tablet', 'watch', %s)", code_at(tablet, NOON.timestamp() + 30)) == (True,)
+    assert one("SELECT ext.totp_move_device('alice', 'watch', 'bob', 'tablet')") == (True,)
+    assert one("SELECT ext.totp_unenroll('bob', %s)", wrong_codes(tablet, NOON).__next__()) == (False,)
+    assert one("SELECT ext.totp_move_device('bob', 'tablet', 'alice', 'tablet')") == (True,)
     assert one("SELECT ext.totp_remove('alice', 'tablet')") == (1,)
     assert one("SELECT ext.totp_remove('alice')") == (1,)
     for table in OUR_TABLES:

@@ -117,6 +117,7 @@ def test_what_cannot_be_a_code_is_malformed_and_not_charged(conn, text):
     assert conn.execute(check, [text]).fetchall() == [(False, "malformed", None, 5, None)]
     assert verify(conn, "alice", text) is False
     assert conn.execute("SELECT totp_confirm('alice', %s)", [text]).fetchone() == (False,)
+    assert conn.execute("SELECT reason FROM totp_check_confirm('alice', %s)", [text]).fetchone() == ("malformed",)
     assert conn.execute("SELECT failures FROM totp_status('alice')").fetchall() == [(0,)]
     assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE event <> 'enrolled'").fetchone() == (0,)
 
@@ -129,6 +130,10 @@ def test_null_is_false(conn):
                   "SELECT totp_confirm(NULL, %(code)s)", "SELECT totp_confirm('alice', NULL)", "SELECT totp_confirm('alice', %(code)s, NULL)",
                   "SELECT totp_confirm(NULL, NULL, NULL)", "SELECT accepted FROM totp_check(NULL, %(code)s)",
                   "SELECT accepted FROM totp_check('alice', NULL)", "SELECT accepted FROM totp_check(NULL, NULL, NULL)",
+                  "SELECT totp_confirm(NULL, %(code)s, 'default', NULL)", "SELECT accepted FROM totp_check_confirm(NULL, %(code)s)",
+                  "SELECT accepted FROM totp_check_confirm('alice', NULL)", "SELECT accepted FROM totp_check_confirm('alice', %(code)s, NULL)",
+                  "SELECT accepted FROM totp_check_confirm(NULL, NULL, NULL, NULL)", "SELECT totp_recover(NULL, NULL)", "SELECT totp_recover('alice', NULL)",
+                  "SELECT accepted FROM totp_check_recover(NULL, NULL)", "SELECT accepted FROM totp_check_recover('alice', NULL)",
                   "SELECT totp_enabled(NULL)"):
         assert conn.execute(query, {"code": code}).fetchall() == [(False,)], query
     assert conn.execute("SELECT * FROM totp_status(NULL)").fetchall() == []
@@ -160,7 +165,10 @@ def test_a_null_device_means_any(conn):
 @pytest.mark.parametrize("user_id", ["", "nobody", "x" * 257, "é" * 129, MEGABYTE, "a:b", "line\nbreak"], ids=lambda value: repr(value)[:16])
 def test_an_impossible_user_id_is_not_enrolled(conn, user_id):
     row = conn.execute("SELECT * FROM totp_check(%s, '123456')", [user_id]).fetchone()
-    assert row == (False, "not_enrolled", None, None, None)
+    assert row == (False, "not_enrolled", None, None, None, None)
+    row = conn.execute("SELECT * FROM totp_check_confirm(%s, '123456', proof => '123456', recovery_codes => 10)", [user_id]).fetchone()
+    assert row == (False, "not_enrolled", None, None, None, None, None)
+    assert conn.execute("SELECT * FROM totp_check_recover(%s, 'x')", [user_id]).fetchone() == (False, "not_enrolled", None, None, None)
     assert verify(conn, user_id, "123456") is False
     assert verify(conn, user_id, "123456", "default") is False
     assert conn.execute("SELECT totp_confirm(%s, '123456')", [user_id]).fetchone() == (False,)
@@ -241,20 +249,25 @@ GOOD_CODE_AT = {"secret": SECRET, "at": "1970-01-01 00:00:59+00", "algorithm": "
 
 
 @pytest.mark.parametrize("argument, value", [
-    ("secret", None), ("secret", ""), ("secret", " "), ("secret", "===="), ("secret", "A"), ("secret", "ABC"), ("secret", "ABCDEF"),
+    ("secret", ""), ("secret", " "), ("secret", "===="), ("secret", "A"), ("secret", "ABC"), ("secret", "ABCDEF"),
     ("secret", "GEZDGNB1"), ("secret", "GEZDGNB0"), ("secret", "GEZDGNBÜ"), ("secret", "ＡＢＣＤ"), ("secret", "GEZD=GNB"), ("secret", "GEZD/GNB"),
     ("secret", MEGABYTE), ("secret", "A" * 1_000_000),
-    ("at", None), ("at", "infinity"), ("at", "-infinity"),
-    ("algorithm", None), ("algorithm", ""), ("algorithm", "MD5"), ("algorithm", MEGABYTE),
-    ("digits", None), ("digits", 5), ("digits", 9), ("digits", 0), ("digits", -1), ("digits", 2**31 - 1),
-    ("period", None), ("period", 14), ("period", 121), ("period", 0), ("period", -30), ("period", 2**31 - 1),
+    ("at", "infinity"), ("at", "-infinity"),
+    ("algorithm", ""), ("algorithm", "MD5"), ("algorithm", MEGABYTE),
+    ("digits", 5), ("digits", 9), ("digits", 0), ("digits", -1), ("digits", 2**31 - 1),
+    ("period", 14), ("period", 121), ("period", 0), ("period", -30), ("period", 2**31 - 1),
 ], ids=lambda value: repr(value)[:24])
 def test_code_at_refuses_an_invalid_argument(conn, argument, value):
     error = refused(conn, CODE_AT, {**GOOD_CODE_AT, argument: value})
-    if value is not None:
-        assert error.diag.message_detail
+    assert error.diag.message_detail
     if argument == "secret" and value and len(value) > 6:
         assert value not in str(error)
+
+
+@pytest.mark.parametrize("argument", GOOD_CODE_AT)
+def test_code_at_of_null_is_null(conn, argument):
+    """STRICT: a planner may fold it away."""
+    assert conn.execute(CODE_AT, {**GOOD_CODE_AT, argument: None}).fetchone() == (None,)
 
 
 @pytest.mark.parametrize("secret", [SECRET.lower(), "GEZD GNBV GY3T QOJQ GEZD GNBV GY3T QOJQ", "gezd-gnbv-gy3t-qojq-gezd-gnbv-gy3t-qojq",
@@ -294,6 +307,8 @@ NO_NAME = [None, "", "x" * 257, "é" * 129, MEGABYTE]
 @pytest.mark.parametrize("value", NO_NAME, ids=lambda value: repr(value)[:16])
 @pytest.mark.parametrize("query", ["SELECT * FROM totp_reset(%s)", "SELECT totp_disable(%s)", "SELECT totp_enable(%s)", "SELECT totp_unlock(%s)",
                                    "SELECT totp_rename_user(%s, 'bob')", "SELECT totp_rename_user('alice', %s)", "SELECT * FROM totp_recovery_codes(%s)",
+                                   "SELECT * FROM totp_reset_recovery_codes(%s)", "SELECT totp_unenroll(%s, '123456')", "SELECT totp_rename_device(%s, 'default', 'x')",
+                                   "SELECT totp_move_device(%s, 'default', 'bob', 'x')", "SELECT totp_move_device('alice', 'default', %s, 'x')",
                                    "SELECT totp_import(%s, 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', 'x')"])
 def test_an_invalid_user_id_is_refused(conn, query, value):
     enroll(conn, "alice")
@@ -301,8 +316,24 @@ def test_an_invalid_user_id_is_refused(conn, query, value):
     assert conn.execute("SELECT device, state, version FROM totp_status('alice')").fetchall() == [("default", "pending", 1)]
 
 
+@pytest.mark.parametrize("value", NO_NAME[1:], ids=lambda value: repr(value)[:16])
+def test_unenroll_refuses_an_invalid_device_name(conn, value):
+    enroll(conn, "alice")
+    refused(conn, "SELECT totp_unenroll('alice', NULL, %s)", [value])
+    assert conn.execute("SELECT totp_unenroll('alice', NULL, NULL)").fetchone() == (True,)  # everything
+
+
+@pytest.mark.parametrize("count", [None, -1, 21, 2**31 - 1, -(2**31)])
+def test_check_confirm_refuses_an_invalid_number_of_recovery_codes(conn, count):
+    secret = enroll(conn, "alice")
+    refused(conn, "SELECT totp_check_confirm('alice', %s, recovery_codes => %s::int)", [code_at(secret, NOON), count])
+    assert verify(conn, "alice", code_at(secret, NOON)) is True  # and nothing was used up
+
+
 @pytest.mark.parametrize("value", NO_NAME, ids=lambda value: repr(value)[:16])
 @pytest.mark.parametrize("query", ["SELECT * FROM totp_reset('alice', %s)", "SELECT totp_disable('alice', %s)", "SELECT totp_enable('alice', %s)",
+                                   "SELECT totp_rename_device('alice', %s, 'x')", "SELECT totp_rename_device('alice', 'default', %s)",
+                                   "SELECT totp_move_device('alice', %s, 'bob', 'x')", "SELECT totp_move_device('alice', 'default', 'bob', %s)",
                                    "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', device => %s)"])
 def test_an_invalid_device_name_is_refused(conn, query, value):
     enroll(conn, "alice")

@@ -4,7 +4,8 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from totp import LEVELS, NOON, active_user, code_at, enroll, fix_clock, reset, states, verify
+from binding import confirm
+from totp import LATER, LEVELS, NOON, active_user, code_at, enroll, fix_clock, reset, stage, states, verify
 
 
 pytestmark = pytest.mark.parametrize("level", LEVELS)
@@ -31,12 +32,13 @@ def test_what_was_enrolled_since_is_confirmed(conn, old, query):
     assert verify(conn, "alice", code_at(secret, NOON)) is False
 
 
-@pytest.mark.parametrize("query", ["SELECT totp_confirm('alice', %s)", "SELECT totp_verify('alice', %s)"])
-def test_a_replacement_that_was_staged_since_is_confirmed(conn, old, query):
+@pytest.mark.parametrize("make, query", [(enroll, "SELECT totp_confirm('alice', %(code)s, proof => %(proof)s)"), (stage, "SELECT totp_confirm('alice', %(code)s)"),
+                                         (stage, "SELECT totp_verify('alice', %(code)s)")])
+def test_a_replacement_that_was_staged_since_is_confirmed(conn, old, make, query):
     first = active_user(conn)
-    second = enroll(conn, "alice")
+    second = make(conn, "alice")
     assert verify(old, "alice", code_at(first, NOON)) is True
-    assert old.execute(query, [code_at(second, NOON)]).fetchone() == (True,)
+    assert old.execute(query, {"code": code_at(second, NOON), "proof": code_at(first, LATER)}).fetchone() == (True,)
     assert states(old) == [("default", "active", 2)]
     old.execute("COMMIT")
     assert states(conn) == [("default", "active", 2)]
@@ -61,14 +63,24 @@ def test_an_enrollment_replaces_a_pending_secret_made_since(conn, old):
 
 
 @pytest.mark.parametrize("keep_current", [True, False])
-def test_an_enrollment_stages_beside_an_active_secret_made_since_or_replaces_it(conn, old, keep_current):
+def test_an_enrollment_stages_beside_an_active_secret_made_since_or_replaces_it(request, conn, old, keep_current):
+    if not keep_current:
+        request.getfixturevalue("proof_is_off")
     first = active_user(conn)
     enroll(conn, "alice")
     third = enroll(old, "alice", keep_current=keep_current)
     old.execute("COMMIT")
     assert [state for _, state, _ in states(conn)] == (["active", "pending"] if keep_current else ["pending"])
     assert verify(conn, "alice", code_at(first, NOON)) is keep_current
-    assert verify(conn, "alice", code_at(third, NOON.timestamp())) is True
+    assert confirm(conn, code_at(third, NOON), proof=code_at(first, LATER)) is True
+
+
+def test_a_reset_replaces_an_active_secret_made_since(conn, old):
+    first, staged = active_user(conn), enroll(conn, "alice")
+    new = reset(old)
+    old.execute("COMMIT")
+    assert states(conn) == [("default", "pending", 3)]
+    assert [verify(conn, "alice", code_at(secret, NOON)) for secret in (first, staged, new)] == [False, False, True]
 
 
 def test_a_user_who_was_removed_since_enrolls_as_a_new_one(conn, old):
@@ -84,10 +96,18 @@ def test_a_user_who_was_removed_since_enrolls_as_a_new_one(conn, old):
 def test_the_limit_of_devices_counts_those_made_since(conn, old):
     old.execute("SET LOCAL totp.max_devices = 2")
     for device in ("phone", "tablet"):
-        enroll(conn, "alice", device=device)
+        stage(conn, "alice", device=device)
     with pytest.raises(Exception, match="too many devices") as caught:
-        enroll(old, "alice", device="watch")
+        stage(old, "alice", device="watch")
     assert caught.value.sqlstate == "54000"
+
+
+def test_the_oldest_that_was_staged_since_makes_room(conn, old):
+    old.execute("SET LOCAL totp.max_devices = 2")
+    for device in ("phone", "tablet"):
+        enroll(conn, "alice", device=device)
+    enroll(old, "alice", device="watch")
+    assert states(old) == [("tablet", "pending", 1), ("watch", "pending", 1)]
 
 
 @pytest.mark.parametrize("device, count", [(None, 2), ("phone", 1)])
@@ -109,11 +129,14 @@ def test_a_transaction_sees_what_it_did_itself(conn, old):
     assert verify(conn, "alice", code_at(secret, NOON)) is False  # not committed: not there
     assert verify(old, "alice", code_at(secret, NOON)) is True
     assert verify(old, "alice", code_at(secret, NOON)) is False
-    for replace in (lambda: enroll(old, "alice", keep_current=False), lambda: reset(old)):
-        again = replace()
+    for _ in range(2):
+        again = reset(old)
         assert verify(old, "alice", code_at(secret, NOON.timestamp() + 30)) is False
         assert verify(old, "alice", code_at(again, NOON)) is True
         secret = again
+    again = enroll(old, "alice")
+    assert confirm(old, code_at(again, NOON), proof=code_at(secret, LATER)) is True
+    assert verify(old, "alice", code_at(secret, LATER)) is False
     assert old.execute("SELECT totp_remove('alice')").fetchone() == (1,)
     assert states(old) == []
     last = enroll(old, "alice")

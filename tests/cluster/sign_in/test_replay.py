@@ -4,7 +4,8 @@ from contextlib import ExitStack, closing
 from datetime import timedelta
 
 import pytest
-from totp import LEVELS, NOON, active_user, check, code_at, codes_left, enroll, fix_clock, parallel, recover, recovery_codes, verify
+from binding import check_confirm, confirm
+from totp import LATER, LEVELS, NOON, active_user, check, code_at, codes_left, enroll, fix_clock, parallel, recover, recovery_codes, stage, states, verify
 
 SESSIONS = 64
 ROUNDS = 20
@@ -120,9 +121,9 @@ def test_an_older_step_is_refused_once_a_newer_one_was_accepted(conn):
 
 
 def test_an_aborted_confirmation_leaves_the_device_pending_and_its_code_used(quick_db, conn):
-    """The old secret, staged aside, keeps working: the transaction in which it died never was."""
+    """The old secret keeps working: the transaction in which it died never was."""
     old = active_user(conn)
-    new = enroll(conn, "alice")
+    new = stage(conn)
     with closing(quick_db.connect()) as session:
         fix_clock(session, NOON)
         session.execute("BEGIN")
@@ -134,6 +135,21 @@ def test_an_aborted_confirmation_leaves_the_device_pending_and_its_code_used(qui
     assert verify(conn, "alice", code_at(old, NOON)) is True
     assert verify(conn, "alice", code_at(new, NOON.timestamp() + 30)) is True
     assert conn.execute("SELECT count(*) FROM totp_status('alice')").fetchone() == (1,)
+
+
+def test_an_aborted_proof_leaves_the_device_pending_and_both_codes_used(quick_db, conn):
+    old = active_user(conn)
+    new = enroll(conn, "alice")
+    with closing(quick_db.connect()) as session:
+        fix_clock(session, NOON)
+        session.execute("BEGIN")
+        assert confirm(session, code_at(new, NOON), proof=code_at(old, NOON)) is True
+        session.execute("ROLLBACK")
+    assert [state for _, state, _ in states(conn)] == ["active", "pending"]
+    assert check_confirm(conn, code_at(new, NOON), proof=code_at(old, LATER)).reason == "replayed"
+    assert check_confirm(conn, code_at(new, LATER), proof=code_at(old, NOON)).reason == "proof_replayed"
+    assert confirm(conn, code_at(new, LATER), proof=code_at(old, LATER)) is True
+    assert [state for _, state, _ in states(conn)] == ["active"]
 
 
 def test_maintenance_brings_no_code_back(conn, alice):

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 from server import wait_until
-from totp import MAX_ATTEMPTS, NOON, NO_CODE, OTHER_SECRET, SECRET, check, code_at, counters, enabled, fix_clock, good, import_secret, is_waiting, recover, recovery_codes, reset, verify, wrong
+from totp import (MAX_ATTEMPTS, NOON, NO_CODE, OTHER_SECRET, SECRET, check, code_at, counters, enabled, enroll, fix_clock, good, import_secret, is_waiting, recover,
+                  recovery_codes, reset, verify, wrong)
 
-PENDING = OTHER_SECRET
+PENDING, REPLACEMENT = OTHER_SECRET, "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U"
 TABLES = ["floor", "data_keys", "attempts", "used_codes", "secrets", "recovery_codes"]
 
 
@@ -82,21 +83,25 @@ CHANGES = {  # what happens during the wait: the answer to a good code after it
     "device removed": (lambda conn: conn.execute("SELECT totp_remove('alice', 'default')"), "wrong"),
     "renamed": (lambda conn: conn.execute("SELECT totp_rename_user('alice', 'carol')"), "not_enrolled"),
     "reset": (reset, "wrong"),
-    "replaced": (lambda conn: conn.execute("SELECT totp_enroll('alice', keep_current => false)"), "wrong"),
+    "replaced": (lambda conn: import_secret(conn, "alice", REPLACEMENT), "wrong"),
+    "moved": (lambda conn: conn.execute("SELECT totp_move_device('alice', 'default', 'carol', 'default')"), "wrong"),
+    "device renamed": (lambda conn: conn.execute("SELECT totp_rename_device('alice', 'default', 'other', %s)", [good(-1)]), "accepted"),
     "used": (use, "replayed"),
     "locked": (fail, "locked"),
 }
 CONFIRM_CHANGES = {  # the same for the first code of "phone"
     "disabled": (lambda conn: conn.execute("SELECT totp_disable('alice', 'phone')"), False),
     "removed": (lambda conn: conn.execute("SELECT totp_remove('alice', 'phone')"), False),
-    "staged again": (lambda conn: conn.execute("SELECT totp_enroll('alice', device => 'phone')"), False),
+    "staged again": (lambda conn: reset(conn, device="phone"), False),
+    "staged besides by the user": (lambda conn: enroll(conn, "alice", device="phone"), True),
+    "moved": (lambda conn: conn.execute("SELECT totp_move_device('alice', 'phone', 'carol', 'phone')"), False),
     "confirmed": (lambda conn: confirm(conn, good(0, PENDING)), False),
     "locked": (fail, False),
 }
 RECOVER_CHANGES = {
     "disabled": lambda conn, code: conn.execute("SELECT totp_disable('alice')"),
     "removed": lambda conn, code: conn.execute("SELECT totp_remove('alice')"),
-    "replaced": lambda conn, code: conn.execute("SELECT totp_recovery_codes('alice')"),
+    "replaced": lambda conn, code: recovery_codes(conn),
     "used": lambda conn, code: recover(conn, code),
     "locked": lambda conn, code: [recover(conn, NO_CODE) for _ in range(MAX_ATTEMPTS)],
 }

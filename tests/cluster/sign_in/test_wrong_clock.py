@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 
 import pytest
+from binding import check_confirm
 from totp import LEVELS, NO_CODE, NOON, SECRET, check, code_at, enroll, fix_clock, import_secret, verify, wrong_codes
 
 STEP = timedelta(seconds=30)
@@ -52,7 +53,7 @@ def health(conn, when) -> dict[str, str]:
 def test_no_code_is_accepted_twice_whatever_the_clock_does(quick_db, alice, seed):
     """The clock jumps back and forth in two sessions. After each jump they try the codes of all steps around, and all used ones; some roll back."""
     chance = random.Random(seed)
-    recovery = [code for [code] in alice.execute("SELECT totp_recovery_codes('alice', 20)")]
+    recovery = [code for [code] in alice.execute("SELECT totp_reset_recovery_codes('alice', 20)")]
     used: set[int] = set()
     recovered: set[str] = set()
     with closing(quick_db.connect()) as other:
@@ -90,13 +91,13 @@ def test_after_the_clock_went_back_a_user_waits_until_it_is_where_it_was(alice, 
 @by_jump
 def test_a_user_whose_code_was_used_under_a_clock_that_was_ahead_gets_in_again(alice, jump):
     """That code must not count again, so the old secret waits; recovery codes and a new secret do not."""
-    [[recovery_code], *_] = alice.execute("SELECT totp_recovery_codes('alice')").fetchall()
+    [[recovery_code], [proof], *_] = alice.execute("SELECT totp_reset_recovery_codes('alice')").fetchall()
     ahead = at(alice, NOON + jump)
     assert ahead.reason == "accepted"
     assert at(alice, NOON - STEP).reason == "replayed"
     assert alice.execute("SELECT totp_recover('alice', %s)", [recovery_code]).fetchone() == (True,)
-    again = enroll(alice, "alice", keep_current=False)
-    assert check(alice, "alice", code_at(again, NOON)).reason == "accepted"
+    again = enroll(alice, "alice")
+    assert check_confirm(alice, code_at(again, NOON), proof=proof).reason == "accepted"
     [[after_reset]] = alice.execute("SELECT secret FROM totp_reset('alice')").fetchall()
     assert check(alice, "alice", code_at(after_reset, NOON)).reason == "accepted"
     assert check(alice, "alice", code_at(SECRET, NOON + jump)).reason == "wrong"
@@ -121,7 +122,7 @@ def lock(conn, when, failures: int) -> datetime:
 @by_jump
 def test_a_lock_set_while_the_clock_was_ahead_ends(alice, jump, failures):
     """A server that starts with a wrong clock finds every code wrong. When it is set right, nobody waits until the wrong time."""
-    [[recovery_code], *_] = alice.execute("SELECT totp_recovery_codes('alice')").fetchall()
+    [[recovery_code], *_] = alice.execute("SELECT totp_reset_recovery_codes('alice')").fetchall()
     now = lock(alice, NOON + jump, failures) - jump  # the right time of that moment
     answer = at(alice, now)
     if answer.reason == "locked":

@@ -8,7 +8,7 @@ import signal
 from contextlib import closing
 
 import pytest
-from server import Cluster, Database, Template
+from server import Cluster, Database, Template, wait_until
 from totp import NOON, active_user, fix_clock
 
 _clusters: list[Cluster] = []  # those that are up, whose logs a failing test shows
@@ -67,6 +67,21 @@ def conn(quick_db):
 def alice(conn) -> str:
     """The secret of an active user who has not used a code of NOON or later."""
     return active_user(conn, "alice")
+
+
+@pytest.fixture
+def proof_is_off(cluster, conn):
+    """totp.require_proof is off, so enrollment is that of 0.1.0, in `conn` and in later sessions."""
+
+    def set_to(value):
+        cluster.configure(totp__require_proof=value)
+        cluster.reload()
+        wait_until(lambda: conn.execute("SHOW totp.require_proof").fetchone() == (value,), "the setting to be read")
+
+    conn.execute("LOAD 'pg_totp'")
+    set_to("off")
+    yield
+    set_to("on")
 
 
 @pytest.fixture

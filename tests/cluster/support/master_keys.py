@@ -9,6 +9,7 @@ import pytest
 from many_users import import_users, open_everything, sign_in_all
 from server import wait_until
 from sessions import session
+from totp import recovery_codes
 
 RESTORE = "Add that master key again to the file that totp.key_file names, below the current one."
 FIX = "Fix the file that totp.key_file names: one key of 64 hexadecimal characters per line, current key first."
@@ -47,7 +48,7 @@ class People:
 def people(db) -> People:
     with session(db) as conn:
         users = import_users(conn, 5)
-        return People(users, [code for [code] in conn.execute("SELECT totp_recovery_codes(%s)", [users[0]])])
+        return People(users, recovery_codes(conn, users[0]))
 
 
 def master_keys(conn) -> list[tuple[str, str, bool]]:

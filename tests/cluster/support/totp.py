@@ -88,9 +88,24 @@ def enroll(conn: psycopg.Connection, user_id: str, **parameters) -> str:
     return row[0]
 
 
+def stage(conn: psycopg.Connection, user_id: str = "alice", **parameters) -> str:
+    """A new secret that the support desk stages, by totp_import: it becomes active by its code alone; the secret."""
+    secret = pyotp.random_base32()
+    import_secret(conn, user_id, secret, confirmed=False, **parameters)
+    return secret
+
+
+def has_mfa(conn: psycopg.Connection, user_id: str) -> bool:
+    """Whether a secret of the user was ever confirmed: then another one needs a proof."""
+    return conn.execute("SELECT count(enforced_since) > 0 FROM totp.secrets WHERE user_id = %s", [user_id]).fetchone()[0]
+
+
 def active_user(conn: psycopg.Connection, user_id: str = "alice", **parameters) -> str:
-    """Enroll at noon and confirm with the code of the step before; the secret."""
+    """Enroll at noon and confirm with the code of the step before; the secret. What would need a proof counts as approved."""
     secret = enroll(conn, user_id, **parameters)
+    if has_mfa(conn, user_id):
+        conn.execute("UPDATE totp.secrets SET slot = 'pending' WHERE user_id = %s AND device = %s AND slot = 'proposed'",
+                     [user_id, parameters.get("device", "default")])
     assert verify(conn, user_id, code_at(secret, NOON.timestamp() - 30)) is True
     return secret
 
@@ -114,7 +129,7 @@ class Answer(NamedTuple):
     matched_device: str | None
     attempts_left: int | None
     retry_at: datetime | None
-    retry_after: int | None
+    retry_after: int | None = None  # not in 0.1.0
 
 
 def check(conn: psycopg.Connection, user_id: str, code: str, device: str | None = None) -> Answer:

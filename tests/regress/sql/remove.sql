@@ -1,9 +1,9 @@
 -- totp_remove: one device, or everything of a user.
 SET totp.clock = '2030-01-01 12:00:00+00';
 SELECT secret AS phone FROM totp_enroll('erin', device => 'phone') \gset
-SELECT secret AS tablet FROM totp_enroll('erin', device => 'tablet') \gset
 SELECT secret AS bob FROM totp_enroll('bob') \gset
 SELECT totp_verify('erin', totp_code_at(:'phone', '2030-01-01 12:00:00+00')), totp_verify('bob', totp_code_at(:'bob', '2030-01-01 12:00:00+00'));
+SELECT secret AS tablet FROM totp_enroll('erin', device => 'tablet') \gset
 SELECT secret AS staged FROM totp_enroll('erin', device => 'phone') \gset
 
 SELECT totp_remove('nobody') AS nobody, totp_remove('erin', 'watch') AS no_device;

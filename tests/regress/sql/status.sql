@@ -19,12 +19,13 @@ SELECT * FROM totp_status('frank');
 \x off
 SELECT totp_enabled('frank') AS since_confirmed;
 
--- A staged device has two rows.
+-- A staged device has two rows. What is staged needs a proof now, unless the support desk has approved it.
+SELECT totp_import('frank', 'KRSXG5CTMVRXEZLUKN2XAZLSKRSXG5CT', device => 'tablet') IS NOT NULL AS imported;
 SELECT secret AS replacement FROM totp_enroll('frank', device => 'phone') \gset
-SELECT device, state, algorithm, digits, period, version, confirmed_at, uses FROM totp_status('frank');
+SELECT device, state, algorithm, digits, period, version, confirmed_at, uses, approved FROM totp_status('frank');
 
 -- A lost phone, and its replacement that nobody confirms, never switch the second factor off.
-SELECT secret AS replacement FROM totp_enroll('frank', device => 'phone', keep_current => false) \gset
+SELECT secret AS replacement FROM totp_reset('frank', 'phone') \gset
 SELECT device, state, version FROM totp_status('frank');
 SELECT totp_enabled('frank') AS while_pending_again;
 SET totp.clock = '2030-01-02 12:00:00+00';

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import pytest
 from capabilities import OURS
-from population import RELEASES, rows
+from population import RELEASES, codes_of_the_desk, rows
 from server import Database
-from totp import NO_CODE, NOON, SECRET, good, import_secret, recovery_codes, verify, wrong
+from totp import NO_CODE, NOON, SECRET, good, import_secret, verify, wrong
 
 OTHER_SECRET = "MJXWEIDQNBXW4ZJAONSWG4TFOQQDCMRT"
 URI = f"otpauth://totp/a?secret={OTHER_SECRET}"
@@ -45,12 +45,18 @@ JUDGES = {
     "totp_verify": f"public.totp_verify('alice', '{wrong()}')",
     "totp_check": f"public.totp_check('alice', '{wrong(1)}')",
     "totp_confirm": f"public.totp_confirm('alice', '{wrong(2)}', 'phone')",
+    "totp_check_confirm": f"public.totp_check_confirm('alice', '{wrong(3)}', 'phone')",
     "totp_recover": f"public.totp_recover('alice', '{NO_CODE}')",
+    "totp_check_recover": f"public.totp_check_recover('alice', '{NO_CODE}')",
 }
 WRITES = {
     "totp_enroll": "public.totp_enroll('mallory')",
     "totp_import": f"public.totp_import('mallory', '{OTHER_SECRET}')",
-    "totp_recovery_codes": "public.totp_recovery_codes('alice')",
+    "totp_recovery_codes": f"public.totp_recovery_codes('alice', proof => '{good(1)}')",
+    "totp_reset_recovery_codes": "public.totp_reset_recovery_codes('alice')",
+    "totp_rename_device": "public.totp_rename_device('mallory', 'default', 'new')",
+    "totp_move_device": "public.totp_move_device('alice', 'phone', 'trudy', 'phone')",
+    "totp_unenroll": "public.totp_unenroll('mallory', NULL, 'new')",
     "totp_unlock": "public.totp_unlock('alice')",
     "totp_disable": "public.totp_disable('alice')",
     "totp_enable": "public.totp_enable('alice')",
@@ -64,6 +70,9 @@ WRITES = {
 }
 # A procedure that commits, which no function can call; it calls the three above.
 PROCEDURES = {"totp_rotate_key_online"}
+
+# Calls in the SQL of a release.
+OF_RELEASE = {"totp_recovery_codes": "public.totp_recovery_codes('alice')"}
 
 ALL = READS | OWNERS | INTERNAL | JUDGES | WRITES
 
@@ -115,7 +124,7 @@ class App(NamedTuple):
             conn.execute("DELETE FROM totp.data_keys WHERE master_key = %s", [LOST])
             import_secret(conn, "alice", SECRET)
             import_secret(conn, "alice", OTHER_SECRET, confirmed=False, device="phone")
-            recovery_codes(conn)
+            codes_of_the_desk(conn)
             assert verify(conn, "alice", good()) is True  # so that the floor is there
             conn.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES (%s, 'failed', '', '', '')", [NOON.replace(year=2020)])
             if "totp_forget_unreadable" in calls:  # a rotation fails on such a key
@@ -123,6 +132,8 @@ class App(NamedTuple):
             for table in ("secrets", "recovery_codes"):
                 conn.execute(f"DROP TABLE IF EXISTS app.{table}; CREATE TABLE app.{table} AS SELECT * FROM totp.{table}; GRANT SELECT ON app.{table} TO {self.role}")
             conn.execute("TRUNCATE app.outcomes, app.calls")
+            if "totp_check_confirm" not in self.functions:
+                calls = calls | OF_RELEASE if "totp_recovery_codes" in calls else calls
             for name, call in ((name, call) for name, call in calls.items() if name in self.functions):
                 conn.execute("INSERT INTO app.calls (name, call) VALUES (%s, %s)", [name, call.replace("{app}", self.role)])
         return rows(self.database)

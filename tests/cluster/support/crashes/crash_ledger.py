@@ -78,7 +78,8 @@ class State(NamedTuple):
             if kind == "wrong recovery":
                 return "false", self._replace(recovery_failures=self.recovery_failures + 1,
                                               recovery_locked_until=lock_set_by(self.recovery_failures + 1, clock))
-            return "true", self._replace(recovery_codes_left=self.recovery_codes_left - 1, recovery_failures=0, recovery_locked_until=None)
+            return "true", self._replace(failures=0, locked_until=None, recovery_codes_left=self.recovery_codes_left - 1, recovery_failures=0,
+                                         recovery_locked_until=None)
         if kind == "unlock":
             clear = self._replace(failures=0, locked_until=None, recovery_failures=0, recovery_locked_until=None)
             return ("false" if clear == self else "true"), clear
@@ -161,9 +162,9 @@ class Ledger:
             for user in [*self.hot, *sum(self.users, [])]:
                 [user.secret] = conn.execute("SELECT ask(%s, 'enroll', %s, NULL)", [user.clock, user.name]).fetchone()
                 user.settle(State())
-                if user in self.hot:
-                    self.activate(conn, user)
-                else:
+            for user in [*self.hot, *(user for users in self.users for user in users[:USERS_OF_A_SESSION // 2])]:  # the others wait for their first code
+                self.activate(conn, user)
+                if user not in self.hot:
                     self.make_recovery_codes(conn, user)
         return self
 
@@ -171,10 +172,12 @@ class Ledger:
         """The first code of a secret locks its user to the end of the transaction: two hot users would make deadlocks."""
         code = code_at(user.secret, user.clock)
         assert conn.execute("SELECT ask(%s, 'code', %s, %s)", [user.clock, user.name, code]).fetchone() == (f"accepted {MAX_ATTEMPTS}",)
+        user.settle(State(uses=1))
+        user.last_told = user.clock, code
         self.told.add((user.clock, user.name, code))
 
     def make_recovery_codes(self, conn, user: User) -> None:
-        user.recovery_codes = [code for [code] in conn.execute("SELECT totp_recovery_codes(%s, %s)", [user.name, RECOVERY_CODES])]
+        user.recovery_codes = [code for [code] in conn.execute("SELECT totp_reset_recovery_codes(%s, %s)", [user.name, RECOVERY_CODES])]
         [state] = user.possible
         user.settle(state._replace(recovery_codes_left=RECOVERY_CODES))
 
