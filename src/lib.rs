@@ -20,8 +20,8 @@
 //!    may take a newer one in SHARE mode: who destroys keys waits for the older one first.
 //! 3. The row of the user in `totp.attempts`: one writer per user. A rotation takes the rows of a batch in the order of the
 //!    ids, and skips those that are held. `totp_forget_unreadable` takes one user after the other, and holds every data key,
-//!    so no other writer is there. `totp_rename_user` takes the old id, then the new one: of two renames in opposite
-//!    directions PostgreSQL ends one with 40P01.
+//!    so no other writer is there. `totp_rename_user` and `totp_move_device` take the old id, then the new one: of two in
+//!    opposite directions PostgreSQL ends one with 40P01.
 //! 4. Other rows of that user.
 //! 5. Pages of rows that change in place: `attempts` before `used_codes`, or `floor` alone. They are released within the
 //!    change. All other locks last until the end of the transaction.

@@ -3,7 +3,7 @@
 //! A user has MFA if any secret was ever confirmed, disabled or not. Who can only enroll stages secrets for anyone. So such a
 //! secret, which nobody has approved, is no candidate at a sign-in of a user who has MFA, and counts only with a proof.
 //!
-//! Owns the activation of a secret. Must never be called without the lock of the user.
+//! Owns the activation of a secret. Must never change a row without the lock of the user.
 
 use crate::audit::{self, Event};
 use crate::error::Error;
@@ -72,12 +72,15 @@ pub fn make_room(user: UserId, device: DeviceName, now: Timestamp) -> Result<(),
     if count < settings::max_devices() { Ok(()) } else { Err(Error::TooManyDevices) }
 }
 
-/// Makes room for a proposed secret: a user has at most `totp.max_devices`, and the oldest one of another device goes.
+/// Makes room for a proposed secret: a user has at most `totp.max_devices`, and the oldest one of another device goes. But not
+/// one that alone shows that the user has MFA, since all others of its device are gone.
 pub fn make_room_for_proposed(user: UserId, device: DeviceName, now: Timestamp) -> Result<(), Error> {
     let existing = secrets::of_user(&Snapshot::latest(), user)?;
     let mut others: Vec<_> = existing.iter().filter(|s| s.device() != device && s.slot == Slot::Proposed).collect();
     others.sort_by_key(|s| (s.codes.created_at, s.secret_id));
     let too_many = (others.len() + 1).saturating_sub(settings::max_devices());
+    let holders = existing.iter().filter(|s| s.enforced_since.is_some()).count();
+    others.retain(|s| s.enforced_since.is_none() || holders > 1);
     others.iter().take(too_many).try_for_each(|oldest| remove(user, oldest, now))
 }
 
@@ -106,8 +109,8 @@ pub fn forget_earlier(user: UserId, activated: SecretId, now: Timestamp) -> Resu
     Ok(())
 }
 
-/// Removes a secret that was never confirmed. Its first code may have been used in a transaction that was rolled back.
-fn remove(user: UserId, secret: &Existing, now: Timestamp) -> Result<(), Error> {
+/// Removes a secret that was not confirmed. Its first code may have been used in a transaction that was rolled back.
+pub fn remove(user: UserId, secret: &Existing, now: Timestamp) -> Result<(), Error> {
     let mut removed = Removed::nothing();
     removed.add(secrets::delete(user, secret.secret_id)?, secret.codes, now)?;
     audit::record_with(Event::Removed, now, Some(user), Some(secret.device()), &removed.detail())

@@ -104,7 +104,7 @@ fn confirm(
             user_locked = attempts::lock(user)?;
             new_set = NewSet::create_some(user, recovery_codes)?;
         } else if found.needs_proof() {
-            break bind(found, proof.ok_or(Error::ProofRequired)?)?;
+            break bind(&found, proof.ok_or(Error::ProofRequired)?)?;
         } else if let Some(answer) = found.judge()? {
             break answer;
         }
@@ -119,17 +119,18 @@ fn confirm(
 }
 
 /// Activates a secret whose code is good if the proof is good too. Its own code clears no count.
-fn bind(found: Matched, proof: &str) -> Result<Answer, Error> {
+fn bind(found: &Matched, proof: &str) -> Result<Answer, Error> {
     if let Some(answer) = found.replayed()? {
         return Ok(answer);
     }
     let (user, device) = (found.user(), found.secret().device());
     binding::make_room(user, device, found.now())?;
+    let used = found.open_used()?;
     let (kind, answer) = match proof::judge(user, proof)? {
         Judged::Good(kind, answer) => (kind, answer),
         Judged::Bad(answer) => return Ok(answer),
     };
-    found.use_up()?;
+    found.use_up(used)?;
     binding::activate(user, found.secret(), kind, true, found.now())?;
     Ok(answer.of_device(device))
 }

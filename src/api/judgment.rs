@@ -72,8 +72,8 @@ impl<'a> Scope<'a> {
     fn retain(self, secrets: &mut Vec<Candidate>, has_mfa: bool, now: Timestamp) -> Result<(), Reason> {
         let is_sign_in = !matches!(self, Self::Pending { .. });
         let needs_proof = |c: &Candidate| binding::needs_proof(c.secret.slot, has_mfa);
-        let keep = |secrets: &mut Vec<Candidate>, reason, keep: &dyn Fn(&Candidate) -> bool| {
-            secrets.retain(keep);
+        let keep = |secrets: &mut Vec<Candidate>, reason, is_kept: &dyn Fn(&Candidate) -> bool| {
+            secrets.retain(is_kept);
             if secrets.is_empty() { Err(reason) } else { Ok(()) }
         };
         keep(secrets, self.nothing(), &|c| self.covers(&c.secret) && !(is_sign_in && needs_proof(c)))?;
@@ -91,7 +91,7 @@ pub enum Compared<'a> {
     /// The code was refused, or charged.
     Answered(Answer),
     /// The code belongs to a secret. It is not used up yet.
-    Matched(Matched<'a>),
+    Matched(Box<Matched<'a>>),
 }
 
 /// What a code is compared with, and the rules under which it is judged.
@@ -157,7 +157,8 @@ pub fn compare<'a>(
         drop(opened);
         if let Some((place, step)) = found {
             let found = attempt.candidates.swap_remove(place);
-            return Ok(Compared::Matched(Matched { attempt, row, found, step, floor_at, _look_up: look_up }));
+            let matched = Matched { attempt, row, found, step, floor_at, _look_up: look_up };
+            return Ok(Compared::Matched(Box::new(matched)));
         }
         if let Some(answer) = attempt.charge(row)? {
             return Ok(Compared::Answered(answer));
@@ -326,21 +327,25 @@ impl<'a> Matched<'a> {
         if self.secret().slot != Slot::Active {
             binding::make_room(self.user(), self.secret().device(), self.now())?;
         }
-        let used = Target::<UsedCode>::open(&self.found.used()?)?;
+        let used = self.open_used()?;
         let floor = self.floor();
         let Self { attempt, row, found, step, .. } = self;
+        // Who can only enroll knows the codes of such a secret. They clear no count.
+        let is_proposed = found.secret.slot == Slot::Proposed;
         let outcome = inplace::change_two(row, used, |attempts: &mut Attempts, used: &mut UsedCode| {
             let judgement = otp::judge(attempts.codes, &attempt.policy, attempt.now.0, used.step, Some(step), floor);
             if judgement.verdict == Verdict::Accepted {
                 *used = used.with_use(judgement.burnt, attempt.now);
             }
-            attempts.codes = judgement.counter;
-            judgement
+            if !is_proposed {
+                attempts.codes = judgement.counter;
+            }
+            (judgement.verdict, attempts.codes)
         })?;
-        let Outcome::Decided(judgement, lsn) = outcome else { return Ok(None) };
-        let answer = |reason| Answer::new(reason, judgement.counter, &attempt.policy, attempt.now);
+        let Outcome::Decided((verdict, counter), lsn) = outcome else { return Ok(None) };
+        let answer = |reason| Answer::new(reason, counter, &attempt.policy, attempt.now);
         let (secret, device) = (&found.secret, found.secret.device());
-        Ok(Some(match judgement.verdict {
+        Ok(Some(match verdict {
             Verdict::Accepted => {
                 attempt.accepted(secret, lsn)?;
                 answer(Reason::Accepted).of_device(device)
@@ -366,9 +371,13 @@ impl<'a> Matched<'a> {
         Ok(Some(answer.of_device(device).not_before(retry_at(floor, self.step, secret))))
     }
 
+    /// Opens the row of the used codes of the secret. What may refuse the code comes here.
+    pub fn open_used(&self) -> Result<Target<UsedCode>, Error> {
+        Target::open(&self.found.used()?)
+    }
+
     /// Uses the code up, and nothing else: it clears no count. For a confirmation that was proven by another code.
-    pub fn use_up(&self) -> Result<(), Error> {
-        let used = Target::<UsedCode>::open(&self.found.used()?)?;
+    pub fn use_up(&self, used: Target<UsedCode>) -> Result<(), Error> {
         let (step, now) = (self.step, self.now());
         let outcome = inplace::change_one(used, |used: &mut UsedCode| *used = used.with_use(step, now))?;
         match outcome {

@@ -126,7 +126,7 @@ fn remove_device(user: UserId, device: DeviceName) -> Result<RemovedDevices, Err
 }
 
 /// Removes a device of a user, or turns MFA off if `device` is NULL or the last one. For the user's own page: false if the
-/// proof is wrong, or there was nothing to remove.
+/// proof is wrong, or if a user without MFA has only what the support desk has staged.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_unenroll(

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::keyring;
 use crate::keyring::SecretContext;
 use crate::removed::Removed;
+use crate::settings;
 use crate::store::attempts;
 use crate::store::secrets::{self, Existing, SealedSecret, Slot};
 use crate::store::spi::Snapshot;
@@ -99,6 +100,11 @@ fn totp_rename_device(
     if existing.iter().any(|s| s.device() == new_device) {
         return Err(Error::DeviceExists.into());
     }
+    // The support desk has staged it, and the user has nothing to prove themselves with.
+    let is_of_desk = !binding::has_mfa(&existing) && of_device.iter().any(|s| s.slot == Slot::Pending);
+    if is_of_desk && settings::require_proof() {
+        return Err(Error::ProofRequired.into());
+    }
     let sealed = seal_again(user, device, user, new_device, |_| true)?;
     if !proof::ask(user, &existing, proof)? {
         return Ok(false);
@@ -151,12 +157,15 @@ struct Place<'a> {
 fn move_device(from: &Place, to: &Place, existing: &[Existing]) -> Result<(), Error> {
     let now = clock::now()?;
     let of_new_owner = secrets::of_user(&Snapshot::latest(), to.user)?;
-    if of_new_owner.iter().any(|s| s.device() == to.device) {
+    let (in_the_way, taken): (Vec<_>, Vec<_>) =
+        of_new_owner.iter().filter(|s| s.device() == to.device).partition(|s| s.slot == Slot::Proposed);
+    if !taken.is_empty() {
         return Err(Error::DeviceExists);
     }
-    binding::make_room(to.user, to.device, now)?;
+    in_the_way.iter().try_for_each(|staged| binding::remove(to.user, staged, now))?;
     let is_same_user = from.user == to.user;
     if !is_same_user {
+        binding::make_room(to.user, to.device, now)?;
         refuse_second_copy(from, to)?;
     }
     let before = Removed::of_user(to.user, now)?;

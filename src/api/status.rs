@@ -9,8 +9,8 @@ use otp::Counter;
 
 use crate::clock;
 use crate::settings;
-use crate::store::secrets;
 use crate::store::spi::Snapshot;
+use crate::store::status;
 use crate::timestamp::Timestamp;
 use crate::user::UserId;
 
@@ -19,7 +19,7 @@ use crate::user::UserId;
 #[search_path(pg_catalog, pg_temp)]
 fn totp_enabled(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     let Some(user) = UserId::to_find(user_id) else { return Ok(false) };
-    Ok(secrets::is_enforced(&Snapshot::to_read(), user)?)
+    Ok(status::is_enforced(&Snapshot::to_read(), user)?)
 }
 
 /// Returns one row per secret of the user. For its symbol see `old_sql.rs`.
@@ -57,7 +57,7 @@ fn totp_status_v2(
 > {
     let (now, policy) = (clock::now()?, settings::lockout());
     let rows = match UserId::to_find(user_id) {
-        Some(user) => secrets::list(&Snapshot::to_read(), user)?,
+        Some(user) => status::list(&Snapshot::to_read(), user)?,
         None => Vec::new(),
     };
     let locked_until = move |counter: Counter| counter.retry_at(now.0).and_then(|at| Timestamp(at).to_sql());

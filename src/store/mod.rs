@@ -23,6 +23,7 @@ pub mod secrets;
 mod shape;
 pub mod sign_in;
 pub mod spi;
+pub mod status;
 pub mod used_codes;
 
 use std::ffi::CStr;

@@ -4,11 +4,10 @@
 //!
 //! Owns the rows. Must never write a secret that is not sealed.
 
-use otp::{Algorithm, Counter, Digits, Parameters, Period};
+use otp::{Algorithm, Digits, Parameters, Period};
 use pgrx::pg_sys;
 use seal::KeyId;
 
-use super::attempts;
 use super::scan::{OpenTable, UserTable};
 use super::shape;
 use super::spi::{self, Row, Snapshot, bytes, int4, statement, text, time};
@@ -180,26 +179,6 @@ pub struct Labels {
     pub parameters: Parameters,
 }
 
-/// A row of `totp_status()`.
-pub struct Listed {
-    pub device: String,
-    pub state: String,
-    pub account_name: String,
-    pub issuer: Option<String>,
-    pub algorithm: String,
-    pub digits: i16,
-    pub period: i16,
-    pub version: i32,
-    pub created_at: Timestamp,
-    pub confirmed_at: Option<Timestamp>,
-    pub used_at: Timestamp,
-    pub uses: i64,
-    pub codes: Counter,
-    pub recovery: Counter,
-    pub recovery_codes_left: i32,
-    pub approved: bool,
-}
-
 static TABLE: UserTable = UserTable { table: &shape::SECRETS, select: &SELECT };
 
 statement!(reads SELECT(TEXTOID), c"
@@ -230,13 +209,14 @@ statement!(reads SEALED(TEXTOID), c"
 SELECT device, slot, secret_id, version, key_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
  ORDER BY slot, device");
 statement!(reads EXPORT(TIMESTAMPTZOID), c"
-SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' WHEN slot = 'active' THEN 'active' ELSE 'pending' END AS state, issuer, account_name,
+SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' ELSE slot END AS state, issuer, account_name,
        device, slot, secret_id, version, key_id, sealed, algorithm, digits, period
   FROM totp.secrets
- WHERE expires_at IS NULL OR expires_at > $1
+ WHERE slot <> 'proposed' AND (expires_at IS NULL OR expires_at > $1)
  ORDER BY user_id, device, slot");
 statement!(reads LABELS(TEXTOID, TEXTOID), c"
-SELECT issuer, account_name, algorithm, digits, period FROM totp.secrets WHERE user_id = $1 AND device = $2
+SELECT issuer, account_name, algorithm, digits, period FROM totp.secrets
+ WHERE user_id = $1 AND device = $2 AND slot <> 'proposed'
  ORDER BY slot LIMIT 1");
 statement!(writes SET_DISABLED(TEXTOID, TEXTOID, TIMESTAMPTZOID), c"
 UPDATE totp.secrets SET disabled_at = $3
@@ -244,23 +224,6 @@ UPDATE totp.secrets SET disabled_at = $3
 RETURNING device");
 statement!(writes RENAME(TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, BYTEAOID), c"
 UPDATE totp.secrets SET user_id = $3, device = $4, key_id = $5, sealed = $6 WHERE user_id = $1 AND secret_id = $2");
-statement!(reads ENFORCED(TEXTOID), c"
-SELECT FROM totp.secrets WHERE user_id = $1 AND enforced_since IS NOT NULL AND disabled_at IS NULL");
-statement!(reads LIST(TEXTOID), c"
-SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' WHEN s.slot = 'active' THEN 'active' ELSE 'pending' END,
-       s.account_name, s.issuer,
-       s.algorithm, s.digits, s.period, s.version, s.created_at, s.confirmed_at,
-       u.used_at, u.uses, a.failures, a.locked_until, a.recovery_failures, a.recovery_locked_until,
-       coalesce(r.count - pg_catalog.bit_count(c.recovery_mask::bit(64)), 0)::integer,
-       s.slot <> 'proposed'
-  FROM totp.secrets s
-  LEFT JOIN totp.used_codes u ON u.user_id = s.user_id AND u.secret_id = s.secret_id
-  LEFT JOIN totp.attempts a ON a.user_id = s.user_id
-  LEFT JOIN totp.recovery_codes r ON r.user_id = s.user_id
-  LEFT JOIN totp.used_codes c ON c.user_id = r.user_id AND c.secret_id = r.set_id
- WHERE s.user_id = $1
- ORDER BY s.device, s.slot");
-
 /// The first column of a [`SealedSecret`] in the table, and some that come after it.
 pub const SEALED_COLUMNS: i32 = 2;
 pub const CREATED_AT: i32 = 13;
@@ -366,7 +329,8 @@ pub fn sealed_of_user(snapshot: &Snapshot, user: UserId) -> Result<Vec<SealedSec
     SEALED.with(|s| s.rows(snapshot, &[spi::user(user)], |row| SealedSecret::read(row, 1)))
 }
 
-/// Returns the secrets of all users, except pending ones that have expired.
+/// Returns the secrets of all users, except pending ones that have expired, and those that nobody has approved: an import
+/// approves.
 pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Error> {
     EXPORT.with(|s| {
         s.rows(snapshot, &[time(now)], |row| {
@@ -381,7 +345,7 @@ pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Erro
     })
 }
 
-/// Returns issuer, account name, and parameters of a device.
+/// Returns issuer, account name, and parameters of a device, but none that were only proposed.
 pub fn labels(snapshot: &Snapshot, user: UserId, device: DeviceName) -> Result<Option<Labels>, Error> {
     LABELS.with(|s| {
         s.first(snapshot, &[spi::user(user), text(device.as_str())], |row| {
@@ -417,36 +381,5 @@ pub fn rename(
             spi::key_id(key),
             bytes(sealed),
         ])
-    })
-}
-
-/// Returns whether a device of the user was ever confirmed and is neither disabled nor removed.
-pub fn is_enforced(snapshot: &Snapshot, user: UserId) -> Result<bool, Error> {
-    Ok(ENFORCED.with(|s| s.first(snapshot, &[spi::user(user)], |_| Ok(())))?.is_some())
-}
-
-/// Returns the rows of `totp_status()`.
-pub fn list(snapshot: &Snapshot, user: UserId) -> Result<Vec<Listed>, Error> {
-    LIST.with(|s| s.rows(snapshot, &[spi::user(user)], listed))
-}
-
-fn listed(row: &Row) -> Result<Listed, Error> {
-    Ok(Listed {
-        device: row.must(1)?,
-        state: row.must(2)?,
-        account_name: row.must(3)?,
-        issuer: row.get(4),
-        algorithm: row.must(5)?,
-        digits: row.must(6)?,
-        period: row.must(7)?,
-        version: row.must(8)?,
-        created_at: row.time(9)?,
-        confirmed_at: row.time_or_null(10),
-        used_at: row.time(11)?,
-        uses: row.must(12)?,
-        codes: attempts::counter(row.must(13)?, row.time(14)?),
-        recovery: attempts::counter(row.must(15)?, row.time(16)?),
-        recovery_codes_left: row.must(17)?,
-        approved: row.must(18)?,
     })
 }
