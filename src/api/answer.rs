@@ -97,7 +97,7 @@ impl Answer {
     }
 
     /// The answer for a call that was given this code as its proof. It names no device.
-    pub fn as_proof(self) -> Self {
+    pub fn of_proof(self) -> Self {
         let reason = match self.reason {
             Reason::Accepted => Reason::Accepted,
             Reason::Replayed => Reason::ProofReplayed,

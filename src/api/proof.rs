@@ -29,7 +29,7 @@ pub fn judge(user: UserId, proof: &str) -> Result<Judged, Error> {
     } else {
         (Proof::Code, verify::judge_code(Some(user.as_str()), Some(proof), Scope::Active)?)
     };
-    let answer = answer.as_proof();
+    let answer = answer.of_proof();
     Ok(if answer.is_accepted() { Judged::Good(kind, answer) } else { Judged::Bad(answer) })
 }
 
