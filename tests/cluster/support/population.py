@@ -30,16 +30,11 @@ class Population(NamedTuple):
     is_approved: bool  # whether what is staged counts by its code alone, as all that a release staged
 
 
-OF_LIBRARY = """
-CREATE FUNCTION pg_temp.new_codes(text, integer) RETURNS SETOF text LANGUAGE c AS '$libdir/pg_totp', 'totp_reset_recovery_codes_wrapper'"""
-
-
 def codes_of_the_desk(conn, user_id: str = "alice", count: int = 10) -> list[str]:
-    """totp_reset_recovery_codes() of the library, which the SQL of a release lacks. The library has its totp_recovery_codes() ask for a proof."""
-    conn.execute(OF_LIBRARY)
-    codes = [code for [code] in conn.execute("SELECT pg_temp.new_codes(%s, %s)", [user_id, count])]
-    conn.execute("DROP FUNCTION pg_temp.new_codes(text, integer)")
-    return codes
+    """Recovery codes without a proof. The SQL of 0.1.0 has one function for the user and for the desk."""
+    [is_release] = conn.execute("SELECT to_regproc('totp_reset_recovery_codes') IS NULL").fetchone()
+    function = "totp_recovery_codes" if is_release else "totp_reset_recovery_codes"
+    return [code for [code] in conn.execute(f"SELECT {function}(%s, %s)", [user_id, count])]
 
 
 def populate(db: Database) -> Population:
