@@ -92,7 +92,7 @@ COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
   'Grants a role one capability: verify, enroll, admin, or audit';
 
 -- Arguments as they are, but other properties.
-ALTER FUNCTION @extschema@.totp_enabled(text) COST 300 PARALLEL RESTRICTED;
+ALTER FUNCTION @extschema@.totp_enabled(text) COST 800 PARALLEL RESTRICTED;
 ALTER FUNCTION @extschema@.totp_qr_svg(text) STRICT;
 ALTER FUNCTION @extschema@.totp_qr_png(text, integer) STRICT;
 ALTER FUNCTION @extschema@.totp_qr_text(text) STRICT;
@@ -117,7 +117,7 @@ RETURNS TABLE (device text, state text, account_name text, issuer text, algorith
                version integer, created_at timestamptz, confirmed_at timestamptz, last_used_at timestamptz, uses bigint,
                failures integer, locked_until timestamptz, recovery_codes_left integer, locked boolean,
                recovery_failures integer, recovery_locked boolean, recovery_locked_until timestamptz)
-LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 300
+LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 4000
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_status_v2_wrapper';
 

@@ -122,8 +122,8 @@ def test_a_parallel_worker_refuses_what_may_not_run_there(target):
         force_parallel(conn)
         seen = attack(target, conn, [function._replace(schema="lying") for function in ours])
         refused = {name for name, state in seen if state == "25000"}
-        safe = conn.execute("SELECT array_agg(oid::regprocedure::text) FROM pg_proc WHERE proparallel = 's'").fetchone()[0]
-        assert refused == {function.name for function in ours if function.signature not in safe}
+        unsafe = conn.execute("SELECT array_agg(oid::regprocedure::text) FROM pg_proc WHERE proparallel = 'u'").fetchone()[0]
+        assert refused == {function.name for function in ours if function.signature in unsafe}
         force_parallel(conn, on=False)
         conn.execute("DROP SCHEMA lying CASCADE")
 
