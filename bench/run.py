@@ -33,6 +33,7 @@ SUBJECTS = {
     "application": "Without this extension: an application in Python",
     "rotation": "Key rotation",
     "bulk": "Enrollments, imports, QR codes",
+    "policy": "Row-level security",
     "growth": "Growth",
     "contention": "Contention",
 }

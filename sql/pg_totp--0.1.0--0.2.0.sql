@@ -93,7 +93,7 @@ COMMENT ON TABLE totp.secrets IS 'TOTP secrets, sealed; at most one per device a
 COMMENT ON COLUMN totp.secrets.slot IS 'active: signs in; pending: approved, becomes active with its first good code; proposed: that may need a proof too';
 
 -- Arguments as they are, but other properties.
-ALTER FUNCTION @extschema@.totp_enabled(text) COST 300 PARALLEL RESTRICTED;
+ALTER FUNCTION @extschema@.totp_enabled(text) COST 800 PARALLEL RESTRICTED;
 ALTER FUNCTION @extschema@.totp_qr_svg(text) STRICT;
 ALTER FUNCTION @extschema@.totp_qr_png(text, integer) STRICT;
 ALTER FUNCTION @extschema@.totp_qr_text(text) STRICT;
@@ -146,7 +146,7 @@ RETURNS TABLE (device text, state text, account_name text, issuer text, algorith
                failures integer, locked_until timestamptz, recovery_codes_left integer, locked boolean,
                recovery_failures integer, recovery_locked boolean, recovery_locked_until timestamptz,
                approved boolean)
-LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 300
+LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 4000
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_status_v2_wrapper';
 

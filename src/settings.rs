@@ -25,6 +25,10 @@ static AUDIT_SUCCESS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ACTOR: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static CLOCK: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
+/// PostgreSQL may set our settings in parallel mode: a policy with `totp_enabled` can load the library there, and the values that
+/// are configured would be dropped, for the rest of the session. No function that reads a setting runs in a worker.
+const IN_PARALLEL: GucFlags = GucFlags::from_bits_retain(pg_sys::GUC_ALLOW_IN_PARALLEL as i32);
+
 /// Returns the path of the master key file, if it is set.
 pub fn key_file() -> Option<CString> {
     non_empty(&KEY_FILE)
@@ -258,11 +262,11 @@ fn string(
     context: GucContext,
     flags: GucFlags,
 ) {
-    GucRegistry::define_string_guc(name, about, c"", setting, context, flags);
+    GucRegistry::define_string_guc(name, about, c"", setting, context, flags | IN_PARALLEL);
 }
 
 fn boolean(name: &'static CStr, about: &'static CStr, setting: &'static GucSetting<bool>, context: GucContext) {
-    GucRegistry::define_bool_guc(name, about, c"", setting, context, GucFlags::empty());
+    GucRegistry::define_bool_guc(name, about, c"", setting, context, IN_PARALLEL);
 }
 
 fn integer(
@@ -274,5 +278,5 @@ fn integer(
     context: GucContext,
     flags: GucFlags,
 ) {
-    GucRegistry::define_int_guc(name, about, c"", setting, min, max, context, flags);
+    GucRegistry::define_int_guc(name, about, c"", setting, min, max, context, flags | IN_PARALLEL);
 }

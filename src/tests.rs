@@ -81,6 +81,8 @@ mod tests {
             Error::Uri(UriError::Type) => [UriError::Type.into()],
             Error::Uri(UriError::Encoding) => [UriError::Encoding.into()],
             Error::Uri(UriError::Duplicate) => [UriError::Duplicate.into()],
+            Error::Uri(UriError::Encoder) => [UriError::Encoder.into()],
+            Error::Uri(UriError::Html) => [UriError::Html.into()],
             Error::Uri(UriError::NoSecret) => [UriError::NoSecret.into()],
             Error::Uri(UriError::Secret(_)) => [UriError::Secret(SecretError::Symbol).into()],
             Error::Uri(UriError::Parameter(_)) => [UriError::Parameter(ParameterError::Digits).into()],

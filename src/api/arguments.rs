@@ -22,9 +22,11 @@ pub fn encoding(name: Option<&str>) -> Result<Option<Encoding>, Error> {
     Ok(name.map(Encoding::parse).transpose()?)
 }
 
-/// Returns whether a secret to import is an otpauth URI.
-pub fn is_otpauth_uri(secret: &str) -> bool {
-    secret.trim_ascii_start().get(..8).is_some_and(|start| start.eq_ignore_ascii_case("otpauth:"))
+/// Returns whether a secret to import is an otpauth URI, or another URI if nobody says what it is: then the error names the form,
+/// and not an encoding.
+pub fn is_uri(secret: &str, encoding: Option<&str>) -> bool {
+    let is_otpauth = secret.trim_ascii_start().get(..8).is_some_and(|start| start.eq_ignore_ascii_case("otpauth:"));
+    is_otpauth || (encoding.is_none() && secret.contains("://"))
 }
 
 /// Returns issuer and account name with their defaults. An empty issuer means none, whatever `totp.issuer` says.

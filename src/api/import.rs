@@ -71,7 +71,7 @@ fn import(user: UserId, request: &Import) -> Result<SecretText, Error> {
 fn read_secret(user: UserId, request: &Import) -> Result<OtpauthUri, Error> {
     let secret = request.secret.ok_or(Error::Null("secret"))?;
     let parameters = arguments::parameters(request.algorithm, request.digits, request.period)?;
-    if arguments::is_otpauth_uri(secret) {
+    if arguments::is_uri(secret, request.encoding) {
         if request.encoding.is_some() {
             return Err(Error::UriWithEncoding);
         }

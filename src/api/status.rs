@@ -15,7 +15,7 @@ use crate::timestamp::Timestamp;
 use crate::user::UserId;
 
 /// Returns whether to ask this user for a code: a device was once confirmed, and is neither disabled nor removed.
-#[pg_extern(security_definer, stable, parallel_restricted, cost = 300)]
+#[pg_extern(security_definer, stable, parallel_restricted, cost = 800)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_enabled(user_id: Option<&str>) -> Result<bool, ErrorReport> {
     let Some(user) = UserId::to_find(user_id) else { return Ok(false) };
@@ -23,7 +23,7 @@ fn totp_enabled(user_id: Option<&str>) -> Result<bool, ErrorReport> {
 }
 
 /// Returns one row per secret of the user. For its symbol see `old_sql.rs`.
-#[pg_extern(name = "totp_status", security_definer, stable, parallel_restricted, cost = 300)]
+#[pg_extern(name = "totp_status", security_definer, stable, parallel_restricted, cost = 4000)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_status_v2(
     user_id: Option<&str>,

@@ -81,7 +81,7 @@ impl ReadUri {
     /// Reads an otpauth URI of type `totp`.
     ///
     /// Scheme, type, parameter names, and values of `algorithm` are read in any case, parameters in any order. Unknown
-    /// parameters are ignored; the defaults are SHA1, 6 digits, and 30 seconds, also for an empty parameter.
+    /// parameters that say nothing about the codes are ignored; the defaults are SHA1, 6 digits, and 30 seconds, also for an empty parameter.
     /// Type, secret, algorithm, digits, and period are read strictly. Names are cleaned and refuse nothing: they are for display.
     /// The length of the secret is not checked; see [`Secret::check_length`].
     ///
@@ -92,6 +92,7 @@ impl ReadUri {
             return Err(UriError::TooLong);
         }
         let (label, query) = split(uri.trim_ascii())?;
+        refuse_other_codes(query)?;
         let (issuer, account) = read_names(label, query);
         let secret = read_parameter(query, "secret")?.ok_or(UriError::NoSecret)?;
         Ok(ReadUri { issuer, account, secret: Secret::from_base32(&secret)?, parameters: read_parameters(query)? })
@@ -123,12 +124,25 @@ fn without_fragment(query: &str) -> Result<&str, UriError> {
     }
 }
 
-/// Reads issuer and account of a label `issuer:account` or `account`. The parameter `issuer` wins over the label.
+/// Refuses what would be ignored as an unknown parameter, though the codes depend on it: `encoder`, by which a Steam code has
+/// letters, and a parameter after `&amp;`.
+fn refuse_other_codes(query: &str) -> Result<(), UriError> {
+    if values(query, "encoder").any(|name| !name.is_empty()) {
+        return Err(UriError::Encoder);
+    }
+    let is_given = |name| values(query, name).next().is_some();
+    if ["amp;secret", "amp;algorithm", "amp;digits", "amp;period", "amp;encoder"].into_iter().any(is_given) {
+        return Err(UriError::Html);
+    }
+    Ok(())
+}
+
+/// Reads issuer and account of a label `issuer:account` or `account`, also with a colon after it. The parameter `issuer` wins over the label.
 fn read_names(label: &str, query: &str) -> (Option<String>, Option<String>) {
     let label = names::decode(label);
     let (prefix, account) = label.split_once(':').unwrap_or(("", &label));
     let prefix = names::clean_issuer(prefix);
-    (read_issuer(query, prefix.as_deref()).or(prefix), names::clean_account(account))
+    (read_issuer(query, prefix.as_deref()).or(prefix), names::clean_account(account.trim_end_matches(':')))
 }
 
 /// Reads the parameter `issuer`, the last one that is not empty. `+` is a plus sign, as RFC 3986 has it, unless the label has a
@@ -208,6 +222,12 @@ pub enum UriError {
     /// A known parameter appears twice.
     #[error("duplicate parameter in otpauth URI")]
     Duplicate,
+    /// A parameter `encoder`: the codes are not decimal.
+    #[error("otpauth URI has an encoder")]
+    Encoder,
+    /// A parameter that decides follows `&amp;`.
+    #[error("otpauth URI is escaped for HTML")]
+    Html,
     /// No parameter `secret`.
     #[error("otpauth URI has no secret")]
     NoSecret,
@@ -228,6 +248,8 @@ impl UriError {
             UriError::Type => "Only otpauth://totp/ is supported. The type hotp counts codes and has no time steps.",
             UriError::Encoding => "Two hexadecimal digits must follow each %, and the decoded text must be UTF-8.",
             UriError::Duplicate => "Each of secret, algorithm, digits, and period may be given once.",
+            UriError::Encoder => "Only decimal codes are supported. The encoder steam makes codes with letters.",
+            UriError::Html => "Write & instead of &amp;.",
             UriError::NoSecret => "The parameter secret is required.",
             UriError::Secret(error) => error.detail(),
             UriError::Parameter(error) => error.detail(),

@@ -145,6 +145,8 @@ fn an_absent_name_is_none() {
         assert_eq!(names(label, "").1, "", "{label:?}");
     }
     assert_eq!(names("Heroku:", "&issuer=Heroku"), named("Heroku", ""));
+    assert_eq!(names("Ex:alice:", ""), named("Ex", "alice"));
+    assert_eq!(names("Ex:alice%3A%3A", ""), named("Ex", "alice"));
     let (issuer, account, ..) = read(&format!("otpauth://totp?secret={SECRET}&image=https://example.com/a")).unwrap();
     assert_eq!((issuer, account), (None, None));
 }
@@ -214,6 +216,28 @@ fn other_uris_are_refused() {
     assert!(read(&long(8192)).is_ok());
     assert_eq!(read(&long(8193)), Err(UriError::TooLong));
     assert_eq!(read(&long(1 << 20)), Err(UriError::TooLong));
+}
+
+#[test]
+fn a_parameter_that_changes_the_codes_is_not_ignored() {
+    for bad in
+        ["&encoder=steam", "&Encoder=STEAM", "&encoder=%73team", "&digits=5&encoder=steam", "&encoder=&encoder=x"]
+    {
+        assert_eq!(parameters(bad), Err(UriError::Encoder), "{bad:?}");
+    }
+    assert_eq!(parameters("&encoder=&encoder"), Ok(Parameters::default()));
+}
+
+#[test]
+fn what_is_escaped_for_html_is_refused_where_it_decides() {
+    for bad in
+        ["&amp;digits=8", "&amp;period=60", "&issuer=Ex&AMP;Algorithm=SHA256", "&amp;secret=A", "&amp;encoder=steam"]
+    {
+        assert_eq!(parameters(bad), Err(UriError::Html), "{bad:?}");
+    }
+    assert_eq!(read(&format!("otpauth://totp/a?issuer=Ex&amp;secret={SECRET}")), Err(UriError::Html));
+    assert_eq!(names("Ex:a", "&amp;issuer=Ex&amp;image=x"), named("Ex", "a"));
+    assert_eq!(names("Ex:a", "&issuer=R&amp;D"), named("R", "a"));
 }
 
 #[test]

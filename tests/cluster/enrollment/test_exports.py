@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pyotp
 import pytest
 from test_uri_round_trip import DIGESTS, Fields, of_row, read_back, run
+from totp import error_of
 
 SECRET = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"
 LONG = SECRET * 2
@@ -74,6 +75,16 @@ FORMS = {
                        "a@example.com", otpauth=REFUSED, otplib=REFUSED),
     "a form encoder": form("otpauth://totp/Test%20Issuer:a@example.com?issuer=Test+Issuer&secret=SECRET", "Test Issuer", "a@example.com",
                            otpauth=("Test+Issuer", "a@example.com"), otplib=("Test+Issuer", "a@example.com")),
+    "Ente": form("otpauth://totp/Example:a?algorithm=sha1&digits=6&issuer=Example&period=30&secret=SECRET&codeDisplay=%7B%22pinned%22%3Afalse%7D", "Example", "a",
+                 pyotp=REFUSED),
+    "FreeIPA": form("otpauth://totp/admin@EXAMPLE.TEST:6f1a0c2e?digits=6&secret=SECRET&period=30&algorithm=sha1&issuer=admin%40EXAMPLE.TEST",
+                    "admin@EXAMPLE.TEST", "6f1a0c2e", pyotp=REFUSED),
+    "SHA-1, as the Web Crypto API has it": form("otpauth://totp/Example:a?secret=SECRET&algorithm=SHA-1&digits=6&period=30&charSet=0123456789", "Example", "a",
+                                                pyotp=REFUSED, otpauth=REFUSED),
+    "Twitch, padding too long": form("otpauth://totp/Twitch:a?secret=SECRET%3D%3D%3D%3D&issuer=Twitch", "Twitch", "a", pyotp=REFUSED),
+    "Blizzard, a colon after the name": form("otpauth://totp/Blizzard:US-1234:?secret=SECRET&issuer=Blizzard&digits=8", "Blizzard", "US-1234", digits=8,
+                                            pyotp=("Blizzard", "US-1234:"), otpauth=("Blizzard", "US-1234:"), otplib=("Blizzard", "US-1234:")),
+    "OPNsense, escaped for HTML": form("otpauth://totp/Example:a?secret=SECRET&amp;issuer=Example", "Example", "a", otpauth=REFUSED),
     "no label": form("otpauth://totp/?secret=SECRET", "", "", pyotp=("", "Secret"), otpauth=REFUSED),
     "a percent sign": form("otpauth://totp/50%:a?secret=SECRET", "50", "a", pyotp=("50%", "a"), otpauth=REFUSED, otplib=REFUSED),
     "another direction": form("otpauth://totp/%E2%80%AEExample:a?secret=SECRET", "Example", "a", pyotp=("\u202eExample", "a"),
@@ -91,6 +102,19 @@ def test_we_read_all_of_them(conn):
         assert found[number] == fields(form_, form_.issuer, form_.account or f"user {number}"), name
 
 
+OTHER_CODES = {
+    "KeePassXC, Steam": "otpauth://totp/Steam:a?secret=SECRET&issuer=Steam&encoder=steam",
+    "KeePassXC, Steam, with five digits": "otpauth://totp/Steam:a?secret=SECRET&period=30&digits=5&issuer=Steam&encoder=steam",
+    "escaped for HTML": "otpauth://totp/Example:a?secret=SECRET&amp;issuer=Example&amp;digits=8&amp;period=60",
+}
+
+
+@pytest.mark.parametrize("uri", OTHER_CODES.values(), ids=OTHER_CODES)
+def test_a_uri_is_refused_if_its_codes_may_be_others(conn, uri):
+    """Imported, none of its codes would be right, or only those of an app that reads it wrongly."""
+    assert error_of(conn, "SELECT totp_import('u', %s, confirmed => true)", [uri.replace("SECRET", SECRET)]).sqlstate == "22023"
+
+
 def of_pyotp(uri: str) -> Fields | None:
     try:
         totp = pyotp.parse_uri(uri)
@@ -102,7 +126,7 @@ def of_pyotp(uri: str) -> Fields | None:
 
 def of_npm(package: str) -> list[Fields | None]:
     rows = run("node", "tests/clients/node/parse-uris.js", package, lines=[form_.uri for form_ in FORMS.values()])
-    return [row and of_row(row[0] or "", row[1], row[2].upper(), *row[3:]) for row in map(json.loads, rows)]
+    return [row and of_row(row[0] or "", row[1], row[2].upper().rstrip("="), *row[3:]) for row in map(json.loads, rows)]
 
 
 @pytest.mark.parametrize("reader", ["pyotp", "otpauth", "otplib"])

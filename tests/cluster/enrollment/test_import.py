@@ -53,7 +53,6 @@ NOT_BASE32 = {
     "full-width letters": "ＮＱ３ＹＸＨ６ＤＫＲ５ＶＺ２ＴＭ" * 2, "cyrillic a": SECRET[:31] + "А", "kelvin sign": SECRET[:31] + "\u212a",
     "hangul filler": SECRET[:16] + "\u3164" + SECRET[16:], "control character": SECRET[:16] + "\x01" + SECRET[16:],
     "one character too many": SECRET + "A", "three too many": SECRET + "AAA", "six too many": SECRET + "AAAAAA",
-    "other scheme": f"https://totp/alice?secret={SECRET}", "migration URI": "otpauth-migration://offline?data=CjEKCkhlbGxvId6tvu8", "steam URI": f"steam://{SECRET}",
     "1024 separators": SECRET + "-" * 1024, "a megabyte": SECRET * 32768, "a megabyte of nothing": " " * 1_000_000,
 }
 
@@ -129,6 +128,23 @@ def test_a_secret_has_16_to_128_bytes_or_from_10_if_weak_ones_are_allowed(conn, 
 
 # --- otpauth URIs ----------------------------------------------------------------------------
 
+OTHER_URIS = [f"https://totp/alice?secret={SECRET}", "otpauth-migration://offline?data=CjEKCkhlbGxvId6tvu8", f"steam://{SECRET}", f"apple-otpauth://totp/a?secret={SECRET}",
+              f'"{uri_of(SECRET)}"', "://"]
+
+
+@pytest.mark.parametrize("uri", OTHER_URIS)
+def test_another_uri_is_refused_as_one_and_not_as_another_encoding(conn, quick_db, uri):
+    """Told to name an encoding, somebody would import the text of the URI as raw bytes, and no code would ever be right."""
+    for given in ({}, {"encoding": None}):
+        error = refused(conn, quick_db, "alice", uri, allow_weak=True, **given)
+        assert (error.diag.message_primary, error.diag.message_hint) == ("invalid otpauth URI", None)
+    assert stored(conn) == NOTHING
+
+
+def test_raw_bytes_may_look_like_a_uri(conn):
+    assert import_(conn, "alice", "a://0123456789abcd", encoding="raw") == uri_of(base32(b"a://0123456789abcd"), algorithm="SHA1", digits=6, period=30)
+
+
 CANONICAL = f"otpauth://totp/Example:alice?secret={SECRET}&issuer=Example&algorithm=SHA256&digits=8&period=60"
 
 
@@ -142,7 +158,7 @@ def test_parameters_may_come_in_any_order(conn):
     f"OTPAUTH://TOTP/Example:alice?SECRET={SECRET}&ISSUER=Example&ALGORITHM=SHA256&DIGITS=8&PERIOD=60",
     f"otpAuth://Totp/Example:alice?Secret={SECRET}&Issuer=Example&Algorithm=sha256&Digits=8&pErIoD=60",
     CANONICAL.replace(SECRET, SECRET.lower()), CANONICAL.replace(SECRET, "%20".join([SECRET[:16], SECRET[16:]])),
-    CANONICAL.replace(SECRET, SECRET[:16] + "-" + SECRET[16:]), CANONICAL.replace(SECRET, SECRET + "%3D%3D"),
+    CANONICAL.replace(SECRET, SECRET[:16] + "-" + SECRET[16:]), CANONICAL.replace(SECRET, SECRET[:16] + " " + SECRET[16:]), CANONICAL.replace(SECRET, SECRET + "%3D%3D"),
     CANONICAL.replace(SECRET, SECRET + "===="), CANONICAL.replace(SECRET, "".join(f"%{ord(c):02x}" for c in SECRET)),
     CANONICAL.replace("SHA256", "SHA-256"), CANONICAL.replace("SHA256", "HmacSHA256"),
     CANONICAL.replace(":", "%3A", 2).replace("otpauth%3A", "otpauth:"), CANONICAL.replace("Example:", "Example%3a"),

@@ -189,7 +189,7 @@ def test_a_scale_out_of_range_is_refused(conn, scale):
     assert error.sqlstate == "22023" and "1 to 32" in error.diag.message_detail
 
 
-# --- Too long, NULL ---------------------------------------------------------------------------
+# --- Too long ---------------------------------------------------------------------------------
 
 FUNCTIONS = ["totp_qr_svg", "totp_qr_png", "totp_qr_text"]
 

@@ -272,6 +272,20 @@ def test_an_update_waits_for_open_transactions_that_have_signed_in(old_db):
     assert is_up_to_date(old_db)
 
 
+def test_a_prepared_statement_that_names_its_columns_goes_on_over_the_update(old_db):
+    """Poolers and drivers prepare for as long as a connection lives. PostgreSQL refuses new columns there, as docs/operations/upgrade.md says."""
+    statements = {"named": "SELECT accepted, reason FROM totp_check('nobody', '000000')", "status": "SELECT device, state FROM totp_status('nobody')",
+                  "verify": "SELECT totp_verify('nobody', '000000')", "star": "SELECT * FROM totp_check('nobody', '000000')"}
+    with closing(old_db.connect()) as session:
+        for name, query in statements.items():
+            session.execute(f"PREPARE {name} AS {query}")
+        before = {name: session.execute(f"EXECUTE {name}").fetchall() for name in statements}
+        old_db.execute("ALTER EXTENSION pg_totp UPDATE")
+        assert error_of(session, "EXECUTE star").sqlstate == "0A000"
+        for name in ("named", "status", "verify"):
+            assert session.execute(f"EXECUTE {name}").fetchall() == before[name]
+
+
 def test_an_update_that_is_rolled_back_leaves_the_old_version(old_db):
     before = installed(old_db)
     with closing(old_db.connect()) as conn, closing(old_db.connect()) as other:

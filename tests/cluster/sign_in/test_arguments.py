@@ -1,9 +1,10 @@
 """Every argument of every function at its limits: what is accepted, what is 22023, and what is false."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import pytest
-from totp import NOON, SECRET, code_at, enroll, error_of, fix_clock, verify
+from totp import NOON, SECRET, active_user, code_at, enroll, error_of, fix_clock, verify, wrong_codes
 
 MEGABYTE = "x" * 1_000_000
 MANY_DIGITS = "1" * 1_000_000
@@ -206,6 +207,16 @@ def test_a_code_of_another_length_is_malformed(conn):
             check = conn.execute("SELECT reason FROM totp_check(%s, %s)", [user_id, code_at(secret, NOON, digits=other)])
             assert check.fetchone() == ("malformed",)
         assert verify(conn, user_id, code_at(secret, NOON, digits=digits)) is True
+
+
+@pytest.mark.parametrize("query", ["SELECT (totp_check('alice', code)).* FROM codes", "SELECT codes, (totp_check('alice', code)).* FROM codes",
+                                   "SELECT * FROM codes, totp_check('alice', code)", "SELECT totp_check('alice', code) FROM codes"])
+def test_a_call_is_one_call_however_its_columns_are_selected(conn, query):
+    """PostgreSQL writes `(f()).*` out as one call for each column, but makes one of equal calls of a function with RETURNS TABLE."""
+    secret = active_user(conn)
+    with_codes = f"WITH codes (code) AS (SELECT unnest(%s::text[])) {query}"
+    conn.execute(with_codes, [[code_at(secret, NOON), *islice(wrong_codes(secret, NOON), 3)]])
+    assert conn.execute("SELECT uses, failures FROM totp_status('alice')").fetchone() == (2, 3)
 
 
 # --- Times from 0 to the year 9999 ------------------------------------------------------

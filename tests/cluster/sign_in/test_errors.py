@@ -95,13 +95,15 @@ def test_parallel_mode_is_refused(forced_parallel):
     for call in [*WRITERS, "SELECT * FROM totp_keys()"]:
         error = error_of(conn, "SELECT lie(%s)", [call.format(code=code_at(secret, NOON), recovery_code=NO_CODE)])
         assert error.sqlstate == "25000", (call, error)
+    for call, answer in (("SELECT totp_enabled('alice')", "true"), ("SELECT state FROM totp_status('alice')", "active")):
+        assert conn.execute("SELECT lie(%s)", [call]).fetchone() == (answer,)  # they write nothing
     force_parallel(conn, False)
     assert conn.execute("SELECT state, uses, failures FROM totp_status('alice')").fetchone() == ("active", 1, 0)
     assert verify(conn, "alice", code_at(secret, NOON)) is True
 
 
 def test_a_plain_call_under_forced_parallel_mode_works(forced_parallel):
-    """The functions are PARALLEL UNSAFE or RESTRICTED, so PostgreSQL keeps them out of workers."""
+    """The functions are PARALLEL UNSAFE or RESTRICTED, so PostgreSQL keeps queries that name them out of workers."""
     secret = active_user(forced_parallel)
     assert verify(forced_parallel, "alice", code_at(secret, NOON)) is True
     assert verify(forced_parallel, "alice", code_at(secret, NOON)) is False
