@@ -171,6 +171,18 @@ def test_too_many_devices_burn_no_proof(conn, alice):
     assert confirm(conn, code_at(new, NOON), "new", alice[0]) is True
 
 
+def test_a_call_that_must_fail_burns_no_proof(conn, alice):
+    """A transaction that has copied rows changed in place may use no code of a row that it made itself."""
+    conn.execute("BEGIN")
+    for _ in range(2):
+        import_secret(conn, "carol", OTHER_SECRET)
+    new = enroll(conn, "alice", device="new")
+    error = error_of(conn, "SELECT totp_confirm('alice', %s, 'new', %s)", [code_at(new, NOON), alice[0]])
+    assert error.sqlstate == "55000"
+    conn.execute("ROLLBACK")
+    assert codes_left(conn) == 10
+
+
 def test_the_code_of_the_new_secret_counts_once(conn, alice, new):
     conn.execute("BEGIN")
     assert confirm(conn, code_at(new, NOON), "new", alice[0]) is True

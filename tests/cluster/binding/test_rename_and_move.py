@@ -129,6 +129,20 @@ def test_the_desk_moves_within_a_user_too(conn, alice):
     assert check(conn, "alice", good())[1:3] == ("accepted", "phone")
 
 
+def test_what_was_staged_is_in_nobody_s_way(conn, alice):
+    enroll(conn, "bob", device="token")
+    assert move(conn) is True
+    assert slots(conn, "bob") == [("token", "active")]
+    assert [row[1:3] for row in events(conn, "removed")] == [("bob", "token")]
+
+
+def test_a_full_house_moves_within_itself(conn, alice):
+    for number in range(9):
+        import_secret(conn, "alice", chr(ord("A") + number) * 31 + "Q", device=f"d{number}")
+    assert move(conn, new_user_id="alice", new_device="phone") is True
+    assert len(slots(conn)) == 10
+
+
 def test_there_is_nothing_to_move(conn, alice):
     enroll(conn, "alice", device="staged")
     for user_id, device in [("alice", "none"), ("nobody", "old"), ("alice", "staged")]:
