@@ -109,6 +109,8 @@ struct Attempt<'a> {
     is_known_user: bool,
     /// A secret of the user was confirmed once.
     has_mfa: bool,
+    /// The support desk has staged a secret.
+    has_staged: bool,
 }
 
 /// A code that belongs to a secret, and the step that it is of.
@@ -188,6 +190,7 @@ fn prepare<'a>(
     let (seen, counter) = attempts.zip(counter).ok_or(Error::RowsAltered)?;
     let is_known_user = candidates.iter().any(|s| !s.is_own);
     let has_mfa = candidates.iter().any(|s| s.is_enforced);
+    let has_staged = candidates.iter().any(|s| s.secret.slot == Slot::Pending);
     let odds = within_odds(policy, &candidates, has_mfa, now);
     match scope.retain(&mut candidates, has_mfa, now) {
         Err(Reason::NotEnrolled) => return Ok(ControlFlow::Break(Answer::not_enrolled())),
@@ -209,6 +212,7 @@ fn prepare<'a>(
         candidates,
         is_known_user,
         has_mfa,
+        has_staged,
     }))
 }
 
@@ -330,14 +334,15 @@ impl<'a> Matched<'a> {
         let used = self.open_used()?;
         let floor = self.floor();
         let Self { attempt, row, found, step, .. } = self;
-        // Who can only enroll knows the codes of such a secret. They clear no count.
-        let is_proposed = found.secret.slot == Slot::Proposed;
+        // Who can only enroll knows the codes of a proposed secret. They clear no count of guesses at what the support desk has
+        // staged.
+        let clears = found.secret.slot != Slot::Proposed || !attempt.has_staged;
         let outcome = inplace::change_two(row, used, |attempts: &mut Attempts, used: &mut UsedCode| {
             let judgement = otp::judge(attempts.codes, &attempt.policy, attempt.now.0, used.step, Some(step), floor);
             if judgement.verdict == Verdict::Accepted {
                 *used = used.with_use(judgement.burnt, attempt.now);
             }
-            if !is_proposed {
+            if clears {
                 attempts.codes = judgement.counter;
             }
             (judgement.verdict, attempts.codes)
