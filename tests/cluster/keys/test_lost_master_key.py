@@ -112,7 +112,7 @@ def tried(key_cluster, db) -> str:
     """A key was tried with a user who was removed again, and then thrown away; its fingerprint."""
     with session(db) as conn:
         enroll(conn, "tester")
-        conn.execute("SELECT totp_recovery_codes('tester'), totp_remove('tester')")
+        conn.execute("SELECT totp_reset_recovery_codes('tester'), totp_remove('tester')")
     fingerprint = fingerprint_of_current(db)
     replace_key_file(key_cluster, f"{NEW}\n")
     return fingerprint
@@ -139,7 +139,7 @@ def test_a_key_that_sealed_anything_is_not_to_be_forgotten(key_cluster, db, kept
     with session(db) as conn:
         assert verify(conn, "alice", code_at(enroll(conn, "alice"), NOON)) is True
         if kept == "recovery codes":
-            conn.execute("SELECT totp_recovery_codes('alice'), totp_remove('alice', 'default')")
+            conn.execute("SELECT totp_reset_recovery_codes('alice'), totp_remove('alice', 'default')")
         conn.execute("SELECT totp.rotation_begin(1000)")
     fingerprint = fingerprint_of_current(db)
     replace_key_file(key_cluster, f"{NEW}\n")
