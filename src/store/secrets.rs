@@ -209,14 +209,18 @@ statement!(reads SEALED(TEXTOID), c"
 SELECT device, slot, secret_id, version, key_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
  ORDER BY slot, device");
 statement!(reads EXPORT(TIMESTAMPTZOID), c"
-SELECT user_id, CASE WHEN disabled_at IS NOT NULL THEN 'disabled' ELSE slot END AS state, issuer, account_name,
+SELECT user_id,
+       CASE WHEN disabled_at IS NOT NULL THEN 'disabled' WHEN slot = 'active' THEN 'active' ELSE 'pending' END AS state,
+       issuer, account_name,
        device, slot, secret_id, version, key_id, sealed, algorithm, digits, period
-  FROM totp.secrets
- WHERE slot <> 'proposed' AND (expires_at IS NULL OR expires_at > $1)
+  FROM totp.secrets s
+ WHERE (expires_at IS NULL OR expires_at > $1)
+   AND (slot <> 'proposed'
+        OR NOT EXISTS (SELECT FROM totp.secrets m WHERE m.user_id = s.user_id AND m.enforced_since IS NOT NULL))
  ORDER BY user_id, device, slot");
 statement!(reads LABELS(TEXTOID, TEXTOID), c"
 SELECT issuer, account_name, algorithm, digits, period FROM totp.secrets
- WHERE user_id = $1 AND device = $2 AND slot <> 'proposed'
+ WHERE user_id = $1 AND device = $2
  ORDER BY slot LIMIT 1");
 statement!(writes SET_DISABLED(TEXTOID, TEXTOID, TIMESTAMPTZOID), c"
 UPDATE totp.secrets SET disabled_at = $3
@@ -329,8 +333,8 @@ pub fn sealed_of_user(snapshot: &Snapshot, user: UserId) -> Result<Vec<SealedSec
     SEALED.with(|s| s.rows(snapshot, &[spi::user(user)], |row| SealedSecret::read(row, 1)))
 }
 
-/// Returns the secrets of all users, except pending ones that have expired, and those that nobody has approved: an import
-/// approves.
+/// Returns the secrets of all users, except pending ones that have expired, and those that nobody has approved, of
+/// a user who has MFA: an import approves.
 pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Error> {
     EXPORT.with(|s| {
         s.rows(snapshot, &[time(now)], |row| {
@@ -345,7 +349,7 @@ pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Erro
     })
 }
 
-/// Returns issuer, account name, and parameters of a device, but none that were only proposed.
+/// Returns issuer, account name, and parameters of a device: of what was only proposed if there is nothing else.
 pub fn labels(snapshot: &Snapshot, user: UserId, device: DeviceName) -> Result<Option<Labels>, Error> {
     LABELS.with(|s| {
         s.first(snapshot, &[spi::user(user), text(device.as_str())], |row| {

@@ -152,7 +152,7 @@ def test_users_sign_in_while_the_extension_is_updated(old):
             assert enabled(conn, user) is True
             assert [verify(conn, user, code) for code in (code_of(user, step % 2), code_of(user, step % 2), wrong_code(code_of(user)))] == [True, False, False]
             states.append([_state_of(conn, f"SELECT * FROM {call}", [user]) for call in changed])
-        assert states == [[None, None, None, "42501"], ["42804", "42804", None, "42501"], [None, None, "42883", "42883"], [None, None, None, "42501"]]
+        assert states == [[None] * 4, ["42804", "42804", None, "42501"], [None, None, "42883", "42883"], [None, None, None, "42501"]]
         assert check(conn, user, "1").retry_after is None
 
 

@@ -172,8 +172,6 @@ def test_an_export_and_import_approves_nothing(conn, web, alice):
 
 
 def test_a_reset_takes_nothing_from_what_was_only_staged(conn, web, alice):
-    enroll(web, "alice", device="mine", issuer="Evil", digits=8)
-    assert error_of(conn, "SELECT totp_reset('alice', 'mine')").sqlstate == "42704"
     enroll(web, "alice", device="old", issuer="Evil", digits=8)
     assert "Evil" not in conn.execute("SELECT otpauth_uri FROM totp_reset('alice', 'old')").fetchone()[0]
 

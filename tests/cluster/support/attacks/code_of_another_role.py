@@ -51,12 +51,12 @@ JUDGES = {
 }
 WRITES = {
     "totp_enroll": "public.totp_enroll('mallory')",
+    "totp_rename_device": "public.totp_rename_device('mallory', 'default', 'new')",
+    "totp_unenroll": "public.totp_unenroll('mallory', NULL, 'new')",
     "totp_import": f"public.totp_import('mallory', '{OTHER_SECRET}')",
     "totp_recovery_codes": f"public.totp_recovery_codes('alice', proof => '{good(1)}')",
     "totp_reset_recovery_codes": "public.totp_reset_recovery_codes('alice')",
-    "totp_rename_device": "public.totp_rename_device('mallory', 'default', 'new')",
     "totp_move_device": "public.totp_move_device('alice', 'phone', 'trudy', 'phone')",
-    "totp_unenroll": "public.totp_unenroll('mallory', NULL, 'new')",
     "totp_unlock": "public.totp_unlock('alice')",
     "totp_disable": "public.totp_disable('alice')",
     "totp_enable": "public.totp_enable('alice')",
