@@ -45,7 +45,7 @@ def _measure(conn, figure):
 
     yield from _rotations(conn, figure, f"{USERS:,} secrets", "totp.secrets")
     fixture.say("a set of recovery codes for each user")
-    conn.execute("SELECT count(c) FROM users, totp_recovery_codes(user_id) c")
+    conn.execute("SELECT count(c) FROM users, totp_reset_recovery_codes(user_id) c")
     conn.execute("VACUUM (ANALYZE)")
     yield _row(conn, figure, "recovery_codes")
     yield from _rotations(conn, figure, f"{USERS:,} secrets and as many sets of ten recovery codes", "totp.secrets, totp.recovery_codes")

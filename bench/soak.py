@@ -157,7 +157,7 @@ class Session(threading.Thread):
         self.done["recovered"] += 1
 
     def new_recovery_codes(self, user: User) -> None:
-        user.recovery = [code for [code] in self.conn.execute("SELECT totp_recovery_codes(%s, 3)", [user.user_id])]
+        user.recovery = [code for [code] in self.conn.execute("SELECT totp_reset_recovery_codes(%s, 3)", [user.user_id])]
         self.done["recovery sets"] += 1
 
     def value(self, query: str, *parameters):

@@ -69,17 +69,22 @@ expect totp_verify f
 run "SELECT accepted, reason FROM totp_check('alice', '$code')"
 expect reason replayed
 
-note 'A new phone: enroll again. Its first good code makes the new secret the one that counts.'
+note 'A new phone: enroll again. Its first good code is not enough, since alice has MFA now.'
 run "SELECT * FROM totp_enroll('alice', issuer => 'Demo')"
 new=$(secret_of "$answer")
 app "$new"
-run "SELECT totp_confirm('alice', '$code')"
+first=$code
+run "SELECT accepted, reason FROM totp_check_confirm('alice', '$first')"
+expect reason proof_required
+
+note 'With a code of the old phone, that nobody has used, as proof, the new secret is the one that counts.'
+app "$old" 'now + 30 seconds'
+run "SELECT totp_confirm('alice', '$first', proof => '$code')"
 expect totp_confirm t
 
-note 'The old secret is dead: its next code, which nobody has used, is refused. That of the new one is accepted.'
-app "$old" 'now + 30 seconds'
-run "SELECT totp_verify('alice', '$code')"
-expect totp_verify f
+note 'The old secret is dead: its code is not even a used one. That of the new one is accepted.'
+run "SELECT reason FROM totp_check('alice', '$code')"
+expect reason wrong
 app "$new" 'now + 30 seconds'
 run "SELECT totp_verify('alice', '$code')"
 expect totp_verify t
