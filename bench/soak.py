@@ -107,7 +107,7 @@ class Session(threading.Thread):
 
     def check(self, user: User, code: str, expected: str) -> None:
         before = time.time()
-        query = "SELECT reason, coalesce(extract(epoch FROM nullif(retry_at, 'infinity')), 0)::float8 FROM totp_check(%s, %s)"
+        query = "SELECT reason, coalesce(extract(epoch FROM retry_at), 0)::float8 FROM totp_check(%s, %s)"
         reason, retry_at = self.conn.execute(query, [user.user_id, code]).fetchone()
         after = time.time()
         allowed = {"locked"} if after < user.retry_at else {expected} if before >= user.retry_at else {"locked", expected}
@@ -127,9 +127,14 @@ class Session(threading.Thread):
         return user
 
     def replace(self, user: User) -> None:
-        if time.time() < user.retry_at:
+        """Enrolls again, and confirms with a recovery code as proof."""
+        if time.time() < user.retry_at or not user.recovery:
             return
-        self.new_secret(user)
+        codes = pyotp.TOTP(self.value("SELECT secret FROM totp_enroll(%s)", user.user_id))
+        step = int(time.time()) // 30
+        if self.value("SELECT totp_confirm(%s, %s, proof => %s)", user.user_id, codes.at(step * 30), user.recovery.pop()) is not True:
+            raise AssertionError(f"totp_confirm did not return True for {user.user_id}")
+        user.codes, user.used_step = codes, step
         self.deleted["used_codes"] += 1
         self.done["replaced"] += 1
 
@@ -154,6 +159,7 @@ class Session(threading.Thread):
         for expected in (True, False):
             if self.value("SELECT totp_recover(%s, %s)", user.user_id, code) is not expected:
                 raise AssertionError(f"totp_recover did not return {expected} for {user.user_id}")
+        user.retry_at = 0  # a good one ends the lock of codes
         self.done["recovered"] += 1
 
     def new_recovery_codes(self, user: User) -> None:
