@@ -1,0 +1,32 @@
+"""docs/standards.md: each requirement says what shows it, and the inventory of the cryptography is that of the sources."""
+
+import re
+import tomllib
+
+from check import ROOT
+
+STANDARDS = (ROOT / "docs/standards.md").read_text()
+SHOWN_BY = r"(?:`(?:tests|crates|examples)/[\w/-]+\.(?:py|rs)::\w+`|the application's|the operator's|not met|-)"
+INVENTORY = dict(re.findall(r"`([\w-]+)` (\d+\.\d+\.\d+)", STANDARDS.partition("## Inventory of the cryptography")[2]))
+OTHER_LIBRARIES = {"data-encoding", "hex", "libc", "otp", "percent-encoding", "pgrx", "pgrx-tests", "png", "qrcodegen", "seal", "thiserror"}
+
+
+def test_every_requirement_names_its_tests_or_says_that_there_is_none():
+    """In the tables "requirement | how | test". references.py looks for the tests."""
+    rows = re.findall(r"^\| (?!requirement |---)([^|]+) \| ([^|]+) \| ([^|]+) \|$", STANDARDS, re.MULTILINE)
+    assert len(rows) > 90
+    for requirement, _, shown_by in rows:
+        assert re.fullmatch(rf"{SHOWN_BY}(?:, {SHOWN_BY})*", shown_by.strip()), requirement
+
+
+def test_the_inventory_has_the_versions_of_the_lock_file():
+    locked = tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]
+    assert INVENTORY
+    for name, version in INVENTORY.items():
+        assert [package["version"] for package in locked if package["name"] == name] == [version], name
+
+
+def test_the_inventory_has_every_cryptographic_library():
+    manifests = [tomllib.loads((ROOT / folder / "Cargo.toml").read_text()) for folder in (".", "crates/otp", "crates/seal")]
+    libraries = {name for manifest in manifests for name in manifest["dependencies"]} - OTHER_LIBRARIES
+    assert libraries and libraries <= set(INVENTORY)
