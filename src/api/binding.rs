@@ -72,15 +72,15 @@ pub fn make_room(user: UserId, device: DeviceName, now: Timestamp) -> Result<(),
     if count < settings::max_devices() { Ok(()) } else { Err(Error::TooManyDevices) }
 }
 
-/// Makes room for a proposed secret: a user has at most `totp.max_devices`, and the oldest one of another device goes. But not
-/// one that alone shows that the user has MFA, since all others of its device are gone.
+/// Makes room for a proposed secret: a user has at most `totp.max_devices`, and the oldest one of another device goes. But if
+/// the active secrets are lost, those that were staged to replace them stay: they alone show that the user has MFA.
 pub fn make_room_for_proposed(user: UserId, device: DeviceName, now: Timestamp) -> Result<(), Error> {
     let existing = secrets::of_user(&Snapshot::latest(), user)?;
     let mut others: Vec<_> = existing.iter().filter(|s| s.device() != device && s.slot == Slot::Proposed).collect();
     others.sort_by_key(|s| (s.codes.created_at, s.secret_id));
     let too_many = (others.len() + 1).saturating_sub(settings::max_devices());
-    let holders = existing.iter().filter(|s| s.enforced_since.is_some()).count();
-    others.retain(|s| s.enforced_since.is_none() || holders > 1);
+    let is_shown_by_others = existing.iter().any(|s| s.enforced_since.is_some() && s.slot != Slot::Proposed);
+    others.retain(|s| s.enforced_since.is_none() || is_shown_by_others);
     others.iter().take(too_many).try_for_each(|oldest| remove(user, oldest, now))
 }
 

@@ -2,10 +2,9 @@
 //!
 //! Owns the columns of `totp_status`. Must never return anything that is sealed.
 
+use otp::Counter;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
-
-use otp::Counter;
 
 use crate::clock;
 use crate::settings;
