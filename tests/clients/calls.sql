@@ -28,20 +28,21 @@ DECLARE
   uri     CONSTANT text := 'otpauth://totp/Example:alice?issuer=Example&secret=' || secret;
   now_    CONSTANT timestamptz := current_setting('totp.clock');
   code    CONSTANT text := totp_code_at(secret, now_);
+  next    CONSTANT text := totp_code_at(secret, now_ + interval '30 s');
   of_new  CONSTANT text := totp_code_at(new, now_);
   other   CONSTANT text := substr(md5(client), 1, 16); -- the fingerprint of a master key that nobody has
   codes   text[];
   name    text;
 BEGIN
   PERFORM totp_forget_unreadable(master_key) FROM totp_keys() WHERE NOT master_key_loaded; -- of a client that failed
-  FOREACH name IN ARRAY ARRAY['active', 'checked', 'locked', 'waiting', 'devices', 'lost'] LOOP
+  FOREACH name IN ARRAY ARRAY['active', 'checked', 'locked', 'waiting', 'devices', 'own', 'stock', 'lost'] LOOP
     PERFORM totp_import(client || '/' || name, secret, issuer => 'Example', confirmed => true);
   END LOOP;
   FOREACH name IN ARRAY ARRAY['pending', 'first', 'locked', 'waiting'] LOOP
     PERFORM totp_import(client || '/' || name, new, device => 'new');
   END LOOP;
-  codes := ARRAY(SELECT totp_recovery_codes(client || '/active'));
-  PERFORM totp_recovery_codes(client || '/' || n) FROM unnest(ARRAY['locked', 'waiting', 'lost']) AS n;
+  codes := ARRAY(SELECT totp_reset_recovery_codes(client || '/active'));
+  PERFORM totp_reset_recovery_codes(client || '/' || n) FROM unnest(ARRAY['locked', 'waiting', 'lost']) AS n;
 
   -- One is locked without end, one for half a minute.
   UPDATE totp.attempts SET (failures, recovery_failures, locked_until, recovery_locked_until, last_failed_at)
@@ -82,7 +83,12 @@ BEGIN
       ('totp_status($1)', ARRAY[client || '/active'], NULL),
       ('totp_status($1)', ARRAY[client || '/waiting'], NULL),
       ('totp_status($1)', ARRAY[client || '/locked'], NULL),
-      ('totp_recovery_codes($1)', ARRAY[client || '/devices'], NULL),
+      ('totp_recovery_codes($1, proof => $2)', ARRAY[client || '/devices', code], NULL),
+      ('totp_recovery_codes($1)', ARRAY[client || '/devices'], '42501'),
+      ('totp_reset_recovery_codes($1)', ARRAY[client || '/devices'], NULL),
+      ('totp_rename_device($1, ''default'', ''phone'', proof => $2)', ARRAY[client || '/own', code], NULL),
+      ('totp_unenroll($1, $2)', ARRAY[client || '/own', next], NULL),
+      ('totp_move_device($1, ''default'', $2, ''token'')', ARRAY[client || '/stock', client || '/owner'], NULL),
       ('totp_reset($1)', ARRAY[client || '/devices'], NULL),
       ('totp_disable($1)', ARRAY[client || '/checked'], NULL),
       ('totp_enable($1)', ARRAY[client || '/checked'], NULL),
