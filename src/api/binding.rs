@@ -53,7 +53,7 @@ pub fn needs_proof(slot: Slot, has_mfa: bool) -> bool {
     slot == Slot::Proposed && has_mfa && settings::require_proof()
 }
 
-/// Makes room for a device that shall count. Removes devices that were never confirmed and whose secret has expired if their
+/// Makes room for a device that will count. Removes devices that were never confirmed and whose secret has expired if their
 /// place is needed. Proposed secrets take no place.
 ///
 /// Errors: 54000 if the user has too many devices.

@@ -59,7 +59,7 @@ def test_a_secret_staged_before_is_of_no_use(conn, web):
 
 @pytest.mark.parametrize("attacker_is_first", [True, False])
 def test_a_secret_staged_at_the_same_time_is_of_no_use(quick_db, role, conn, level, attacker_is_first):
-    """Whoever waits decides on what the other one has committed, also under an old snapshot."""
+    """The one that waits decides on what the other one has committed, also under an old snapshot."""
     hers = enroll(conn, "alice", device="old")
     with web_session(quick_db, role, level=level) as attacker, closing(quick_db.connect(autocommit=False)) as user:
         fix_clock(user, NOON)

@@ -23,7 +23,7 @@ def role(_module_database):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_of_many_first_devices_at_once_one_counts(quick_db, role, conn, call, level):
-    """Each session sees a user without MFA when it asks. Whoever waits decides on what the other one has committed."""
+    """Each session sees a user without MFA when it asks. The one that waits decides on what the other one has committed."""
     count = 6
     for hour in range(5):
         when = NOON + timedelta(hours=hour)
