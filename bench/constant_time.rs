@@ -30,7 +30,7 @@ fn main() {
     };
     let code = |text: &str| Code::parse(text).expect("six digits");
     let search = |code: &Code| {
-        black_box(matching_step(&secret, parameters, code, NOW, Window::default()));
+        black_box(matching_step(&secret, parameters, code, TimeStep::at(NOW, parameters.period), Window::default()));
     };
     let codes = |name: &str, a: String, b: String| measure(name, samples, [code(&a), code(&b)], search);
 

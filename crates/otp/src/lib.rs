@@ -16,6 +16,7 @@
 pub mod algorithm;
 mod base32;
 pub mod code;
+pub mod drift;
 pub mod encoding;
 mod hotp;
 pub mod judge;
@@ -33,6 +34,7 @@ pub mod uri;
 
 pub use algorithm::Algorithm;
 pub use code::{Code, Malformed};
+pub use drift::Drift;
 pub use encoding::Encoding;
 pub use judge::{Guess, Judgement, Verdict, judge, judge_guess};
 pub use lockout::{Counter, Policy};
@@ -43,5 +45,5 @@ pub use qr::QrError;
 pub use recovery::{RecoveryCode, RecoverySet, UsedMask};
 pub use secret::{Secret, SecretError};
 pub use step::{TimeStep, Window};
-pub use totp::{code_at_step, matching_step};
+pub use totp::{code_at_step, matching_pair, matching_step};
 pub use uri::{OtpauthUri, ReadUri, UriError};

@@ -28,6 +28,11 @@ impl TimeStep {
         self.0
     }
 
+    /// Returns the step that is so many steps later. Saturates.
+    pub const fn plus(self, steps: i64) -> TimeStep {
+        TimeStep(self.0.saturating_add(steps))
+    }
+
     /// Returns the Unix second at which the step ends: the first of the next one. Saturates.
     pub const fn end(self, period: Period) -> i64 {
         self.0.saturating_add(1).saturating_mul(period.get() as i64)

@@ -24,7 +24,7 @@ pub fn code_at_step(secret: &Secret, algorithm: Algorithm, digits: Digits, step:
     }
 }
 
-/// Returns the highest step of the window around `unix_seconds` whose code is `code` (RFC 6238 section 5.2).
+/// Returns the highest step of the window around step `middle` whose code is `code` (RFC 6238 section 5.2).
 ///
 /// All `2 * window + 1` codes are computed and compared in constant time. A code of another number of digits matches none.
 /// Nothing is allocated.
@@ -32,15 +32,14 @@ pub fn matching_step(
     secret: &Secret,
     parameters: Parameters,
     code: &Code,
-    unix_seconds: i64,
+    middle: TimeStep,
     window: Window,
 ) -> Option<TimeStep> {
-    let now = TimeStep::at(unix_seconds, parameters.period);
     let digits = parameters.digits;
     match parameters.algorithm {
-        Algorithm::Sha1 => highest_match::<Sha1>(secret, digits, code, now, window),
-        Algorithm::Sha256 => highest_match::<Sha256>(secret, digits, code, now, window),
-        Algorithm::Sha512 => highest_match::<Sha512>(secret, digits, code, now, window),
+        Algorithm::Sha1 => highest_match::<Sha1>(secret, digits, code, middle, window),
+        Algorithm::Sha256 => highest_match::<Sha256>(secret, digits, code, middle, window),
+        Algorithm::Sha512 => highest_match::<Sha512>(secret, digits, code, middle, window),
     }
 }
 
@@ -49,7 +48,7 @@ fn highest_match<D: EagerHash>(
     secret: &Secret,
     digits: Digits,
     code: &Code,
-    now: TimeStep,
+    middle: TimeStep,
     window: Window,
 ) -> Option<TimeStep> {
     let keyed = Keyed::<D>::new(secret);
@@ -57,10 +56,52 @@ fn highest_match<D: EagerHash>(
     let (mut step, mut matched) = (0, Choice::from(0));
     for offset in -reach..=reach {
         // A period has at least 15 seconds, so a step is far from the ends of i64.
-        let candidate = now.get().saturating_add(offset);
+        let candidate = middle.get().saturating_add(offset);
         let equal = keyed.code(digits, candidate).ct_eq(code);
         step.conditional_assign(&candidate, equal);
         matched |= equal;
+    }
+    bool::from(matched).then_some(TimeStep::new(step))
+}
+
+/// Returns the later step of the highest two steps in a row, at most `reach` steps from `now`, that have these codes
+/// (RFC 6238 section 6).
+///
+/// All `2 * reach + 1` codes are computed and compared in constant time. Nothing is allocated.
+pub fn matching_pair(
+    secret: &Secret,
+    parameters: Parameters,
+    codes: [&Code; 2],
+    now: TimeStep,
+    reach: u8,
+) -> Option<TimeStep> {
+    let digits = parameters.digits;
+    match parameters.algorithm {
+        Algorithm::Sha1 => highest_pair::<Sha1>(secret, digits, codes, now, reach),
+        Algorithm::Sha256 => highest_pair::<Sha256>(secret, digits, codes, now, reach),
+        Algorithm::Sha512 => highest_pair::<Sha512>(secret, digits, codes, now, reach),
+    }
+}
+
+/// Searches from the lowest step up, so that the highest pair is kept.
+fn highest_pair<D: EagerHash>(
+    secret: &Secret,
+    digits: Digits,
+    [first, second]: [&Code; 2],
+    now: TimeStep,
+    reach: u8,
+) -> Option<TimeStep> {
+    let keyed = Keyed::<D>::new(secret);
+    let reach = i64::from(reach);
+    let (mut step, mut matched) = (0, Choice::from(0));
+    let mut step_before_has_first = Choice::from(0);
+    for offset in -reach..=reach {
+        let candidate = now.get().saturating_add(offset);
+        let code = keyed.code(digits, candidate);
+        let both = step_before_has_first & code.ct_eq(second);
+        step_before_has_first = code.ct_eq(first);
+        step.conditional_assign(&candidate, both);
+        matched |= both;
     }
     bool::from(matched).then_some(TimeStep::new(step))
 }

@@ -4,7 +4,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use otp::lockout::NEVER;
-use otp::{Algorithm, Code, Counter, Parameters, Policy, Secret, TimeStep, Window, judge, matching_step};
+use otp::{
+    Algorithm, Code, Counter, Parameters, Policy, Secret, TimeStep, Window, judge, matching_pair, matching_step,
+};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
@@ -38,7 +40,8 @@ fn parsing_matching_and_judging_allocate_nothing() {
     for algorithm in Algorithm::ALL {
         let parameters = Parameters { algorithm, ..Parameters::default() };
         let Ok(code) = Code::parse(" 123\u{a0}\u{2013}456\u{200b} ") else { panic!() };
-        let matched = matching_step(&secret, parameters, &code, 1_700_000_000, Window::default());
+        let matched = matching_step(&secret, parameters, &code, TimeStep::new(56_666_666), Window::default());
+        matching_pair(&secret, parameters, [&code, &code], TimeStep::new(56_666_666), 20);
         judge(Counter::CLEAR, &policy, NEVER + 1, TimeStep::NONE, matched, None);
     }
     assert_eq!(ALLOCATIONS.get(), before);
