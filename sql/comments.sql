@@ -35,7 +35,7 @@ COMMENT ON TABLE totp.used_codes IS 'Last used time step of each secret and used
 COMMENT ON COLUMN totp.used_codes.time_step IS 'Highest time step whose code was accepted';
 COMMENT ON COLUMN totp.used_codes.used_at IS 'When the last code was accepted; -infinity: never';
 COMMENT ON COLUMN totp.used_codes.uses IS 'How many codes were accepted';
-COMMENT ON COLUMN totp.used_codes.recovery_mask IS 'Bit n is set if recovery code n of the set is used';
+COMMENT ON COLUMN totp.used_codes.recovery_mask IS 'Bit n is set if recovery code n of the set is used; of a secret, the drift of its token';
 COMMENT ON COLUMN totp.used_codes.secret_id IS 'Number of the secret or of the set of recovery codes';
 COMMENT ON COLUMN totp.used_codes.user_id IS 'Id of the user';
 

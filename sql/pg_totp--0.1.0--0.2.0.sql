@@ -19,7 +19,7 @@ COMMENT ON COLUMN totp.secrets.created_at IS 'When the secret was created or imp
 COMMENT ON COLUMN totp.secrets.expires_at IS 'When the pending secret expires';
 COMMENT ON TABLE totp.used_codes IS 'Last used time step of each secret and used codes of each recovery set; changed in place, never UPDATE it';
 COMMENT ON COLUMN totp.used_codes.time_step IS 'Highest time step whose code was accepted';
-COMMENT ON COLUMN totp.used_codes.recovery_mask IS 'Bit n is set if recovery code n of the set is used';
+COMMENT ON COLUMN totp.used_codes.recovery_mask IS 'Bit n is set if recovery code n of the set is used; of a secret, the drift of its token';
 COMMENT ON COLUMN totp.used_codes.secret_id IS 'Number of the secret or of the set of recovery codes';
 COMMENT ON COLUMN totp.used_codes.user_id IS 'Id of the user';
 COMMENT ON COLUMN totp.attempts.user_id IS 'Id of the user';
@@ -145,7 +145,7 @@ RETURNS TABLE (device text, state text, account_name text, issuer text, algorith
                version integer, created_at timestamptz, confirmed_at timestamptz, last_used_at timestamptz, uses bigint,
                failures integer, locked_until timestamptz, recovery_codes_left integer, locked boolean,
                recovery_failures integer, recovery_locked boolean, recovery_locked_until timestamptz,
-               approved boolean)
+               approved boolean, drift integer)
 LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 4000
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_status_v2_wrapper';
@@ -153,7 +153,7 @@ AS 'MODULE_PATHNAME', 'totp_status_v2_wrapper';
 CREATE FUNCTION @extschema@.totp_import(
   user_id text, secret text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
   algorithm text DEFAULT 'SHA1', digits integer DEFAULT 6, period integer DEFAULT 30, confirmed boolean DEFAULT false,
-  allow_weak boolean DEFAULT false, encoding text DEFAULT NULL
+  allow_weak boolean DEFAULT false, encoding text DEFAULT NULL, drift integer DEFAULT 0
 ) RETURNS text
 LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
@@ -169,8 +169,8 @@ DECLARE
   verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_check_recover', 'totp_enabled',
                                     'totp_status'];
   enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
-                                              'totp_unenroll', 'totp_rename_device', 'totp_qr_svg', 'totp_qr_png',
-                                              'totp_qr_text'];
+                                              'totp_unenroll', 'totp_rename_device', 'totp_resync', 'totp_qr_svg',
+                                              'totp_qr_png', 'totp_qr_text'];
   reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
                                     'reseal', 'reseal_recovery_codes'];
   wanted   text[];
@@ -245,6 +245,12 @@ LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_rename_device_wrapper';
 
+CREATE FUNCTION @extschema@.totp_resync(user_id text, code1 text, code2 text, device text DEFAULT 'default')
+RETURNS boolean
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_resync_wrapper';
+
 CREATE FUNCTION @extschema@.totp_move_device(user_id text, device text, new_user_id text, new_device text)
 RETURNS boolean
 LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
@@ -262,7 +268,7 @@ COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
 COMMENT ON FUNCTION @extschema@.totp_status(text) IS
   'Lists what is known about the secrets of a user';
 COMMENT ON FUNCTION
-  @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text) IS
+  @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text, integer) IS
   'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';
 COMMENT ON FUNCTION @extschema@.totp_check_confirm(text, text, text, text, integer) IS
   'Confirms as totp_confirm does; returns the reason, and a first set of recovery codes, too';
@@ -276,6 +282,8 @@ COMMENT ON FUNCTION @extschema@.totp_unenroll(text, text, text) IS
   'Removes a device of a user with a proof; turns MFA off if device is NULL or the last one';
 COMMENT ON FUNCTION @extschema@.totp_rename_device(text, text, text, text) IS
   'Gives a device another name';
+COMMENT ON FUNCTION @extschema@.totp_resync(text, text, text, text) IS
+  'Measures how far the clock of a token has drifted, by two codes in a row; signs nobody in';
 COMMENT ON FUNCTION @extschema@.totp_move_device(text, text, text, text) IS
   'Moves a device with its state to another user, for the support desk';
 
@@ -297,7 +305,7 @@ BEGIN
      WHERE new.oid = ANY (of_extension)
        AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_recovery_codes',
                            'totp_import', 'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
-                           'totp_rename_device', 'totp_move_device')
+                           'totp_rename_device', 'totp_resync', 'totp_move_device')
   LOOP
     IF function_.old IS NOT NULL THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function_.name, function_.owner);

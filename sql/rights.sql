@@ -22,7 +22,7 @@ COMMENT ON FUNCTION totp_code_at(text, timestamptz, text, integer, integer) IS
   'Returns the code that an authenticator with this secret shows at that time';
 COMMENT ON FUNCTION totp_reset(text, text) IS
   'Replaces a compromised secret: the old secrets of the device stop working now, and it gets a new one';
-COMMENT ON FUNCTION totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text) IS
+COMMENT ON FUNCTION totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text, integer) IS
   'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';
 COMMENT ON FUNCTION totp_disable(text, text) IS
   'Disables a device of a user, or all devices if device is NULL';
@@ -40,6 +40,8 @@ COMMENT ON FUNCTION totp_unenroll(text, text, text) IS
   'Removes a device of a user with a proof; turns MFA off if device is NULL or the last one';
 COMMENT ON FUNCTION totp_rename_device(text, text, text, text) IS
   'Gives a device another name';
+COMMENT ON FUNCTION totp_resync(text, text, text, text) IS
+  'Measures how far the clock of a token has drifted, by two codes in a row; signs nobody in';
 COMMENT ON FUNCTION totp_move_device(text, text, text, text) IS
   'Moves a device with its state to another user, for the support desk';
 COMMENT ON FUNCTION totp_recover(text, text) IS
@@ -88,8 +90,8 @@ DECLARE
   verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_check_recover', 'totp_enabled',
                                     'totp_status'];
   enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
-                                              'totp_unenroll', 'totp_rename_device', 'totp_qr_svg', 'totp_qr_png',
-                                              'totp_qr_text'];
+                                              'totp_unenroll', 'totp_rename_device', 'totp_resync', 'totp_qr_svg',
+                                              'totp_qr_png', 'totp_qr_text'];
   reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
                                     'reseal', 'reseal_recovery_codes'];
   wanted   text[];

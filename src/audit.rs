@@ -2,7 +2,7 @@
 //!
 //! Owns the names of events. Must never get a code, secret, URI, or key.
 
-use otp::Counter;
+use otp::{Counter, Drift};
 use seal::KeyId;
 
 use crate::error::Error;
@@ -33,6 +33,7 @@ pub enum Event {
     RecoveryCodesRemoved,
     RecoveryCodeUsed,
     Moved,
+    Resynced,
     KeyRotated,
     UnreadableForgotten,
     Exported,
@@ -59,6 +60,7 @@ impl Event {
             Self::RecoveryCodesRemoved => "recovery_codes_removed",
             Self::RecoveryCodeUsed => "recovery_code_used",
             Self::Moved => "moved",
+            Self::Resynced => "resynced",
             Self::KeyRotated => "key_rotated",
             Self::UnreadableForgotten => "unreadable_forgotten",
             Self::Exported => "exported",
@@ -146,6 +148,12 @@ pub fn renamed(
 ) -> Result<(), Error> {
     detail.push((name, other.as_str().into()));
     record_with(Event::Renamed, at, Some(user), None, &detail)
+}
+
+/// Records that the drift of a token was measured, in steps.
+pub fn resynced(user: UserId, device: DeviceName, drift: Drift, at: Timestamp) -> Result<(), Error> {
+    let detail = vec![("drift", drift.steps().to_string())];
+    record_with(Event::Resynced, at, Some(user), Some(device), &detail)
 }
 
 /// Records a complete rotation.

@@ -39,6 +39,8 @@ pub enum Error {
     RecoveryCount,
     #[error("invalid number of recovery codes")]
     FirstRecoveryCount,
+    #[error("invalid drift")]
+    Drift,
     #[error("{1}")]
     OfUser(String, Box<Error>),
     #[error("another device of this user has this secret")]
@@ -135,7 +137,7 @@ impl Error {
             }
             Self::Qr(_) | Self::RecoveryCount | Self::FirstRecoveryCount => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::SecretOfOtherDevice | Self::UserExists | Self::DeviceExists => ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::TimeRange | Self::Clock => ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::TimeRange | Self::Clock | Self::Drift => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::DeviceDisabled | Self::TableRewritten(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -183,6 +185,7 @@ impl Error {
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
             Self::FirstRecoveryCount => Some("It must be 0, for none, to 20.".into()),
+            Self::Drift => Some("It must be -60 to 60 steps.".into()),
             Self::TimeRange => Some("It must be between the years -4712 and 294276.".into()),
             Self::CallerUnknown(_) => {
                 Some("The function is SECURITY DEFINER, so it does not know who called it.".into())

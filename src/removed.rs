@@ -18,8 +18,9 @@ use crate::user::UserId;
 /// The name of the detail.
 const USED_UNTIL: &str = "used_until";
 
-/// How far back a used code matters: longer than any window, plus the clock error that is tolerated.
-const REACH: i64 = otp::lockout::CLOCK_DOUBT;
+/// How far back a used code matters: longer than any window of a token that is far behind, plus the clock error that is
+/// tolerated.
+const REACH: i64 = otp::lockout::CLOCK_DOUBT + otp::drift::LONGEST;
 
 /// The end of the last used step of the secrets that a call removes, in unix seconds.
 #[derive(Clone, Copy)]
@@ -33,7 +34,7 @@ impl Removed {
 
     /// Adds a removed secret and its used step. Steps under the floor count as used.
     pub fn add(&mut self, used: UsedCode, codes: Codes, now: Timestamp) -> Result<(), Error> {
-        let floor = replay_floor::step(replay_floor::current()?, codes.created_at, now, codes.period);
+        let floor = replay_floor::step(replay_floor::current()?, codes.created_at, now, codes.period, used.drift());
         let last = Some(used.step).filter(|step| *step != TimeStep::NONE).max(floor);
         let until = last.map(|step| step.end(codes.period));
         self.0 = self.0.max(until.filter(|until| Timestamp::from_unix_seconds(*until).0 > now.0.saturating_sub(REACH)));

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use otp::{Period, TimeStep, Window};
+use otp::{Drift, Period, TimeStep, Window};
 use pgrx::pg_sys;
 
 use crate::backend;
@@ -85,13 +85,20 @@ fn is_far_ahead(floor_at: Timestamp, now: Timestamp) -> bool {
 
 /// Returns the last step whose codes may have been accepted before the floor, for a secret that is older than the floor. A
 /// secret from the future may be older too: it was made while the clock was ahead. The widest window counts, since the
-/// window of the session that accepted a code is not known.
-pub fn step(floor_at: Timestamp, created_at: Timestamp, now: Timestamp, period: Period) -> Option<TimeStep> {
+/// window of the session that accepted a code is not known, and one step more, which may have been learned as drift in the WAL
+/// that was lost. A token that is ahead has used later steps.
+pub fn step(
+    floor_at: Timestamp,
+    created_at: Timestamp,
+    now: Timestamp,
+    period: Period,
+    drift: Drift,
+) -> Option<TimeStep> {
     if (floor_at..=now).contains(&created_at) {
         return None;
     }
-    let last = TimeStep::at(floor_at.unix_seconds(), period);
-    Some(TimeStep::new(last.get().saturating_add(i64::from(Window::WIDEST.get()))))
+    let steps = i64::from(Window::WIDEST.get()) + drift.steps().max(0) + 1;
+    Some(TimeStep::at(floor_at.unix_seconds(), period).plus(steps))
 }
 
 /// Returns the identity: system identifier, the files that differ in a copy of the data directory, database, timeline. For a

@@ -18,6 +18,8 @@ static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static LOCKOUT: GucSetting<i32> = GucSetting::<i32>::new(30);
 static LOCKOUT_MAX: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static HARD_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(100);
+static RESYNC_STEPS: GucSetting<i32> = GucSetting::<i32>::new(20);
+static LEARN_DRIFT: GucSetting<bool> = GucSetting::<bool>::new(true);
 static ENROLLMENT_TTL: GucSetting<i32> = GucSetting::<i32>::new(3600);
 static MAX_DEVICES: GucSetting<i32> = GucSetting::<i32>::new(10);
 static REQUIRE_PROOF: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -52,6 +54,16 @@ pub fn lockout() -> otp::Policy {
         lockout_max: i64::from(LOCKOUT_MAX.get()) * SECOND,
         hard_limit: HARD_LIMIT.get(),
     }
+}
+
+/// Returns how far from now the codes of a resynchronization may be, in steps. 0 for no resynchronization.
+pub fn resync_steps() -> u8 {
+    u8::try_from(RESYNC_STEPS.get()).unwrap_or(0)
+}
+
+/// Returns whether drift is learned from accepted codes.
+pub fn learn_drift() -> bool {
+    LEARN_DRIFT.get()
 }
 
 /// Returns the lifetime of a pending secret in microseconds.
@@ -96,13 +108,15 @@ fn non_empty(setting: &GucSetting<Option<CString>>) -> Option<CString> {
 }
 
 /// Settings that no session may set, in lower case.
-const RELOADED: [&[u8]; 6] = [
+const RELOADED: [&[u8]; 8] = [
     b"totp.key_file",
     b"totp.max_attempts",
     b"totp.lockout",
     b"totp.lockout_max",
     b"totp.hard_limit",
     b"totp.require_proof",
+    b"totp.resync_steps",
+    b"totp.learn_drift",
 ];
 
 /// Refuses a session whose client gave one of our settings at connection time, if PostgreSQL would drop the value now.
@@ -181,6 +195,16 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::empty(),
     );
+    integer(
+        c"totp.resync_steps",
+        c"Time steps that totp_resync() searches before and after the current one.",
+        &RESYNC_STEPS,
+        0,
+        60,
+        GucContext::Sighup,
+        GucFlags::empty(),
+    );
+    boolean(c"totp.learn_drift", c"Learns the drift of a token from accepted codes.", &LEARN_DRIFT, GucContext::Sighup);
     integer(
         c"totp.enrollment_ttl",
         c"Lifetime of a pending secret.",

@@ -161,7 +161,7 @@ BEGIN
 END
 $plpgsql$;$$, CASE WHEN shares_names THEN 'totp_router' ELSE schema END, name, CASE WHEN shares_names THEN types ELSE arguments END,
               result, volatility, CASE WHEN writes THEN name END,
-              CASE WHEN name IN ('totp_verify', 'totp_confirm', 'totp_recover', 'totp_enabled')
+              CASE WHEN name IN ('totp_verify', 'totp_confirm', 'totp_recover', 'totp_enabled', 'totp_resync')
                    THEN E'  IF $1 IS NULL THEN\n    RETURN false;\n  END IF;\n'
                    WHEN name = 'totp_status' THEN E'  IF $1 IS NULL THEN\n    RETURN;\n  END IF;\n'
                    WHEN name IN ('totp_check', 'totp_check_recover', 'totp_check_confirm')

@@ -2,7 +2,7 @@
 //!
 //! Owns the defaults that depend on settings. Must never accept what the pure crates refuse.
 
-use otp::{Algorithm, Digits, Encoding, Parameters, Period};
+use otp::{Algorithm, Digits, Drift, Encoding, Parameters, Period};
 
 use crate::error::Error;
 use crate::settings;
@@ -20,6 +20,14 @@ pub fn parameters(algorithm: Option<&str>, digits: Option<i32>, period: Option<i
 /// Reads the encoding of a secret to import. NULL means that the caller does not know.
 pub fn encoding(name: Option<&str>) -> Result<Option<Encoding>, Error> {
     Ok(name.map(Encoding::parse).transpose()?)
+}
+
+/// Reads the drift of a token to import. 0 means that the caller knows of none.
+pub fn drift(steps: Option<i32>) -> Result<Option<Drift>, Error> {
+    match steps.ok_or(Error::Null("drift"))? {
+        0 => Ok(None),
+        steps => Drift::of_steps(steps.into()).map(Some).ok_or(Error::Drift),
+    }
 }
 
 /// Returns whether a secret to import is an otpauth URI, or another URI if nobody says what it is: then the error names the form,

@@ -13,6 +13,7 @@ use super::answer::{Answer, Reason};
 use super::binding;
 use super::guard;
 use super::judgment::{Compared, Matched, Scope, compare};
+use super::matching::Typed;
 use super::proof::{self, Judged};
 use super::recovery_codes::NewSet;
 use super::secret_text::SecretText;
@@ -90,11 +91,12 @@ fn confirm(
 ) -> Result<Answer, Error> {
     let (Some(user), Some(device)) = (UserId::to_find(user_id), device) else { return Ok(Answer::not_enrolled()) };
     let code = Code::parse(code.unwrap_or_default()).ok();
+    let typed = code.as_ref().map(Typed::Code);
     let scope = Scope::Pending { device, has_proof: proof.is_some() };
     let policy = settings::lockout();
     let (mut user_locked, mut new_set) = (false, None);
     let answer = loop {
-        let found = match compare(user, code.as_ref(), scope, policy)? {
+        let found = match compare(user, typed, scope, policy)? {
             Compared::Answered(answer) => return Ok(answer),
             Compared::Matched(found) => found,
         };

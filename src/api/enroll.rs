@@ -3,7 +3,7 @@
 //! Owns these rules: one writer per user, one secret per device and slot, no secret twice. Must never forget a used step of a
 //! secret that comes back, nor let `totp_enroll` replace what the support desk has staged.
 
-use otp::{OtpauthUri, Parameters, Secret, TimeStep};
+use otp::{Drift, OtpauthUri, Parameters, Period, Secret};
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -64,7 +64,7 @@ pub fn enroll(user_id: Option<&str>, device: Option<&str>, asked: &Asked, slot: 
     let uri = OtpauthUri { issuer, account, secret: generate(parameters)?, parameters };
 
     begin(user)?;
-    store(user, device, &uri, &Plan { keep_current, slot, event: Event::Enrolled })?;
+    store(user, device, &uri, &Plan { keep_current, slot, drift: None, event: Event::Enrolled })?;
     Ok(shown(&uri))
 }
 
@@ -90,7 +90,7 @@ fn totp_reset(
         secrets::labels(&Snapshot::latest(), user, device)?.ok_or(Error::NoSuchDevice)?;
     let uri = OtpauthUri { issuer, account, secret: generate(parameters)?, parameters };
 
-    let plan = Plan { keep_current: false, slot: Slot::Pending, event: Event::Reset };
+    let plan = Plan { keep_current: false, slot: Slot::Pending, drift: None, event: Event::Reset };
     store(user, device, &uri, &plan)?;
     Ok(shown(&uri))
 }
@@ -110,6 +110,8 @@ pub struct Plan {
     pub keep_current: bool,
     /// An active secret counts at once, and ends the others of the device.
     pub slot: Slot,
+    /// How far the token has drifted, if it is known. Else what is known of the same secret stays.
+    pub drift: Option<Drift>,
     pub event: Event,
 }
 
@@ -158,14 +160,15 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     for old in &of_device {
         if let Some(known) = known.as_ref().filter(|k| k.secret_id == old.secret_id) {
             let used = secrets::take(user, old.secret_id)?;
-            let step = translate(used.step, known.parameters, uri.parameters);
-            past = Past { created_at: old.codes.created_at, used: Some(UsedCode { step, ..used }) };
+            let used = used.in_period(known.period, uri.parameters.period);
+            past = Past { created_at: old.codes.created_at, used: Some(used) };
         } else if old.slot == slot || slot == Slot::Active || !keep_current {
             removed.add(secrets::delete(user, old.secret_id)?, old.codes, now)?;
         }
     }
     if plan.event == Event::Imported {
         past.forget_nothing(&Removed::of_user(user, now)?, uri.parameters);
+        past.set_drift(plan.drift);
     }
     let version = of_device.iter().map(|s| s.version).max().unwrap_or(0).saturating_add(1);
     let secret_id = insert(user, device, uri, &of_device, version, slot, past, now)?;
@@ -196,6 +199,13 @@ impl Past {
     /// Adds the used steps of removed secrets: it may be one that was removed shortly before.
     fn forget_nothing(&mut self, removed: &Removed, parameters: Parameters) {
         self.used = Some(removed.raise(self.used.unwrap_or(UsedCode::none(SecretId::new(0))), parameters.period));
+    }
+
+    /// Sets the drift of the token, if the caller knows it.
+    fn set_drift(&mut self, drift: Option<Drift>) {
+        if let (Some(used), Some(drift)) = (&mut self.used, drift) {
+            *used = used.with_drift(drift);
+        }
     }
 }
 
@@ -239,7 +249,7 @@ fn insert(
 struct Known {
     secret_id: SecretId,
     slot: Slot,
-    parameters: Parameters,
+    period: Period,
 }
 
 /// Finds the imported secret at the device: then its used step is kept.
@@ -257,14 +267,12 @@ fn find_known(user: UserId, device: DeviceName, uri: &OtpauthUri) -> Result<Opti
                 return Err(Error::SecretOfOtherDevice);
             }
             // Of two equal ones of the device, the active one comes first.
-            known =
-                known.or(Some(Known { secret_id: stored.secret_id, slot: stored.slot, parameters: stored.parameters }));
+            known = known.or(Some(Known {
+                secret_id: stored.secret_id,
+                slot: stored.slot,
+                period: stored.parameters.period,
+            }));
         }
     }
     Ok(known)
-}
-
-/// Converts a used step to a period of another length: the step in which the used one ends.
-fn translate(used: TimeStep, old: Parameters, new: Parameters) -> TimeStep {
-    if used == TimeStep::NONE { used } else { TimeStep::at(used.end(old.period).saturating_sub(1), new.period) }
 }

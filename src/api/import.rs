@@ -32,11 +32,23 @@ pub fn totp_import_v2(
     confirmed: default!(Option<bool>, false),
     allow_weak: default!(Option<bool>, false),
     encoding: default!(Option<&str>, "NULL"),
+    drift: default!(Option<i32>, 0),
 ) -> Result<SecretText, ErrorReport> {
     guard::writable("totp_import")?;
     let user = UserId::new(user_id)?;
-    let request =
-        Import { secret, account_name, issuer, device, algorithm, digits, period, confirmed, allow_weak, encoding };
+    let request = Import {
+        secret,
+        account_name,
+        issuer,
+        device,
+        algorithm,
+        digits,
+        period,
+        confirmed,
+        allow_weak,
+        encoding,
+        drift,
+    };
     Ok(import(user, &request).map_err(|error| error.of_user(user.as_str()))?)
 }
 
@@ -52,18 +64,20 @@ struct Import<'a> {
     confirmed: Option<bool>,
     allow_weak: Option<bool>,
     encoding: Option<&'a str>,
+    drift: Option<i32>,
 }
 
 fn import(user: UserId, request: &Import) -> Result<SecretText, Error> {
     let device = DeviceName::new(request.device)?;
     let confirmed = request.confirmed.ok_or(Error::Null("confirmed"))?;
     let allow_weak = request.allow_weak.ok_or(Error::Null("allow_weak"))?;
+    let drift = arguments::drift(request.drift)?;
     let uri = read_secret(user, request)?;
     uri.secret.check_length(allow_weak)?;
 
     let slot = if confirmed { Slot::Active } else { Slot::Pending };
     enroll::begin(user)?;
-    enroll::store(user, device, &uri, &Plan { keep_current: true, slot, event: Event::Imported })?;
+    enroll::store(user, device, &uri, &Plan { keep_current: true, slot, drift, event: Event::Imported })?;
     Ok(SecretText(uri.build()))
 }
 

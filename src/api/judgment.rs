@@ -8,10 +8,11 @@
 
 use std::ops::ControlFlow;
 
-use otp::{Code, Counter, Guess, Policy, Secret, TimeStep, Verdict};
+use otp::{Counter, Drift, Guess, Policy, Secret, TimeStep, Verdict};
 
 use super::answer::{Answer, Reason};
 use super::binding::{self, Proof};
+use super::matching::{self, Typed};
 use crate::audit::{self, Event};
 use crate::clock;
 use crate::error::Error;
@@ -33,6 +34,8 @@ pub enum Scope<'a> {
     Device(&'a str),
     /// A proof: secrets that are active already.
     Active,
+    /// A resynchronization of a secret of this device that is active or approved.
+    Approved(&'a str),
     /// A confirmation of a secret of this device that waits for its first code.
     Pending { device: &'a str, has_proof: bool },
 }
@@ -48,6 +51,7 @@ impl<'a> Scope<'a> {
             Self::AnyDevice => true,
             Self::Device(name) => secret.device().as_str() == name,
             Self::Active => secret.slot == Slot::Active,
+            Self::Approved(name) => secret.device().as_str() == name && secret.slot != Slot::Proposed,
             Self::Pending { device, .. } => secret.device().as_str() == device && secret.slot != Slot::Active,
         }
     }
@@ -97,7 +101,7 @@ pub enum Compared<'a> {
 /// What a code is compared with, and the rules under which it is judged.
 struct Attempt<'a> {
     user: UserId<'a>,
-    code: &'a Code,
+    typed: Typed<'a>,
     now: Timestamp,
     policy: Policy,
     /// Where the user's attempts are counted, and their count at the look-up. The page decides later, not this value.
@@ -118,16 +122,17 @@ pub struct Matched<'a> {
     attempt: Attempt<'a>,
     row: Target<Attempts>,
     found: Candidate,
+    /// Of two codes, the step of the later one.
     step: TimeStep,
     floor_at: Timestamp,
     /// Keeps the rows where they were found.
     _look_up: LookUp,
 }
 
-/// Compares a code. A code that matches nothing is charged.
+/// Compares a code, or two. `None` has not the form of a code. What matches nothing is charged, once.
 pub fn compare<'a>(
     user: UserId<'a>,
-    code: Option<&'a Code>,
+    typed: Option<Typed<'a>>,
     scope: Scope,
     policy: Policy,
 ) -> Result<Compared<'a>, Error> {
@@ -135,7 +140,7 @@ pub fn compare<'a>(
     loop {
         // Look up, and refuse what needs no comparison.
         let look_up = LookUp::begin()?;
-        let mut attempt = match prepare(&look_up, user, code, scope, policy)? {
+        let mut attempt = match prepare(&look_up, user, typed, scope, policy)? {
             ControlFlow::Continue(attempt) => attempt,
             ControlFlow::Break(answer) => return Ok(Compared::Answered(answer)),
         };
@@ -155,7 +160,7 @@ pub fn compare<'a>(
         let Some(row) = attempt.row()? else { continue };
 
         // Match.
-        let found = match_code(&attempt.candidates, &opened, attempt.code, attempt.now);
+        let found = matching::find(&attempt.candidates, &opened, attempt.typed, attempt.now);
         drop(opened);
         if let Some((place, step)) = found {
             let found = attempt.candidates.swap_remove(place);
@@ -173,7 +178,7 @@ pub fn compare<'a>(
 fn prepare<'a>(
     look_up: &LookUp,
     user: UserId<'a>,
-    code: Option<&'a Code>,
+    typed: Option<Typed<'a>>,
     scope: Scope,
     policy: Policy,
 ) -> Result<ControlFlow<Answer, Attempt<'a>>, Error> {
@@ -197,14 +202,14 @@ fn prepare<'a>(
         Err(reason) => return Ok(ControlFlow::Break(Answer::new(reason, counter, &policy, now))),
         Ok(()) => {}
     }
-    let is_code = |code: &Code| candidates.iter().any(|s| code.has(s.secret.parameters.digits));
-    let Some(code) = code.filter(|code| is_code(code)) else {
+    let is_code = |typed: &Typed| candidates.iter().any(|s| typed.has(s.secret.parameters.digits));
+    let Some(typed) = typed.filter(is_code) else {
         return Ok(ControlFlow::Break(Answer::new(Reason::Malformed, counter, &odds, now)));
     };
     let (attempts, policy) = (seen.address, odds);
     Ok(ControlFlow::Continue(Attempt {
         user,
-        code,
+        typed,
         now,
         policy,
         attempts,
@@ -227,22 +232,6 @@ fn within_odds(policy: Policy, secrets: &[Candidate], has_mfa: bool, now: Timest
         let alike = digits().filter(|d| *d == length).count();
         policy.within_odds(alike * steps, length)
     })
-}
-
-/// Compares every step of every window, whether an earlier one matched or not. Returns the place of the secret that the code
-/// belongs to, and its step.
-fn match_code(candidates: &[Candidate], opened: &[Secret], code: &Code, now: Timestamp) -> Option<(usize, TimeStep)> {
-    let mut best: Option<(usize, TimeStep)> = None;
-    for (place, (candidate, secret)) in candidates.iter().zip(opened).enumerate() {
-        let parameters = candidate.secret.parameters;
-        let step = otp::matching_step(secret, parameters, code, now.unix_seconds(), settings::window());
-        // A code that fits two devices by chance counts for the one where it is not used.
-        let is_fresh = |(place, step): (usize, TimeStep)| candidates.get(place).is_some_and(|c| c.is_fresh(step));
-        if let Some(step) = step.filter(|step| best.is_none_or(|best| !is_fresh(best) && candidate.is_fresh(*step))) {
-            best = Some((place, step));
-        }
-    }
-    best
 }
 
 impl Attempt<'_> {
@@ -319,9 +308,25 @@ impl<'a> Matched<'a> {
         binding::needs_proof(self.secret().slot, self.attempt.has_mfa)
     }
 
+    /// Returns the step at the time of the comparison.
+    fn current_step(&self) -> TimeStep {
+        TimeStep::at(self.now().unix_seconds(), self.secret().parameters.period)
+    }
+
     /// Returns the last step that may have been used in WAL that was lost.
     fn floor(&self) -> Option<TimeStep> {
-        replay_floor::step(self.floor_at, self.found.created_at, self.now(), self.secret().parameters.period)
+        let found = &self.found;
+        let period = self.secret().parameters.period;
+        replay_floor::step(self.floor_at, found.created_at, self.now(), period, found.drift())
+    }
+
+    /// Returns how the code is used up, and what is learned from it.
+    fn use_of_code(&self) -> impl Fn(UsedCode) -> UsedCode + use<> {
+        let (step, current, now, learns) = (self.step, self.current_step(), self.now(), settings::learn_drift());
+        move |used| {
+            let used = used.with_use(step, now);
+            if learns { used.with_drift(used.drift().learn(step, current)) } else { used }
+        }
     }
 
     /// Judges the code: it may be used, or the user locked. `None` if a row is gone: look again.
@@ -332,7 +337,7 @@ impl<'a> Matched<'a> {
             binding::make_room(self.user(), self.secret().device(), self.now())?;
         }
         let used = self.open_used()?;
-        let floor = self.floor();
+        let (floor, use_of_code) = (self.floor(), self.use_of_code());
         let Self { attempt, row, found, step, .. } = self;
         // Who can only enroll knows the codes of a proposed secret. They clear no count of guesses at what the support desk has
         // staged.
@@ -340,7 +345,7 @@ impl<'a> Matched<'a> {
         let outcome = inplace::change_two(row, used, |attempts: &mut Attempts, used: &mut UsedCode| {
             let judgement = otp::judge(attempts.codes, &attempt.policy, attempt.now.0, used.step, Some(step), floor);
             if judgement.verdict == Verdict::Accepted {
-                *used = used.with_use(judgement.burnt, attempt.now);
+                *used = use_of_code(*used);
             }
             if clears {
                 attempts.codes = judgement.counter;
@@ -357,10 +362,39 @@ impl<'a> Matched<'a> {
             }
             Verdict::Replayed => {
                 audit::replayed(attempt.user, device, attempt.now)?;
-                answer(Reason::Replayed).of_device(device).not_before(retry_at(floor, step, secret))
+                answer(Reason::Replayed).of_device(device).not_before(retry_at(floor, step, &found))
             }
             Verdict::Locked | Verdict::Wrong { .. } => answer(Reason::Locked),
         }))
+    }
+
+    /// Judges two codes in a row, and uses both up: the later one is the last used one then. Clears no count. `None` if a row is
+    /// gone: look again.
+    pub fn resync(self) -> Result<Option<bool>, Error> {
+        let used = self.open_used()?;
+        let (floor, current) = (self.floor(), self.current_step());
+        let Self { attempt, row, found, step, .. } = self;
+        let (earlier, now) = (step.plus(-1), attempt.now);
+        // The search goes no further than a drift may.
+        let drift = Drift::of_steps(step.get().saturating_sub(current.get())).ok_or(Error::Drift)?;
+        let outcome = inplace::change_two(row, used, |attempts: &mut Attempts, used: &mut UsedCode| {
+            let judgement = otp::judge(attempts.codes, &attempt.policy, now.0, used.step, Some(earlier), floor);
+            if judgement.verdict == Verdict::Accepted {
+                *used = used.with_resync(step, drift);
+            }
+            judgement.verdict
+        })?;
+        let Outcome::Decided(verdict, lsn) = outcome else { return Ok(None) };
+        let (user, device) = (attempt.user, found.secret.device());
+        match verdict {
+            Verdict::Accepted => {
+                lsn.inspect(|lsn| lsn.make_durable());
+                audit::resynced(user, device, drift, now)?;
+            }
+            Verdict::Replayed => audit::replayed(user, device, now)?,
+            Verdict::Locked | Verdict::Wrong { .. } => {}
+        }
+        Ok(Some(verdict == Verdict::Accepted))
     }
 
     /// Returns the answer to a code that was used before. For a confirmation, with the user locked: nobody else uses a code of
@@ -370,10 +404,10 @@ impl<'a> Matched<'a> {
         if self.found.is_fresh(self.step) && floor.is_none_or(|floor| self.step > floor) {
             return Ok(None);
         }
-        let (secret, device) = (self.secret(), self.secret().device());
+        let device = self.secret().device();
         audit::replayed(self.user(), device, self.now())?;
         let answer = Answer::new(Reason::Replayed, self.attempt.counter, &self.attempt.policy, self.now());
-        Ok(Some(answer.of_device(device).not_before(retry_at(floor, self.step, secret))))
+        Ok(Some(answer.of_device(device).not_before(retry_at(floor, self.step, &self.found))))
     }
 
     /// Opens the row of the used codes of the secret. What may refuse the code comes here.
@@ -383,8 +417,8 @@ impl<'a> Matched<'a> {
 
     /// Uses the code up, and nothing else: it clears no count. For a confirmation that was proven by another code.
     pub fn use_up(&self, used: Target<UsedCode>) -> Result<(), Error> {
-        let (step, now) = (self.step, self.now());
-        let outcome = inplace::change_one(used, |used: &mut UsedCode| *used = used.with_use(step, now))?;
+        let use_of_code = self.use_of_code();
+        let outcome = inplace::change_one(used, |used: &mut UsedCode| *used = use_of_code(*used))?;
         match outcome {
             Outcome::Decided((), lsn) => {
                 lsn.inspect(|lsn| lsn.make_durable());
@@ -397,7 +431,8 @@ impl<'a> Matched<'a> {
 }
 
 /// Returns when a code that is refused for the floor alone is accepted again.
-fn retry_at(floor: Option<TimeStep>, step: TimeStep, secret: &SealedSecret) -> Option<Timestamp> {
+fn retry_at(floor: Option<TimeStep>, step: TimeStep, found: &Candidate) -> Option<Timestamp> {
     let floor = floor.filter(|floor| step <= *floor)?;
-    Some(Timestamp::from_unix_seconds(floor.end(secret.parameters.period)))
+    let by_our_clock = floor.plus(-found.drift().steps());
+    Some(Timestamp::from_unix_seconds(by_our_clock.end(found.secret.parameters.period)))
 }

@@ -2,8 +2,9 @@
 //!
 //! | functions | file |
 //! |---|---|
-//! | `totp_verify`, `totp_check` | `verify.rs`; what they do with a code: `judgment.rs` |
+//! | `totp_verify`, `totp_check` | `verify.rs`; what they do with a code: `judgment.rs`, `matching.rs` |
 //! | `totp_confirm`, `totp_check_confirm` | `confirm.rs`; what makes a secret count: `binding.rs`, `proof.rs` |
+//! | `totp_resync` | `resync.rs` |
 //! | `totp_enroll`, `totp_reset`, and the rules by which a secret is stored | `enroll.rs` |
 //! | `totp_import` | `import.rs` |
 //! | `totp_recover`, `totp_check_recover` | `recovery.rs` |
@@ -37,12 +38,14 @@ mod import;
 mod judgment;
 mod keys;
 mod lifecycle;
+mod matching;
 mod old_sql;
 mod proof;
 mod qr;
 mod recovery;
 mod recovery_codes;
 mod rename;
+mod resync;
 mod rotation;
 mod secret_text;
 mod status;

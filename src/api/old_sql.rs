@@ -42,7 +42,7 @@ macro_rules! fewer_columns {
 fewer_columns!(totp_check_wrapper, pg_finfo_totp_check_wrapper, totp_check_v2_wrapper);
 fewer_columns!(totp_status_wrapper, pg_finfo_totp_status_wrapper, totp_status_v2_wrapper);
 
-/// One argument less: the encoding.
+/// Two arguments less: the encoding and the drift.
 #[pg_extern(sql = false)]
 #[allow(clippy::too_many_arguments)]
 fn totp_import(
@@ -69,6 +69,7 @@ fn totp_import(
         confirmed,
         allow_weak,
         None,
+        Some(0),
     )
 }
 

@@ -50,6 +50,7 @@ fn totp_status_v2(
             name!(recovery_locked, bool),
             name!(recovery_locked_until, Option<TimestampWithTimeZone>),
             name!(approved, bool),
+            name!(drift, i32),
         ),
     >,
     ErrorReport,
@@ -83,6 +84,7 @@ fn totp_status_v2(
             recovery.is_locked(now.0),
             locked_until(recovery),
             r.approved,
+            r.drift.steps() as i32,
         )
     })))
 }

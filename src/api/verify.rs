@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use super::answer::Answer;
 use super::guard;
 use super::judgment::{Compared, Scope, compare};
+use super::matching::Typed;
 use crate::error::Error;
 use crate::store::attempts;
 use crate::store::secrets::Slot;
@@ -69,10 +70,11 @@ fn totp_check_v2(
 pub fn judge_code(user_id: Option<&str>, code: Option<&str>, scope: Scope) -> Result<Answer, Error> {
     let Some(user) = UserId::to_find(user_id) else { return Ok(Answer::not_enrolled()) };
     let code = Code::parse(code.unwrap_or_default()).ok();
+    let typed = code.as_ref().map(Typed::Code);
     let policy = settings::lockout();
     let mut user_locked = false;
     loop {
-        match compare(user, code.as_ref(), scope, policy)? {
+        match compare(user, typed, scope, policy)? {
             Compared::Answered(answer) => return Ok(answer),
             Compared::Matched(found) if found.secret().slot != Slot::Active && !user_locked => {
                 // Everything that can wait or fail comes before the judgment.

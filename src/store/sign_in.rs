@@ -2,13 +2,13 @@
 //!
 //! Owns which tables a sign-in reads, and in which order they are locked. Must never wait after the snapshot is taken.
 
-use otp::TimeStep;
+use otp::{Drift, TimeStep};
 
 use super::attempts::{self, Seen};
 use super::scan::OpenTable;
 use super::secrets::{self, SealedSecret};
 use super::spi::Snapshot;
-use super::used_codes;
+use super::used_codes::{self, UsedCode};
 use crate::error::Error;
 use crate::inplace::RowAddress;
 use crate::timestamp::Timestamp;
@@ -33,9 +33,9 @@ pub struct Candidate {
     pub is_enforced: bool,
     /// This transaction inserted or updated the row.
     pub is_own: bool,
-    /// Where its last used step is stored, and the step at the look-up. The page decides later, not this value. `None` if
+    /// Where its last used step is stored, and the row at the look-up. The page decides later, not this value. `None` if
     /// that row is missing, which matters only to a code of this secret.
-    used: Option<(RowAddress, TimeStep)>,
+    used: Option<(RowAddress, UsedCode)>,
 }
 
 impl Candidate {
@@ -57,7 +57,12 @@ impl Candidate {
 
     /// Returns whether a step is later than the last used one at the look-up.
     pub fn is_fresh(&self, step: TimeStep) -> bool {
-        self.used.is_some_and(|(_, seen)| step > seen)
+        self.used.is_some_and(|(_, seen)| step > seen.step)
+    }
+
+    /// The drift of its clock at the look-up.
+    pub fn drift(&self) -> Drift {
+        self.used.map_or(Drift::NONE, |(_, seen)| seen.drift())
     }
 }
 
@@ -88,7 +93,7 @@ impl LookUp {
                 is_enforced: row.time_or_null(secrets::ENFORCED_SINCE).is_some(),
                 disabled: row.time_or_null(secrets::DISABLED_AT).is_some(),
                 is_own: address.is_own(),
-                used: used_codes::only_of(secret.secret_id, &used).map(|(address, seen)| (address, seen.step)),
+                used: used_codes::only_of(secret.secret_id, &used),
                 secret,
             })
         })?;

@@ -2,7 +2,7 @@
 //!
 //! Owns the join of the tables of a user. Must never read anything that is sealed.
 
-use otp::Counter;
+use otp::{Counter, Drift};
 
 use super::attempts;
 use super::spi::{self, Row, Snapshot, statement};
@@ -28,6 +28,7 @@ pub struct Listed {
     pub recovery: Counter,
     pub recovery_codes_left: i32,
     pub approved: bool,
+    pub drift: Drift,
 }
 
 statement!(reads ENFORCED(TEXTOID), c"
@@ -38,7 +39,7 @@ SELECT s.device, CASE WHEN s.disabled_at IS NOT NULL THEN 'disabled' WHEN s.slot
        s.algorithm, s.digits, s.period, s.version, s.created_at, s.confirmed_at,
        u.used_at, u.uses, a.failures, a.locked_until, a.recovery_failures, a.recovery_locked_until,
        coalesce(r.count - pg_catalog.bit_count(c.recovery_mask::bit(64)), 0)::integer,
-       s.slot <> 'proposed'
+       s.slot <> 'proposed', u.recovery_mask
   FROM totp.secrets s
   LEFT JOIN totp.used_codes u ON u.user_id = s.user_id AND u.secret_id = s.secret_id
   LEFT JOIN totp.attempts a ON a.user_id = s.user_id
@@ -75,5 +76,6 @@ fn listed(row: &Row) -> Result<Listed, Error> {
         recovery: attempts::counter(row.must(15)?, row.time(16)?),
         recovery_codes_left: row.must(17)?,
         approved: row.must(18)?,
+        drift: Drift::from_stored(row.must(19)?),
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns the rows. Must never lower a step that was used.
 
-use otp::TimeStep;
+use otp::{Drift, Period, TimeStep};
 use pgrx::pg_sys;
 
 use super::row::Row;
@@ -20,6 +20,7 @@ pub struct UsedCode {
     pub step: TimeStep,
     pub used_at: Timestamp,
     pub uses: i64,
+    /// Of a set of recovery codes: which are used. Of a secret: its drift.
     pub recovery_mask: i64,
     /// Does not change. It is among the words so that the row can be recognized under the page lock.
     pub secret_id: SecretId,
@@ -48,6 +49,30 @@ impl UsedCode {
     /// Returns the row after one more use, of this step.
     pub fn with_use(self, step: TimeStep, now: Timestamp) -> Self {
         Self { step, used_at: now, uses: self.uses.saturating_add(1), ..self }
+    }
+
+    /// Returns the row after a resynchronization, which uses codes up to this step and is no sign-in.
+    pub fn with_resync(self, step: TimeStep, drift: Drift) -> Self {
+        Self { step, ..self.with_drift(drift) }
+    }
+
+    /// The drift of the secret.
+    pub fn drift(&self) -> Drift {
+        Drift::from_stored(self.recovery_mask)
+    }
+
+    /// Returns the row of a secret with this drift.
+    pub fn with_drift(self, drift: Drift) -> Self {
+        Self { recovery_mask: drift.to_stored(), ..self }
+    }
+
+    /// Returns the row of a secret whose steps get another length. A used step becomes the one in which it ends.
+    pub fn in_period(self, old: Period, new: Period) -> Self {
+        let step = match self.step {
+            TimeStep::NONE => TimeStep::NONE,
+            used => TimeStep::at(used.end(old).saturating_sub(1), new),
+        };
+        Self { step, ..self }.with_drift(self.drift().in_period(old, new))
     }
 
     /// Returns the row of a secret whose codes were never used.

@@ -29,6 +29,8 @@ DECLARE
   now_    CONSTANT timestamptz := current_setting('totp.clock');
   code    CONSTANT text := totp_code_at(secret, now_);
   next    CONSTANT text := totp_code_at(secret, now_ + interval '30 s');
+  last CONSTANT text := totp_code_at(secret, now_ + interval '90 s');
+  after_next CONSTANT text := totp_code_at(secret, now_ + interval '60 s');
   of_new  CONSTANT text := totp_code_at(new, now_);
   other   CONSTANT text := substr(md5(client), 1, 16); -- the fingerprint of a master key that nobody has
   codes   text[];
@@ -87,7 +89,8 @@ BEGIN
       ('totp_recovery_codes($1)', ARRAY[client || '/devices'], '42501'),
       ('totp_reset_recovery_codes($1)', ARRAY[client || '/devices'], NULL),
       ('totp_rename_device($1, ''default'', ''phone'', proof => $2)', ARRAY[client || '/own', code], NULL),
-      ('totp_unenroll($1, $2)', ARRAY[client || '/own', next], NULL),
+      ('totp_resync($1, $2, $3, ''phone'')', ARRAY[client || '/own', next, after_next], NULL),
+      ('totp_unenroll($1, $2)', ARRAY[client || '/own', last], NULL),
       ('totp_move_device($1, ''default'', $2, ''token'')', ARRAY[client || '/stock', client || '/owner'], NULL),
       ('totp_reset($1)', ARRAY[client || '/devices'], NULL),
       ('totp_disable($1)', ARRAY[client || '/checked'], NULL),
@@ -115,7 +118,7 @@ BEGIN
     -- Every function of a user with NULL for the id: those that judge return an answer, the others raise.
     SELECT 1000 + p.oid::bigint, format('%s($1%s)', p.proname, repeat(', ''x''', p.pronargs - p.pronargdefaults - 1)), '{NULL}',
            CASE WHEN p.proname NOT IN ('totp_verify', 'totp_check', 'totp_confirm', 'totp_check_confirm', 'totp_recover',
-                                       'totp_check_recover', 'totp_enabled', 'totp_status') THEN '22023' END
+                                       'totp_check_recover', 'totp_enabled', 'totp_status', 'totp_resync') THEN '22023' END
       FROM functions p WHERE p.pronargs > 0 AND p.proargnames[1] = 'user_id')
   SELECT made.*,
          coalesce('SELECT r.*, ARRAY(SELECT value FROM json_each_text(row_to_json(r))) AS expected FROM (SELECT * FROM '

@@ -8,6 +8,9 @@ use crate::step::TimeStep;
 /// How many steps a token may be ahead or behind.
 const MOST: i64 = 60;
 
+/// The longest drift that there is, in microseconds: so many steps of the longest period.
+pub const LONGEST: i64 = MOST * Period::LONGEST.get() as i64 * 1_000_000;
+
 /// After so many accepted codes in a row at the same offset, a token has drifted by one more step.
 const RUN: u8 = 3;
 

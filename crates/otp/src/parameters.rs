@@ -38,6 +38,9 @@ impl Period {
     /// 30 seconds, the default of RFC 6238 section 5.2.
     pub const THIRTY: Period = Period(30);
 
+    /// The longest one.
+    pub const LONGEST: Period = Period(120);
+
     /// # Errors
     /// [`ParameterError::Period`] outside 15 to 120 seconds.
     pub const fn new(seconds: i32) -> Result<Period, ParameterError> {

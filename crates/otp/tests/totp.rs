@@ -126,3 +126,17 @@ fn a_pair_of_codes_of_another_length_matches_nothing() {
         [1000, 1001].map(|step| code_at_step(&seed(), Algorithm::Sha1, Digits::new(8).unwrap(), TimeStep::new(step)));
     assert_eq!(found_pair(&eight, 1000, 20), None);
 }
+
+#[test]
+fn of_a_million_random_pairs_none_fits() {
+    // Codes of steps far away are as good as random ones, and a million of them is the promise.
+    let keyed: Vec<Code> = (0..1001).map(|step| pair_at(50_000 + 2 * step)).map(|[code, _]| code).collect();
+    let now = TimeStep::new(1000);
+    let mut found = 0;
+    for first in &keyed[..1000] {
+        for second in &keyed[..1000] {
+            found += i32::from(matching_pair(&seed(), Parameters::default(), [first, second], now, 20).is_some());
+        }
+    }
+    assert_eq!(found, 0);
+}

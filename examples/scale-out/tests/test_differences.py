@@ -116,6 +116,9 @@ SELECT totp_rename_device('eve', 'tablet', 'watch', '{wrong()}')
 SELECT totp_rename_device('eve', 'none of hers', 'phone', '{wrong()}')
 SELECT totp_rename_device('eve', 'tablet', new_device => 'phone', proof => code) FROM totp_reset_recovery_codes('eve', 1) AS code
 SELECT totp_enroll('eve', keep_current => false)
+SELECT totp_resync('eve', '{wrong()}', '{wrong(1)}', 'phone')
+SELECT totp_resync('nobody', '{wrong()}', '{wrong(1)}')
+SELECT totp_resync('eve', 'x', NULL)
 SELECT totp_unenroll('eve', NULL, 'phone')
 SELECT totp_unenroll('eve', '{wrong()}', 'phone')
 SELECT totp_unenroll('eve', device => 'phone', proof => code) FROM totp_reset_recovery_codes('eve', 1) AS code

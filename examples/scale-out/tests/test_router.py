@@ -113,6 +113,7 @@ def test_of_64_sessions_with_one_code_one_gets_in(router, conn):
     "totp_import('x', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "totp_reset('x')", "totp_disable('x')", "totp_enable('x')", "totp_remove('x')",
     "totp_unlock('x')", "totp_rename_user('x', 'y')", "totp_recovery_codes('x')", "totp_rotate_key()", "totp_prune_audit('1 year')",
     "totp_check_confirm('x', '1')", "totp_check_confirm(NULL, '1')", "totp_check_recover('x', '1')", "totp_check_recover(NULL, '1')",
+    "totp_resync('x', '1', '2')", "totp_resync(NULL, '1', '2')",
     "totp_unenroll('x', '1')", "totp_rename_device('x', 'a', 'b', '1')", "totp_reset_recovery_codes('x')", "totp_move_device('x', 'a', 'y', 'b')",
     "totp_forget_unreadable('x')"])
 def test_a_read_only_transaction_is_refused(router, conn, call):

@@ -25,7 +25,7 @@ def test_every_event_of_the_design_is_written(db):
         walk(conn)
         assert {event for [event] in audit(conn, "event")} == {
             "enrolled", "imported", "confirmed", "verified", "failed", "replayed", "locked", "unlocked", "reset", "disabled", "enabled", "removed", "renamed",
-            "recovery_codes_created", "recovery_codes_removed", "recovery_code_used", "moved", "key_rotated", "exported"}  # "unreadable_forgotten": test_lost_master_key.py
+            "recovery_codes_created", "recovery_codes_removed", "recovery_code_used", "moved", "resynced", "key_rotated", "exported"}  # "unreadable_forgotten": test_lost_master_key.py
 
 
 def walk(conn) -> set[str]:
@@ -65,6 +65,7 @@ def walk(conn) -> set[str]:
     call("SELECT totp_import('alice', %s, device => 'tablet')", secret_of("tablet"))
     conn.execute("SELECT totp_move_device('alice', 'tablet', 'dave', 'tablet')")
     call("SELECT totp_import('carol', %s, confirmed => true)", secret_of("carol"))
+    call("SELECT totp_resync('carol', %s, %s)", *[code_at(secret_of("carol"), NOON.timestamp() + 30 * step) for step in (4, 5)])
     call("SELECT totp_reset_recovery_codes('carol')")
     conn.execute("SELECT totp_remove('carol', 'default')")
     [[of_carol, _]] = call("SELECT * FROM totp_enroll('carol')")
@@ -292,6 +293,7 @@ def test_no_function_that_may_be_granted_changes_an_audit_row(db):
         calls = [
             "totp_verify('alice', '123456')", "totp_check('alice', '123456')", "totp_confirm('alice', '123456')", "totp_recover('alice', 'x')",
             "totp_check_confirm('alice', '123456')", "totp_check_recover('alice', 'x')",
+            "totp_resync('alice', '123456', '654321')",
             "totp_enabled('alice')", "totp_status('alice')", "totp_enroll('alice')", "totp_import('bob', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",
             "totp_move_device('bob', 'default', 'carol', 'phone')", "totp_enroll('erin')", "totp_rename_device('erin', 'default', 'phone')", "totp_unenroll('erin', NULL)", f"totp_recovery_codes('alice', 10, '{proof}')", "totp_reset_recovery_codes('alice')",
             "totp_reset('alice')", "totp_disable('alice')", "totp_enable('alice')", "totp_unlock('alice')",

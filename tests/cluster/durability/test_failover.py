@@ -1,4 +1,4 @@
-"""After a promotion, a restore or a copy, codes that may have been used in lost WAL are refused once, for a minute and a half.
+"""After a promotion, a restore or a copy, codes that may have been used in lost WAL are refused once, for two minutes.
 
 The end of the WAL is lost in each way while sessions sign in, some of them in transactions that they roll back. The codes
 that the original accepted are tried again on what is left. A restart, a snapshot and a backup that is copied over a data

@@ -66,8 +66,8 @@ def test_everything_reported_is_on_the_promoted_synchronous_standby(make_cluster
     assert_no_corruption(ledger.db)
 
 
-def test_a_user_waits_at_most_three_periods(db, cluster):
-    """Wherever in its period the failover comes, whatever the window: 90 seconds for the default period."""
+def test_a_user_waits_at_most_four_periods(db, cluster):
+    """Wherever in its period the failover comes, whatever the window: two minutes for the default period."""
     kinds = [(window, period) for window in (0, 1, 2) for period in (15, 30, 60, 120)]
     with closing(db.connect()) as conn:
         fix_clock(conn, NOW - timedelta(hours=1))
@@ -82,7 +82,7 @@ def test_a_user_waits_at_most_three_periods(db, cluster):
                 conn.execute("SELECT set_config('totp.window_steps', %s, false)", [str(window)])
                 fix_clock(conn, floor)
                 retry_at = check(conn, f"{window, period}", code_at(SECRET, floor, period=period)).retry_at
-                assert timedelta(0) < retry_at - floor <= timedelta(seconds=3 * period)
+                assert timedelta(0) < retry_at - floor <= timedelta(seconds=4 * period)
                 fix_clock(conn, retry_at)
                 assert verify(conn, f"{window, period}", code_at(SECRET, retry_at, period=period)) is True
         copy.drop()

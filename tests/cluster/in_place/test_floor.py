@@ -108,8 +108,26 @@ def test_the_floor_counts_with_the_widest_window(original, make_standby):
         for seconds in (PERIOD, 2 * PERIOD):
             fix_clock(conn, LATER + timedelta(seconds=seconds))
             assert check(conn, "alice", ahead).reason == "replayed"
-        fix_clock(conn, LATER + timedelta(seconds=3 * PERIOD))
-        assert check(conn, "alice", code_at(SECRET, LATER.timestamp() + 3 * PERIOD)).reason == "accepted"
+        fix_clock(conn, LATER + timedelta(seconds=4 * PERIOD))
+        assert check(conn, "alice", code_at(SECRET, LATER.timestamp() + 4 * PERIOD)).reason == "accepted"
+
+
+@pytest.mark.parametrize("drift", [0, 8, -8])
+def test_the_floor_counts_with_the_drift_of_a_token_and_one_step_that_it_may_have_learned(original, drift):
+    """The last code that may have been used: by a token that is ahead, two steps after that, or three after it had learned one."""
+    with closing(original.connect()) as conn:
+        fix_clock(conn, NOON)
+        import_secret(conn, "bob", SECRET, drift=drift)
+    original.cluster.psql(f"CREATE DATABASE copied TEMPLATE {original.name}")
+    with closing(Database(original.cluster, "copied").connect()) as conn:
+        code = lambda steps: code_at(SECRET, LATER.timestamp() + steps * PERIOD)  # noqa: E731
+        last = max(drift, 0) + 3
+        for steps, reason in [(drift, "replayed"), (last, "replayed"), (last + 1, "accepted")]:
+            fix_clock(conn, LATER + timedelta(seconds=(steps - drift) * PERIOD))
+            answer = check(conn, "bob", code(steps))
+            assert answer.reason == reason
+            if reason == "replayed":
+                assert answer.retry_at == LATER.replace(second=0) + timedelta(seconds=(last + 1 - drift) * PERIOD)
 
 
 # --- a backup that is copied over a data directory ------------------------------------------------

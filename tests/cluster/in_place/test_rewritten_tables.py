@@ -78,6 +78,7 @@ def calls(alice):
             ("totp_confirm('alice', %s, 'phone')", good(0, alice.pending), True), ("totp_verify('alice', %s)", good(0, alice.pending), True),
             ("totp_check_confirm('alice', %s, 'phone')", good(0, alice.pending), True), ("totp_recover('alice', %s)", alice.recovery_code, True),
             ("totp_check_recover('alice', %s)", alice.recovery_code, True),
+            (f"totp_resync('alice', '{good(5)}', %s)", good(6), True), (f"totp_resync('alice', '{good(5)}', %s)", wrong(3), False),
             ("totp_check('alice', %s)", wrong(1), False), ("totp_verify('alice', %s)", wrong(2), False), ("totp_recover('alice', %s)", NO_CODE, False)]
 
 

@@ -41,6 +41,7 @@ NEED_THE_KEY = [
     "SELECT totp_recover('alice', %(recovery code)s)",
     "SELECT totp_recover('alice', 'AAAAAA-AAAAAA-AAAAAA-AAAAAA')",
     "SELECT totp_check_recover('alice', %(recovery code)s)",
+    "SELECT totp_resync('alice', %(alice)s, %(wrong)s)",
     "SELECT totp_enroll('alice')",
     "SELECT totp_enroll('carol')",
     "SELECT totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')",

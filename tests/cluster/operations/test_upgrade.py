@@ -172,11 +172,13 @@ def test_an_update_opens_new_functions_to_nobody(old_db):
     before = {name for [name] in old_db.execute(OURS)}
     old_db.execute("ALTER EXTENSION pg_totp UPDATE")
     new = {name for [name] in old_db.execute(OURS)} - before
-    assert new >= {"totp_check_confirm", "totp_check_recover", "totp_unenroll", "totp_rename_device", "totp_move_device", "totp_reset_recovery_codes"}
+    assert new >= {"totp_check_confirm", "totp_check_recover", "totp_unenroll", "totp_rename_device", "totp_move_device", "totp_reset_recovery_codes",
+                   "totp_resync"}
     for name in new:
         assert grants(old_db, name) == {("postgres", False)}, name
     old_db.execute(f"SELECT totp_grant('{role}', 'enroll')")
-    assert {name for name in new if (role, False) in grants(old_db, name)} == {"totp_check_confirm", "totp_check_recover", "totp_unenroll", "totp_rename_device"}
+    assert {name for name in new if (role, False) in grants(old_db, name)} == {"totp_check_confirm", "totp_check_recover", "totp_unenroll", "totp_rename_device",
+                                                                                 "totp_resync"}
     old_db.execute(f"DROP OWNED BY {former}")
 
 

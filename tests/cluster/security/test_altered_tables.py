@@ -30,6 +30,7 @@ CALLS = [
     "totp_check_confirm('{user}', '{wrong}', 'mine', '{third}')", "totp_check_confirm('{user}', '{of_phone}', 'phone', recovery_codes => 2)",
     "totp_check_confirm('{user}', '{later_of_mine}', 'mine', '{codes[2]}', 2)",
     "totp_recover('{user}', '{no_code}')", "totp_recover('{user}', '{codes[0]}')", "totp_check_recover('{user}', '{codes[0]}')",
+    "totp_resync('{user}', '{wrong}', '{first}')", "totp_resync('{user}', '{first}', '{second}')",
     "totp_enabled('{user}')", "totp_status('{user}')",
     "totp_enroll('{user}')", "totp_enroll('{user}', device => 'new')", "totp_enroll('nobody')", "totp_recovery_codes('{user}', 2, '{third}')",
     "totp_recovery_codes('{user}', 2, '{codes[3]}')", "totp_reset_recovery_codes('{user}', 2)", "totp_unenroll('{user}', '{codes[4]}', 'phone')",

@@ -18,6 +18,7 @@ CALLS = {
     "totp_verify('alice', %s)": good(), "totp_recover('alice', %s)": NO_CODE, "totp_import('bob', %s)": SECRET, "totp_unlock(%s)": "alice", "totp_remove(%s)": "alice",
     "totp_rename_user(%s, 'bob')": "alice", "totp_enroll(%s)": "alice", "totp_reset_recovery_codes(%s)": "alice", "totp_status(%s)": "alice",
     "totp_recovery_codes('alice', 10, %s)": good(), "totp_check_recover('alice', %s)": NO_CODE, "totp_unenroll('alice', %s)": good(),
+    f"totp_resync('alice', '{good(5)}', %s)": good(6),
     "totp_rename_device('alice', 'default', 'phone', %s)": good(), "totp_move_device(%s, 'default', 'bob', 'default')": "alice",
     "totp_check_confirm('carol', %s, recovery_codes => 3)": good(),
 }

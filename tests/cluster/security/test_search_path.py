@@ -75,6 +75,7 @@ def test_every_function_keeps_out_of_the_traps(conn, trapped):
     assert one("SELECT ext.totp_recover('alice', %s)", new[1]) == (False,)
     assert one("SELECT ext.totp_rename_device('alice', 'tablet', 'watch', %s)", code_at(tablet, NOON.timestamp() + 30)) == (True,)
     assert one("SELECT ext.totp_move_device('alice', 'watch', 'bob', 'tablet')") == (True,)
+    assert one("SELECT ext.totp_resync('bob', %s, '1', 'tablet')", wrong) == (False,)
     assert one("SELECT ext.totp_unenroll('bob', %s)", wrong_codes(tablet, NOON).__next__()) == (False,)
     assert one("SELECT ext.totp_move_device('bob', 'tablet', 'alice', 'tablet')") == (True,)
     assert one("SELECT ext.totp_remove('alice', 'tablet')") == (1,)

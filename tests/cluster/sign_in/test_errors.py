@@ -14,6 +14,7 @@ WRITERS = ["SELECT totp_verify('alice', '{code}')", "SELECT totp_verify(NULL, NU
            "SELECT totp_unlock('alice')", "SELECT totp_rename_user('alice', 'bob')", "SELECT * FROM totp_recovery_codes('alice')",
            "SELECT * FROM totp_recovery_codes('alice', 10, '{recovery_code}')", "SELECT * FROM totp_check_confirm('alice', '{code}', recovery_codes => 3)",
            "SELECT * FROM totp_check_recover('alice', '{recovery_code}')", "SELECT * FROM totp_reset_recovery_codes('alice')", "SELECT totp_unenroll('alice', '{code}')",
+           "SELECT totp_resync('alice', '{code}', '{code}')",
            "SELECT totp_rename_device('alice', 'default', 'x', '{code}')", "SELECT totp_move_device('alice', 'default', 'bob', 'x')", "SELECT * FROM totp_rotate_key()"]
 
 

@@ -65,9 +65,10 @@ def test_no_code_is_accepted_twice_whatever_the_clock_does(quick_db, alice, seed
             here = int(now.timestamp()) // 30
             steps = [here + n for n in (-2, -1, 0, 1, 2)]
             for step in chance.sample(steps, 5) + list(used):
+                [drift] = alice.execute("SELECT drift FROM totp_status('alice')").fetchone()  # learned from what was accepted so far
                 with conn.transaction(force_rollback=chance.random() < 0.3):
                     if verify(conn, "alice", code_at(SECRET, step * 30)):
-                        assert abs(step - here) <= 1 and step > max(used, default=0)
+                        assert abs(step - here - drift) <= 1 and step > max(used, default=0)
                         used.add(step)
             code = chance.choice(recovery)
             if conn.execute("SELECT totp_recover('alice', %s)", [code]).fetchone() == (True,):
@@ -198,7 +199,7 @@ def test_a_secret_made_while_the_clock_was_ahead_is_not_new_under_a_floor_of_the
         answers = {at(promoted, now, user_id, secret) for user_id, secret in [("long since", SECRET), ("imported", SECRET), ("enrolled", pending)]}
         assert {answer.reason for answer in answers} == {"replayed"}
         [until] = {answer.retry_at for answer in answers}
-        assert until - now <= 3 * STEP
+        assert until - now <= 4 * STEP
         for user_id, secret in [("imported", SECRET), ("enrolled", pending)]:
             assert at(promoted, until, user_id, secret).reason == "accepted"
 

@@ -14,6 +14,7 @@ FUNCTIONS = {
     "totp_check_confirm": ("SELECT * FROM totp_check_confirm('nobody', '123456')", "enroll"),
     "totp_recovery_codes": ("SELECT * FROM totp_recovery_codes('nobody')", "enroll"),
     "totp_unenroll": ("SELECT totp_unenroll('nobody', '123456')", "enroll"),
+    "totp_resync": ("SELECT totp_resync('nobody', '123456', '654321')", "enroll"),
     "totp_rename_device": ("SELECT totp_rename_device('nobody', 'default', 'phone', '123456')", "enroll"),
     "totp_qr_svg": ("SELECT totp_qr_svg('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "enroll"),
     "totp_qr_png": ("SELECT totp_qr_png('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "enroll"),

@@ -46,6 +46,7 @@ JUDGES = {
     "totp_check": f"public.totp_check('alice', '{wrong(1)}')",
     "totp_confirm": f"public.totp_confirm('alice', '{wrong(2)}', 'phone')",
     "totp_check_confirm": f"public.totp_check_confirm('alice', '{wrong(3)}', 'phone')",
+    "totp_resync": f"public.totp_resync('alice', '{wrong(4)}', '{wrong(5)}')",
     "totp_recover": f"public.totp_recover('alice', '{NO_CODE}')",
     "totp_check_recover": f"public.totp_check_recover('alice', '{NO_CODE}')",
 }

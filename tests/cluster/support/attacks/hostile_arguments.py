@@ -28,10 +28,11 @@ GOOD = {
     "new_device": "tablet", "proof": "827364", "recovery_codes": 3,
     "account_name": "alice@example.com", "issuer": "Example", "algorithm": "SHA1", "digits": 6, "period": 30, "keep_current": True,
     "secret": OWN_SECRET, "confirmed": True, "allow_weak": True, "encoding": None, "at": "2030-01-01 12:00:00+00", "uri": f"otpauth://totp/a?secret={OWN_SECRET}",
+    "code1": "918274", "code2": "918275", "drift": 0,
     "scale": 2, "count": 3, "recovery_codes": 2, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify",
     "master_key": "0123456789abcdef", "after_user": "", "secret_id": 1, "set_id": 1, "key_id": 1, "sealed": b"\x01\0\0\0\x01" + bytes(56),
 }
-UNSEEN = ("uri", "secret", "code", "recovery_code", "proof")  # of these: no message may repeat them if another argument is the wrong one
+UNSEEN = ("uri", "secret", "code", "code1", "code2", "recovery_code", "proof")  # of these: no message may repeat them if another argument is the wrong one
 NAMES = {"user_id", "new_user_id", "after_user", "device", "new_device", "account_name", "issuer", "role"}  # a message may name these
 
 # Each stands for a way of being wrong. {} is where PLANT is, or "x" if a message may name it.
