@@ -6,6 +6,7 @@
 use pgrx::IntoDatum;
 
 use super::attempts::Attempts;
+use super::counters::Counts;
 use super::floor::Floor;
 use super::shape;
 use super::spi::{Arg, Row, Snapshot, Statement, int8, statement};
@@ -217,9 +218,9 @@ pub fn version() -> Result<Option<String>, Error> {
 }
 
 /// Returns the tables that change in place, by name.
-pub fn in_place_tables() -> Result<[InPlaceTable; 3], Error> {
-    let names = [Attempts::TABLE, Floor::TABLE, UsedCode::TABLE];
-    let columns = [Attempts::COLUMNS, Floor::COLUMNS, UsedCode::COLUMNS].concat();
+pub fn in_place_tables() -> Result<[InPlaceTable; 4], Error> {
+    let names = [Attempts::TABLE, Counts::TABLE, Floor::TABLE, UsedCode::TABLE];
+    let columns = [Attempts::COLUMNS, Counts::COLUMNS, Floor::COLUMNS, UsedCode::COLUMNS].concat();
     let mut tables = names.map(|name| InPlaceTable { name, faults: vec![] });
     let args = [names.to_vec().into_datum(), columns.into_datum()];
     TABLE_FAULTS.with(|s| {
@@ -246,6 +247,11 @@ fn fault(row: &Row) -> Result<Fault, Error> {
         "subscription" => Fault::Subscription(row.must(3)?),
         _ => return Err(Error::Internal("name a fault of a table")),
     })
+}
+
+/// Returns the names of all tables.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    shape::names()
 }
 
 /// Returns the tables whose rows cannot be read: what reads one of them raises XX001.
