@@ -35,6 +35,8 @@ pub enum Counted {
 
 thread_local! {
     static PENDING: Cell<Counts> = const { Cell::new(Counts::NONE) };
+    /// Whether the end of the session will add what is left.
+    static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
     /// When this session last tried to add. By a clock that is never set.
     static TRIED_AT: Cell<Option<Instant>> = const { Cell::new(None) };
 }
@@ -51,6 +53,9 @@ pub fn count(judgment: Counted) {
     };
     *counter = counter.saturating_add(1);
     PENDING.set(pending);
+    if !IS_WATCHED.replace(true) {
+        backend::at_end_of_session(add_the_rest);
+    }
 }
 
 /// Adds what was counted to the table, if the last try is long enough ago. Call it when the answer is durable, and where
@@ -60,13 +65,10 @@ pub fn add_when_due() {
         return;
     }
     let now = Instant::now();
-    match TRIED_AT.get() {
-        Some(last) if now.duration_since(last) < INTERVAL => return,
-        Some(_) => {}
-        None => backend::at_end_of_session(add_the_rest),
+    if TRIED_AT.get().is_none_or(|last| now.duration_since(last) >= INTERVAL) {
+        TRIED_AT.set(Some(now));
+        add();
     }
-    TRIED_AT.set(Some(now));
-    add();
 }
 
 /// Adds what was counted. If something is in the way, it stays in memory.

@@ -7,7 +7,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::guard;
-use super::health::{self, Check};
+use super::health::{self, Check, Status};
 use crate::clock;
 use crate::error::Error;
 use crate::keyring;
@@ -84,10 +84,21 @@ fn of_health(checks: &[Check]) -> Vec<Metric> {
     let mut names: Vec<String> = checks.iter().map(|check| check.name.clone()).chain(tables).collect();
     names.sort();
     names.dedup();
-    let worst = |name: &str| checks.iter().filter(|check| check.name == name).map(|check| check.status as u8).max();
+    let worst = |name: &str| {
+        let values = checks.iter().filter(|check| check.name == name).map(|check| value(check.status));
+        values.fold(value(Status::Ok), f64::max)
+    };
     let metric = |name: &String| {
         let help = format!("Check {name} of totp_health(): 0 is ok, 1 is warn, 2 is fail.");
-        Metric { name: format!("totp_health_{name}"), value: f64::from(worst(name).unwrap_or(0)), help }
+        Metric { name: format!("totp_health_{name}"), value: worst(name), help }
     };
     names.iter().map(metric).collect()
+}
+
+fn value(status: Status) -> f64 {
+    match status {
+        Status::Ok => 0.0,
+        Status::Warn => 1.0,
+        Status::Fail => 2.0,
+    }
 }

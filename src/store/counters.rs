@@ -43,10 +43,10 @@ impl InPlace for Counts {
 }
 
 statement!(reads SUMS(), c"
-SELECT coalesce(pg_catalog.sum(accepted), 0)::bigint, coalesce(pg_catalog.sum(wrong), 0)::bigint,
-       coalesce(pg_catalog.sum(replayed), 0)::bigint, coalesce(pg_catalog.sum(locked), 0)::bigint,
-       coalesce(pg_catalog.sum(recovery_codes_used), 0)::bigint
-  FROM totp.counters");
+SELECT pg_catalog.sum(accepted)::bigint, pg_catalog.sum(wrong)::bigint, pg_catalog.sum(replayed)::bigint,
+       pg_catalog.sum(locked)::bigint, pg_catalog.sum(recovery_codes_used)::bigint
+  FROM totp.counters
+HAVING pg_catalog.count(*) > 0");
 
 /// Adds to a row. False if it would have to wait, or if there is no such table, or no row: then nothing is changed. It takes
 /// a lock on the table, which the caller releases, and may raise.
@@ -56,7 +56,7 @@ pub fn try_add(counts: Counts) -> bool {
     unsafe { inplace::try_add(table.relation(), |row: &mut Counts| *row = row.plus(counts)) }
 }
 
-/// Returns the counters. `None` if the table is missing or altered. No crash takes back what was returned.
+/// Returns the counters. `None` if the table is missing, altered or empty. No crash takes back what was returned.
 pub fn sums() -> Result<Option<Counts>, Error> {
     let Ok(table) = shape::COUNTERS.open(pg_sys::AccessShareLock) else { return Ok(None) };
     let sums = SUMS.with(|s| s.first(&Snapshot::latest(), &[], |row| Ok(Counts::from_words(row.words()?))))?;

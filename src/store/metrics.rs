@@ -12,8 +12,8 @@ statement!(reads DEVICES(), c"
 WITH part AS (
   SELECT pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint AS pages,
          CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples / c.relpages ELSE 25 END AS density
-    FROM pg_catalog.pg_partition_tree('totp.secrets') AS tree
-    JOIN pg_catalog.pg_class c ON c.oid = tree.relid AND c.relkind = 'r')
+    FROM (SELECT 'totp.secrets'::pg_catalog.regclass UNION SELECT relid FROM pg_catalog.pg_partition_tree('totp.secrets')) AS part(relid)
+    JOIN pg_catalog.pg_class c ON c.oid = part.relid AND c.relkind = 'r')
 SELECT CASE WHEN pg_catalog.sum(pages) <= 100
             THEN (SELECT pg_catalog.count(*) FROM (SELECT FROM totp.secrets LIMIT 10000) AS s)::double precision
             ELSE pg_catalog.round(pg_catalog.sum(pages * density)) END
