@@ -276,7 +276,7 @@ SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_move_device_wrapper';
 
 CREATE FUNCTION @extschema@.totp_metrics() RETURNS TABLE (metric text, value double precision, help text)
-LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+LANGUAGE c VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_metrics_wrapper';
 
