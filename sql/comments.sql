@@ -63,6 +63,15 @@ COMMENT ON COLUMN totp.floor.database IS 'OID of the database';
 COMMENT ON COLUMN totp.floor.timeline IS 'Timeline of the WAL';
 COMMENT ON COLUMN totp.floor.one IS 'Limits the table to one row';
 
+COMMENT ON TABLE totp.counters IS 'Sums of judged codes, which outlive ROLLBACK; changed in place, never UPDATE it';
+COMMENT ON COLUMN totp.counters.accepted IS 'Codes that were accepted';
+COMMENT ON COLUMN totp.counters.wrong IS 'Wrong codes and wrong recovery codes';
+COMMENT ON COLUMN totp.counters.replayed IS 'Codes and recovery codes that were used before';
+COMMENT ON COLUMN totp.counters.locked IS 'Calls that were refused because of a lock';
+COMMENT ON COLUMN totp.counters.recovery_codes_used IS 'Recovery codes that were accepted';
+COMMENT ON COLUMN totp.counters.stripe IS 'Number of the row; a session adds to one, a sum over all rows is the counter';
+COMMENT ON COLUMN totp.counters.padding IS 'Blanks, so that each row has its own page';
+
 COMMENT ON TABLE totp.audit_log IS 'Event, user, and actor of everything that happened; append-only for all but the owner';
 COMMENT ON COLUMN totp.audit_log.id IS 'Number of the row';
 COMMENT ON COLUMN totp.audit_log.at IS 'When it happened';

@@ -92,6 +92,30 @@ ALTER TABLE totp.secrets ADD CONSTRAINT secrets_slot_check CHECK (
 COMMENT ON TABLE totp.secrets IS 'TOTP secrets, sealed; at most one per device and slot';
 COMMENT ON COLUMN totp.secrets.slot IS 'active: signs in; pending: approved, becomes active with its first good code; proposed: that may need a proof too';
 
+-- Sums of judgments, changed in place, as above. What two sessions contend for is a page, not a row, so each row has a page
+-- of its own: a tenth of a page is to be filled, and two rows are more than that.
+CREATE TABLE totp.counters (
+  accepted            bigint    NOT NULL,
+  wrong               bigint    NOT NULL,
+  replayed            bigint    NOT NULL,
+  locked              bigint    NOT NULL,
+  recovery_codes_used bigint    NOT NULL,
+  stripe              smallint  PRIMARY KEY,
+  padding             char(400) COLLATE "C" NOT NULL DEFAULT ''
+) USING heap WITH (fillfactor = 10);
+INSERT INTO totp.counters SELECT 0, 0, 0, 0, 0, stripe FROM pg_catalog.generate_series(0, 15) AS stripe;
+
+-- The counters are of this database in this cluster. A restored database begins with the rows of this script.
+SELECT pg_catalog.pg_extension_config_dump('totp.counters', 'WHERE false');
+COMMENT ON TABLE totp.counters IS 'Sums of judged codes, which outlive ROLLBACK; changed in place, never UPDATE it';
+COMMENT ON COLUMN totp.counters.accepted IS 'Codes that were accepted';
+COMMENT ON COLUMN totp.counters.wrong IS 'Wrong codes and wrong recovery codes';
+COMMENT ON COLUMN totp.counters.replayed IS 'Codes and recovery codes that were used before';
+COMMENT ON COLUMN totp.counters.locked IS 'Calls that were refused because of a lock';
+COMMENT ON COLUMN totp.counters.recovery_codes_used IS 'Recovery codes that were accepted';
+COMMENT ON COLUMN totp.counters.stripe IS 'Number of the row; a session adds to one, a sum over all rows is the counter';
+COMMENT ON COLUMN totp.counters.padding IS 'Blanks, so that each row has its own page';
+
 -- Arguments as they are, but other properties.
 ALTER FUNCTION @extschema@.totp_enabled(text) COST 800 PARALLEL RESTRICTED;
 ALTER FUNCTION @extschema@.totp_qr_svg(text) STRICT;
@@ -189,7 +213,7 @@ BEGIN
       HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
   END IF;
 
-  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats'] END;
+  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats', 'totp_metrics'] END;
   FOR routine IN
     SELECT p.oid::regprocedure AS signature
       FROM pg_proc p
@@ -257,6 +281,11 @@ LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_move_device_wrapper';
 
+CREATE FUNCTION @extschema@.totp_metrics() RETURNS TABLE (metric text, value double precision, help text)
+LANGUAGE c VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_metrics_wrapper';
+
 COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
   'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
 COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
@@ -284,6 +313,8 @@ COMMENT ON FUNCTION @extschema@.totp_rename_device(text, text, text, text) IS
   'Gives a device another name';
 COMMENT ON FUNCTION @extschema@.totp_resync(text, text, text, text) IS
   'Measures how far the clock of a token has drifted, by two codes in a row; signs nobody in';
+COMMENT ON FUNCTION @extschema@.totp_metrics() IS
+  'Returns counters and gauges for Prometheus: judged codes, devices, keys, and the cheap health checks';
 COMMENT ON FUNCTION @extschema@.totp_move_device(text, text, text, text) IS
   'Moves a device with its state to another user, for the support desk';
 
@@ -305,7 +336,7 @@ BEGIN
      WHERE new.oid = ANY (of_extension)
        AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_recovery_codes',
                            'totp_import', 'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
-                           'totp_rename_device', 'totp_resync', 'totp_move_device')
+                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics')
   LOOP
     IF function_.old IS NOT NULL THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function_.name, function_.owner);
@@ -336,6 +367,22 @@ BEGIN
     DELETE FROM pg_shdepend
      WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND classid = 'pg_proc'::regclass AND objid = function_.name AND deptype = 'i';
+  END LOOP;
+END
+$update$;
+
+-- The same for new tables: ALTER DEFAULT PRIVILEGES may have granted them to others.
+DO $update$
+DECLARE
+  table_ CONSTANT regclass[] := ARRAY['totp.counters'];
+  grant_ record;
+BEGIN
+  FOR grant_ IN
+    SELECT c.oid::regclass AS name, a.grantee FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+     WHERE c.oid = ANY (table_) AND a.grantee <> c.relowner
+  LOOP
+    EXECUTE format('REVOKE ALL ON %s FROM %s', grant_.name,
+      CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END);
   END LOOP;
 END
 $update$;

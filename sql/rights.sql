@@ -64,6 +64,8 @@ COMMENT ON FUNCTION totp_health() IS
   'Reports what is wrong, and what to do about it';
 COMMENT ON FUNCTION totp_stats(interval) IS
   'Counts audit rows of the given interval, by event';
+COMMENT ON FUNCTION totp_metrics() IS
+  'Returns counters and gauges for Prometheus: judged codes, devices, keys, and the cheap health checks';
 COMMENT ON FUNCTION totp_prune_audit(interval) IS
   'Deletes audit rows older than the given interval; for the owner';
 COMMENT ON FUNCTION totp_export() IS
@@ -110,7 +112,7 @@ BEGIN
       HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
   END IF;
 
-  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats'] END;
+  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats', 'totp_metrics'] END;
   FOR routine IN
     SELECT p.oid::regprocedure AS signature
       FROM pg_proc p

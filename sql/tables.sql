@@ -128,6 +128,19 @@ CREATE TABLE totp.floor (
 ) USING heap;
 INSERT INTO totp.floor VALUES ('-infinity', 0, 0, 0, 0, true);
 
+-- Sums of judgments, changed in place, as above. What two sessions contend for is a page, not a row, so each row has a page
+-- of its own: a tenth of a page is to be filled, and two rows are more than that.
+CREATE TABLE totp.counters (
+  accepted            bigint    NOT NULL,
+  wrong               bigint    NOT NULL,
+  replayed            bigint    NOT NULL,
+  locked              bigint    NOT NULL,
+  recovery_codes_used bigint    NOT NULL,
+  stripe              smallint  PRIMARY KEY,
+  padding             char(400) COLLATE "C" NOT NULL DEFAULT ''
+) USING heap WITH (fillfactor = 10);
+INSERT INTO totp.counters SELECT 0, 0, 0, 0, 0, stripe FROM pg_catalog.generate_series(0, 15) AS stripe;
+
 -- Event, user, and actor of everything that happened. Append-only for everyone but the owner.
 CREATE TABLE totp.audit_log (
   id               bigint      PRIMARY KEY DEFAULT pg_catalog.nextval('totp.audit_ids'),
@@ -157,3 +170,5 @@ SELECT pg_catalog.pg_extension_config_dump('totp.recovery_codes', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.audit_log', '');
 -- The identity of a cluster belongs to that cluster. A restored database must find none.
 SELECT pg_catalog.pg_extension_config_dump('totp.floor', 'WHERE false');
+-- The counters are of this database in this cluster. A restored database begins with the rows of this script.
+SELECT pg_catalog.pg_extension_config_dump('totp.counters', 'WHERE false');

@@ -3,12 +3,14 @@
 //!
 //! Owns every condition on the version. Must never keep an answer: each call asks PostgreSQL again.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, OsStr, c_int};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::FormData_pg_attribute;
+use pgrx::pg_sys::PgTryBuilder;
 
 /// Leaves backtraces, with paths of the build, out of the DETAIL of errors, where pgrx would add them.
 pub fn hide_backtraces() {
@@ -126,6 +128,65 @@ pub fn table_oid(schema: &CStr, table: &CStr) -> pg_sys::Oid {
 pub fn lock_table(table: pg_sys::Oid, mode: u32) {
     // SAFETY: takes an ordinary lock.
     unsafe { pg_sys::LockRelationOid(table, mode as i32) }
+}
+
+/// Locks a table as `lock_table` does, if that needs no wait.
+pub fn try_lock_table(table: pg_sys::Oid, mode: u32) -> bool {
+    // SAFETY: takes an ordinary lock, or none.
+    unsafe { pg_sys::ConditionalLockRelationOid(table, mode as i32) }
+}
+
+/// Returns how many pages a table has.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn blocks(relation: pg_sys::Relation) -> u32 {
+    // SAFETY: promised by the caller.
+    unsafe { pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
+}
+
+/// Returns the number of this process.
+pub fn process_id() -> u32 {
+    std::process::id()
+}
+
+/// Runs `work` in a subtransaction that is rolled back, and returns its answer: false if it raises. So nothing that it locks,
+/// pins, or raises is left, and what it changes in place stays. A cancel of the statement waits for the end.
+pub fn try_in_subtransaction(work: impl FnOnce() -> bool) -> bool {
+    // SAFETY: what PL/pgSQL does for a block with EXCEPTION: memory context and resource owner are as before. An error sets the
+    // count of holdoffs to 0. No parallel query is running, as `guard` makes sure.
+    unsafe {
+        let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        let holdoffs = pg_sys::InterruptHoldoffCount;
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::InterruptHoldoffCount = holdoffs + 1;
+        let answer = PgTryBuilder::new(AssertUnwindSafe(work)).catch_others(|_| false).execute();
+        pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        pg_sys::InterruptHoldoffCount = holdoffs;
+        pg_sys::CurrentMemoryContext = context;
+        pg_sys::CurrentResourceOwner = owner;
+        answer
+    }
+}
+
+/// Has a function called when the session ends, if the server does not crash: before PostgreSQL ends the last transaction.
+pub fn at_end_of_session(function: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum)) {
+    // SAFETY: the function stays loaded. PostgreSQL calls the last one first, so this one before its own.
+    unsafe { pg_sys::before_shmem_exit(Some(function), pg_sys::Datum::null()) }
+}
+
+/// Runs `work` in a transaction of its own, at the end of a session, after it has ended one that is open.
+pub fn in_last_transaction(work: impl FnOnce()) {
+    // SAFETY: what PostgreSQL does there to drop temporary tables (RemoveTempRelationsCallback in namespace.c). An error ends
+    // the process, as it would anyway.
+    unsafe {
+        pg_sys::AbortOutOfAnyTransaction();
+        pg_sys::StartTransactionCommand();
+        if !is_read_only() {
+            work();
+        }
+        pg_sys::CommitTransactionCommand();
+    }
 }
 
 /// Takes a heavyweight lock on an object until the end of the transaction.

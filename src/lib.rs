@@ -5,7 +5,7 @@
 //!
 //! # The law
 //!
-//! `api` → `removed`, `audit`, `replay_floor`, `keyring` → `store` → `inplace` → `backend`, `error`. Beside them are the
+//! `api` → `removed`, `audit`, `counters`, `replay_floor`, `keyring` → `store` → `inplace` → `backend`, `error`. Beside them are the
 //! small modules that each of these may use (`user`, `timestamp`, `clock`, `settings`, `server_log`, `random`) and the pure
 //! crates, which know nothing of PostgreSQL. No arrow runs upward, but one, through SQL text: the UPDATE of a rotation in
 //! `store/rotation.rs` calls `totp.reseal` and `totp.reseal_recovery_codes`, which are in `api/rotation.rs`.
@@ -39,6 +39,7 @@ mod api;
 mod audit;
 mod backend;
 mod clock;
+mod counters;
 mod error;
 mod inplace;
 mod keyring;

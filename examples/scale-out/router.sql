@@ -267,7 +267,7 @@ DECLARE
   second  text[] := '{}';
   loaded  boolean;
 BEGIN
-  IF routine IN ('totp_stats', 'totp_keys', 'totp_health') THEN
+  IF routine IN ('totp_stats', 'totp_metrics', 'totp_keys', 'totp_health') THEN
     RETURN QUERY SELECT * FROM totp_router.each_shard AS e ORDER BY e.name;
     RETURN;
   END IF;

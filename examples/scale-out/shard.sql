@@ -365,7 +365,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHEN schema = 'totp' AND name IN ('rotation_begin', 'rotation_step', 'rotation_end') THEN 'step'
     WHEN schema = 'totp' THEN 'internal'
     WHEN first_argument = 'user_id' THEN 'user'
-    WHEN name IN ('totp_stats', 'totp_health', 'totp_keys', 'totp_rotate_key', 'totp_prune_audit', 'totp_forget_unreadable') THEN 'all'
+    WHEN name IN ('totp_stats', 'totp_metrics', 'totp_health', 'totp_keys', 'totp_rotate_key', 'totp_prune_audit', 'totp_forget_unreadable') THEN 'all'
     WHEN name IN ('totp_qr_svg', 'totp_qr_png', 'totp_qr_text', 'totp_code_at') THEN 'any'
     WHEN name IN ('totp_grant', 'totp_rotate_key_online') THEN 'router'
     WHEN name = 'totp_export' THEN 'refused'
@@ -401,7 +401,7 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
             ELSE format('TABLE(%I %s, shard text)', p.proname, pg_get_function_result(p.oid)) END AS router_result,
        p.proretset AS returns_set,
        CASE p.provolatile WHEN 'v' THEN 'VOLATILE' ELSE 'STABLE' END AS volatility,
-       p.provolatile = 'v' AND p.proname NOT IN ('totp_health', 'totp_keys', 'totp_stats') AS writes,
+       p.provolatile = 'v' AND p.proname NOT IN ('totp_health', 'totp_keys', 'totp_stats', 'totp_metrics') AS writes,
        '$' || array_position(p.proargnames, 'new_user_id') AS second_user,
        -- $1, $2,     and     user_id::text, code::text,
        (SELECT coalesce(string_agg(format('$%s, ', a.n), '' ORDER BY a.n), '') FROM generate_series(1, p.pronargs) AS a(n)) AS numbers,

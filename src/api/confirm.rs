@@ -32,12 +32,13 @@ pub fn totp_confirm_v2(
     device: default!(Option<&str>, "'default'"),
     proof: default!(Option<&str>, "NULL"),
 ) -> Result<bool, ErrorReport> {
-    guard::writable("totp_confirm")?;
-    let answer = confirm(user_id, code, device, proof, 0)?;
-    match answer.reason {
-        Reason::ProofRequired => Err(Error::ProofRequired.into()),
-        _ => Ok(answer.is_accepted()),
-    }
+    guard::judging("totp_confirm", || {
+        let answer = confirm(user_id, code, device, proof, 0)?;
+        match answer.reason {
+            Reason::ProofRequired => Err(Error::ProofRequired),
+            _ => Ok(answer.is_accepted()),
+        }
+    })
 }
 
 /// Confirms as `totp_confirm` does, and returns the reason too. With `recovery_codes` above 0 it also creates a set of
@@ -65,10 +66,11 @@ fn totp_check_confirm(
     >,
     ErrorReport,
 > {
-    guard::writable("totp_check_confirm")?;
-    let count = recovery_codes.ok_or(Error::Null("recovery_codes"))?;
-    let count = u8::try_from(count).ok().filter(|n| *n <= 20).ok_or(Error::FirstRecoveryCount)?;
-    let answer = confirm(user_id, code, device, proof, count)?;
+    let answer = guard::judging("totp_check_confirm", || {
+        let count = recovery_codes.ok_or(Error::Null("recovery_codes"))?;
+        let count = u8::try_from(count).ok().filter(|n| *n <= 20).ok_or(Error::FirstRecoveryCount)?;
+        confirm(user_id, code, device, proof, count)
+    })?;
     let (retry_at, retry_after) = (answer.retry_at(), answer.retry_after());
     Ok(TableIterator::once((
         answer.is_accepted(),

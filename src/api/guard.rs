@@ -4,8 +4,10 @@
 
 use pgrx::pg_catalog::pg_proc::PgProc;
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
 
 use crate::backend;
+use crate::counters;
 use crate::error::Error;
 use crate::store;
 
@@ -21,6 +23,14 @@ pub fn writable(function: &'static str) -> Result<(), Error> {
         return Err(Error::ReadOnly(function));
     }
     not_parallel(function)
+}
+
+/// Runs a call that judges codes, where it may run, and adds what it has counted at its end.
+pub fn judging<T>(function: &'static str, call: impl FnOnce() -> Result<T, Error>) -> Result<T, ErrorReport> {
+    writable(function)?;
+    let answer = call();
+    counters::add_when_due();
+    Ok(answer?)
 }
 
 /// Refuses a security-restricted operation: maintenance of a table, or a materialized view. There PostgreSQL runs the code of

@@ -15,6 +15,7 @@ use super::binding::{self, Proof};
 use super::matching::{self, Typed};
 use crate::audit::{self, Event};
 use crate::clock;
+use crate::counters::{self, Counted};
 use crate::error::Error;
 use crate::inplace::{self, Lsn, Outcome, RowAddress, Target};
 use crate::store::attempts::Attempts;
@@ -186,6 +187,7 @@ fn prepare<'a>(
     let attempts = look_up.attempts(user)?;
     let counter = attempts.as_ref().map(|seen| seen.attempts.codes.believed(&policy, now.0));
     if let Some(counter) = counter.filter(|counter| counter.is_locked(now.0)) {
+        counters::count(Counted::Locked);
         return Ok(ControlFlow::Break(Answer::new(Reason::Locked, counter, &policy, now)));
     }
     let mut candidates = look_up.secrets(user)?;
@@ -265,11 +267,15 @@ impl Attempt<'_> {
         let Outcome::Decided((verdict, counter), lsn) = outcome else { return Ok(None) };
         let reason = match verdict {
             Verdict::Wrong { newly_locked } => {
+                counters::count(Counted::Wrong);
                 lsn.inspect(|l| if newly_locked { l.make_durable() } else { l.flush_soon() });
                 audit::failed(self.user, &counter, newly_locked, self.now)?;
                 Reason::Wrong
             }
-            _ => Reason::Locked,
+            _ => {
+                counters::count(Counted::Locked);
+                Reason::Locked
+            }
         };
         Ok(Some(Answer::new(reason, counter, &self.policy, self.now)))
     }
@@ -357,14 +363,19 @@ impl<'a> Matched<'a> {
         let (secret, device) = (&found.secret, found.secret.device());
         Ok(Some(match verdict {
             Verdict::Accepted => {
+                counters::count(Counted::Accepted);
                 attempt.accepted(secret, lsn)?;
                 answer(Reason::Accepted).of_device(device)
             }
             Verdict::Replayed => {
+                counters::count(Counted::Replayed);
                 audit::replayed(attempt.user, device, attempt.now)?;
                 answer(Reason::Replayed).of_device(device).not_before(retry_at(floor, step, &found))
             }
-            Verdict::Locked | Verdict::Wrong { .. } => answer(Reason::Locked),
+            Verdict::Locked | Verdict::Wrong { .. } => {
+                counters::count(Counted::Locked);
+                answer(Reason::Locked)
+            }
         }))
     }
 
@@ -391,8 +402,11 @@ impl<'a> Matched<'a> {
                 lsn.inspect(|lsn| lsn.make_durable());
                 audit::resynced(user, device, drift, now)?;
             }
-            Verdict::Replayed => audit::replayed(user, device, now)?,
-            Verdict::Locked | Verdict::Wrong { .. } => {}
+            Verdict::Replayed => {
+                counters::count(Counted::Replayed);
+                audit::replayed(user, device, now)?;
+            }
+            Verdict::Locked | Verdict::Wrong { .. } => counters::count(Counted::Locked),
         }
         Ok(Some(verdict == Verdict::Accepted))
     }
@@ -405,6 +419,7 @@ impl<'a> Matched<'a> {
             return Ok(None);
         }
         let device = self.secret().device();
+        counters::count(Counted::Replayed);
         audit::replayed(self.user(), device, self.now())?;
         let answer = Answer::new(Reason::Replayed, self.attempt.counter, &self.attempt.policy, self.now());
         Ok(Some(answer.of_device(device).not_before(retry_at(floor, self.step, &self.found))))
@@ -421,6 +436,7 @@ impl<'a> Matched<'a> {
         let outcome = inplace::change_one(used, |used: &mut UsedCode| *used = use_of_code(*used))?;
         match outcome {
             Outcome::Decided((), lsn) => {
+                counters::count(Counted::Accepted);
                 lsn.inspect(|lsn| lsn.make_durable());
                 Ok(())
             }

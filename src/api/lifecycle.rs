@@ -134,16 +134,20 @@ fn totp_unenroll(
     proof: Option<&str>,
     device: default!(Option<&str>, "NULL"),
 ) -> Result<bool, ErrorReport> {
-    guard::writable("totp_unenroll")?;
+    guard::judging("totp_unenroll", || unenroll(user_id, proof, device))
+}
+
+/// Asks for the proof last, and removes after it.
+fn unenroll(user_id: Option<&str>, proof: Option<&str>, device: Option<&str>) -> Result<bool, Error> {
     let user = UserId::new(user_id)?;
     let device = DeviceName::optional(device)?;
     keyring::hold_existing()?;
     if !attempts::lock(user)? {
-        return Err(Error::NoSuchDevice.into());
+        return Err(Error::NoSuchDevice);
     }
     let existing = secrets::of_user(&Snapshot::latest(), user)?;
     if !existing.iter().any(|s| device.is_none_or(|device| s.device() == device)) {
-        return Err(Error::NoSuchDevice.into());
+        return Err(Error::NoSuchDevice);
     }
     if !proof::ask(user, &existing, proof)? {
         return Ok(false);

@@ -18,6 +18,7 @@
 //! | `totp_export` | `export.rs` |
 //! | `totp_qr_svg`, `totp_qr_png`, `totp_qr_text`, `totp_code_at` | `qr.rs` |
 //! | `totp_health` | `health/` |
+//! | `totp_metrics` | `metrics.rs` |
 //!
 //! `old_sql.rs` has what the SQL of 0.1.0 calls.
 //!
@@ -39,6 +40,7 @@ mod judgment;
 mod keys;
 mod lifecycle;
 mod matching;
+mod metrics;
 mod old_sql;
 mod proof;
 mod qr;

@@ -10,6 +10,7 @@ use super::answer::{Answer, Reason};
 use super::guard;
 use crate::audit;
 use crate::clock;
+use crate::counters::{self, Counted};
 use crate::error::Error;
 use crate::inplace::{self, Lsn, Outcome, Target};
 use crate::store::attempts::Attempts;
@@ -23,8 +24,7 @@ use crate::{keyring, settings};
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_recover(user_id: Option<&str>, recovery_code: Option<&str>) -> Result<bool, ErrorReport> {
-    guard::writable("totp_recover")?;
-    Ok(judge_code(user_id, recovery_code)?.is_accepted())
+    guard::judging("totp_recover", || Ok(judge_code(user_id, recovery_code)?.is_accepted()))
 }
 
 /// Checks a recovery code as `totp_recover` does, and returns the reason too.
@@ -46,8 +46,7 @@ fn totp_check_recover(
     >,
     ErrorReport,
 > {
-    guard::writable("totp_check_recover")?;
-    let answer = judge_code(user_id, recovery_code)?;
+    let answer = guard::judging("totp_check_recover", || judge_code(user_id, recovery_code))?;
     Ok(TableIterator::once((
         answer.is_accepted(),
         answer.reason.as_str(),
@@ -68,6 +67,7 @@ pub fn judge_code(user_id: Option<&str>, code: Option<&str>) -> Result<Answer, E
         let now = clock::now()?;
         let counter = found.seen.recovery.believed(&policy, now.0);
         if counter.is_locked(now.0) {
+            counters::count(Counted::Locked);
             return Ok(Answer::new(Reason::Locked, counter, &policy, now));
         }
         let Some(code) = &code else { return Ok(Answer::new(Reason::Malformed, counter, &policy, now)) };
@@ -91,8 +91,14 @@ pub fn judge_code(user_id: Option<&str>, code: Option<&str>) -> Result<Answer, E
     }
 }
 
-/// Makes a judgment durable, and tells the logs. A use and a lock are durable before they are reported.
+/// Counts a judgment, makes it durable, and tells the logs. A use and a lock are durable before they are reported.
 fn report(user: UserId, verdict: Verdict, counter: &Counter, lsn: Option<Lsn>, now: Timestamp) -> Result<(), Error> {
+    counters::count(match verdict {
+        Verdict::Accepted => Counted::RecoveryCodeUsed,
+        Verdict::Wrong { .. } => Counted::Wrong,
+        Verdict::Replayed => Counted::Replayed,
+        Verdict::Locked => Counted::Locked,
+    });
     let newly_locked = counter.is_locked(now.0);
     let is_urgent = verdict == Verdict::Accepted || newly_locked;
     lsn.inspect(|lsn| if is_urgent { lsn.make_durable() } else { lsn.flush_soon() });

@@ -31,14 +31,14 @@ pub fn totp_recovery_codes_v2(
     count: default!(Option<i32>, 10),
     proof: default!(Option<&str>, "NULL"),
 ) -> Result<SetOfIterator<'static, SecretText>, ErrorReport> {
-    guard::writable("totp_recovery_codes")?;
-    Ok(replace(user_id, count, |user, existing| {
+    let ask = |user: UserId<'_>, existing: &[Existing]| {
         if existing.iter().any(|s| s.slot == Slot::Active) {
             proof::ask(user, existing, proof)
         } else {
             Err(Error::NoSuchDevice)
         }
-    })?)
+    };
+    guard::judging("totp_recovery_codes", || replace(user_id, count, ask))
 }
 
 /// Does the same for the support desk, without a proof, and also for a user whose devices wait for their first code.

@@ -82,28 +82,37 @@ fn totp_rename_device(
     new_device: Option<&str>,
     proof: default!(Option<&str>, "NULL"),
 ) -> Result<bool, ErrorReport> {
-    guard::writable("totp_rename_device")?;
+    guard::judging("totp_rename_device", || rename_device(user_id, device, new_device, proof))
+}
+
+/// Asks for the proof last, and renames after it.
+fn rename_device(
+    user_id: Option<&str>,
+    device: Option<&str>,
+    new_device: Option<&str>,
+    proof: Option<&str>,
+) -> Result<bool, Error> {
     let user = UserId::new(user_id)?;
     let (device, new_device) = (DeviceName::new(device)?, DeviceName::named("new_device", new_device)?);
     keyring::hold_existing()?;
     if !attempts::lock(user)? {
-        return Err(Error::NoSuchDevice.into());
+        return Err(Error::NoSuchDevice);
     }
     let existing = secrets::of_user(&Snapshot::latest(), user)?;
     let of_device: Vec<_> = existing.iter().filter(|s| s.device() == device).collect();
     if of_device.is_empty() {
-        return Err(Error::NoSuchDevice.into());
+        return Err(Error::NoSuchDevice);
     }
     if of_device.iter().any(|s| s.disabled) {
-        return Err(Error::DeviceDisabled.into());
+        return Err(Error::DeviceDisabled);
     }
     if existing.iter().any(|s| s.device() == new_device) {
-        return Err(Error::DeviceExists.into());
+        return Err(Error::DeviceExists);
     }
     // The support desk has staged it, and the user has nothing to prove themselves with.
     let is_of_desk = !binding::has_mfa(&existing) && of_device.iter().any(|s| s.slot == Slot::Pending);
     if is_of_desk && settings::require_proof() {
-        return Err(Error::ProofRequired.into());
+        return Err(Error::ProofRequired);
     }
     let sealed = seal_again(user, device, user, new_device, |_| true)?;
     if !proof::ask(user, &existing, proof)? {

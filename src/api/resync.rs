@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 use super::guard;
 use super::judgment::{Compared, Scope, compare};
 use super::matching::Typed;
+use crate::error::Error;
 use crate::settings;
 use crate::user::UserId;
 
@@ -24,12 +25,16 @@ fn totp_resync(
     code2: Option<&str>,
     device: default!(Option<&str>, "'default'"),
 ) -> Result<bool, ErrorReport> {
-    guard::writable("totp_resync")?;
+    guard::judging("totp_resync", || resync(user_id, [code1, code2], device))
+}
+
+/// Judges the pair. What has not the form of a code is not charged.
+fn resync(user_id: Option<&str>, codes: [Option<&str>; 2], device: Option<&str>) -> Result<bool, Error> {
     let (Some(user), Some(device)) = (UserId::to_find(user_id), device) else { return Ok(false) };
     if settings::resync_steps() == 0 {
         return Ok(false);
     }
-    let codes = [code1, code2].map(|code| Code::parse(code.unwrap_or_default()).ok());
+    let codes = codes.map(|code| Code::parse(code.unwrap_or_default()).ok());
     let typed = match &codes {
         [Some(first), Some(second)] => Some(Typed::Pair([first, second])),
         _ => None,

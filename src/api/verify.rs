@@ -28,8 +28,7 @@ fn totp_verify(
     code: Option<&str>,
     device: default!(Option<&str>, "NULL"),
 ) -> Result<bool, ErrorReport> {
-    guard::writable("totp_verify")?;
-    Ok(judge_code(user_id, code, Scope::of(device))?.is_accepted())
+    guard::judging("totp_verify", || Ok(judge_code(user_id, code, Scope::of(device))?.is_accepted()))
 }
 
 /// Checks a code as `totp_verify` does, and returns the reason too. For its symbol see `old_sql.rs`.
@@ -53,8 +52,7 @@ fn totp_check_v2(
     >,
     ErrorReport,
 > {
-    guard::writable("totp_check")?;
-    let answer = judge_code(user_id, code, Scope::of(device))?;
+    let answer = guard::judging("totp_check", || judge_code(user_id, code, Scope::of(device)))?;
     let (retry_at, retry_after) = (answer.retry_at(), answer.retry_after());
     Ok(TableIterator::once((
         answer.is_accepted(),

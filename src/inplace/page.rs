@@ -43,6 +43,29 @@ impl Target {
         }
     }
 
+    /// Does the same for a page whose rows are not known yet. The caller holds the lock on the table.
+    pub fn of_page<T: InPlace>(table: pg_sys::Oid, block: pg_sys::BlockNumber) -> Result<Self, Error> {
+        let mut tid = pg_sys::ItemPointerData::default();
+        pgrx::itemptr::item_pointer_set_all(&mut tid, block, pg_sys::InvalidOffsetNumber);
+        Self::open::<T>(&RowAddress { table, tid, xmin: pg_sys::InvalidTransactionId, may_be_going: true })
+    }
+
+    /// Turns to the row at an offset of the page, whoever inserted it. False if there is none.
+    ///
+    /// # Safety
+    /// The buffer is locked.
+    pub unsafe fn turn_to(&mut self, offset: pg_sys::OffsetNumber) -> bool {
+        let (block, _) = pgrx::itemptr::item_pointer_get_both(self.row.tid);
+        pgrx::itemptr::item_pointer_set_all(&mut self.row.tid, block, offset);
+        // SAFETY: promised by the caller.
+        let tuple = unsafe { self.tuple() };
+        if let Some(tuple) = &tuple {
+            // SAFETY: within the page.
+            self.row.xmin = unsafe { (*tuple.header).t_choice.t_heap.t_xmin };
+        }
+        tuple.is_some()
+    }
+
     /// Returns whether this transaction gave the table a new file (CLUSTER, ALTER TABLE, TRUNCATE), or put another table in its
     /// place: its ROLLBACK restores the old rows, with every code and guess as before. A table of its CREATE EXTENSION does
     /// not count: a ROLLBACK removes it with everything else.
@@ -101,27 +124,35 @@ impl Target {
         }
     }
 
-    /// Finds the row's columns.
+    /// Finds the tuple that is where the row was found.
     ///
     /// # Safety
     /// The buffer is locked.
-    unsafe fn place(&self) -> Found {
+    unsafe fn tuple(&self) -> Option<Tuple> {
         // SAFETY: the page is locked, so its line pointers do not move; each offset is checked before it is used.
         unsafe {
             let page = pg_sys::BufferGetPage(self.buffer);
             let (_, offset) = pgrx::itemptr::item_pointer_get_both(self.row.tid);
             if offset == 0 || offset > pg_sys::PageGetMaxOffsetNumber(page) {
-                return Found::Moved;
+                return None;
             }
             let item = &*pg_sys::PageGetItemId(page, offset);
             let (start, len) = (item.lp_off() as usize, item.lp_len() as usize);
-            if item.lp_flags() != pg_sys::LP_NORMAL
-                || len < size_of::<pg_sys::HeapTupleHeaderData>()
-                || start + len > pg_sys::BLCKSZ as usize
-            {
-                return Found::Moved;
-            }
-            let header = page.add(start).cast::<pg_sys::HeapTupleHeaderData>();
+            let is_tuple = item.lp_flags() == pg_sys::LP_NORMAL
+                && len >= size_of::<pg_sys::HeapTupleHeaderData>()
+                && start + len <= pg_sys::BLCKSZ as usize;
+            is_tuple.then(|| Tuple { start, len, header: page.add(start).cast() })
+        }
+    }
+
+    /// Finds the row's columns.
+    ///
+    /// # Safety
+    /// The buffer is locked.
+    unsafe fn place(&self) -> Found {
+        // SAFETY: as `tuple`, which checked that the header is within the page.
+        unsafe {
+            let Some(Tuple { start, len, header }) = self.tuple() else { return Found::Moved };
             if (*header).t_choice.t_heap.t_xmin != self.row.xmin {
                 return Found::Moved;
             }
@@ -183,6 +214,13 @@ impl Drop for Target {
             }
         }
     }
+}
+
+/// A tuple within its page.
+struct Tuple {
+    start: usize,
+    len: usize,
+    header: *const pg_sys::HeapTupleHeaderData,
 }
 
 /// What is now where the look-up found a row.

@@ -6,6 +6,7 @@
 use pgrx::IntoDatum;
 
 use super::attempts::Attempts;
+use super::counters::Counts;
 use super::floor::Floor;
 use super::shape;
 use super::spi::{Arg, Row, Snapshot, Statement, int8, statement};
@@ -95,17 +96,22 @@ pub struct Help {
 statement!(reads VERSION(), c"SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_totp'");
 
 // src/inplace relies on the access method and the columns, and on no index on them and no trigger. $2 has the columns of all
-// tables of $1, five of each.
+// tables of $1, five of each. Partitions are found in pg_inherits: for pg_partition_tree() PostgreSQL plans a thousand rows
+// each, and then compiles the statement by JIT, which takes longer than all checks.
 statement!(reads TABLE_FAULTS(TEXTARRAYOID, TEXTARRAYOID), c"
-WITH expected AS (
+WITH RECURSIVE expected AS (
   SELECT t.name, $2[5 * t.number - 4 : 5 * t.number] AS columns
     FROM pg_catalog.unnest($1) WITH ORDINALITY AS t(name, number)),
+part AS (
+  SELECT e.name, c.oid
+    FROM expected e JOIN pg_catalog.pg_class c ON c.relname = e.name AND c.relnamespace = 'totp'::pg_catalog.regnamespace
+   UNION
+  SELECT p.name, i.inhrelid FROM part p JOIN pg_catalog.pg_inherits i ON i.inhparent = p.oid),
 found AS (
   SELECT e.name, e.columns, c.oid, c.relkind, c.relpersistence, m.amname
     FROM expected e
-    LEFT JOIN pg_catalog.pg_class root ON root.relname = e.name AND root.relnamespace = 'totp'::pg_catalog.regnamespace
-    LEFT JOIN LATERAL (SELECT root.oid UNION SELECT relid FROM pg_catalog.pg_partition_tree(root.oid)) AS part(relid) ON true
-    LEFT JOIN pg_catalog.pg_class c ON c.oid = part.relid
+    LEFT JOIN part p ON p.name = e.name
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = p.oid
     LEFT JOIN pg_catalog.pg_am m ON m.oid = c.relam)
 SELECT f.name, 'missing', NULL FROM found f WHERE f.oid IS NULL
 UNION ALL
@@ -217,9 +223,9 @@ pub fn version() -> Result<Option<String>, Error> {
 }
 
 /// Returns the tables that change in place, by name.
-pub fn in_place_tables() -> Result<[InPlaceTable; 3], Error> {
-    let names = [Attempts::TABLE, Floor::TABLE, UsedCode::TABLE];
-    let columns = [Attempts::COLUMNS, Floor::COLUMNS, UsedCode::COLUMNS].concat();
+pub fn in_place_tables() -> Result<[InPlaceTable; 4], Error> {
+    let names = [Attempts::TABLE, Counts::TABLE, Floor::TABLE, UsedCode::TABLE];
+    let columns = [Attempts::COLUMNS, Counts::COLUMNS, Floor::COLUMNS, UsedCode::COLUMNS].concat();
     let mut tables = names.map(|name| InPlaceTable { name, faults: vec![] });
     let args = [names.to_vec().into_datum(), columns.into_datum()];
     TABLE_FAULTS.with(|s| {
@@ -246,6 +252,11 @@ fn fault(row: &Row) -> Result<Fault, Error> {
         "subscription" => Fault::Subscription(row.must(3)?),
         _ => return Err(Error::Internal("name a fault of a table")),
     })
+}
+
+/// Returns the names of all tables.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    shape::names()
 }
 
 /// Returns the tables whose rows cannot be read: what reads one of them raises XX001.

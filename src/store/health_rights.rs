@@ -127,7 +127,7 @@ SELECT DISTINCT p.oid::pg_catalog.regprocedure::text, CASE WHEN a.grantee <> 0 T
 statement!(reads MAINTAINED(), c"
 SELECT DISTINCT c.oid::pg_catalog.regclass::text, CASE WHEN a.grantee <> 0 THEN pg_catalog.pg_get_userbyid(a.grantee)::text END
   FROM pg_catalog.pg_namespace n
-  JOIN pg_catalog.pg_class root ON root.relnamespace = n.oid AND root.relname IN ('attempts', 'used_codes', 'floor')
+  JOIN pg_catalog.pg_class root ON root.relnamespace = n.oid AND root.relname IN ('attempts', 'used_codes', 'floor', 'counters')
  CROSS JOIN LATERAL (SELECT root.oid UNION SELECT relid FROM pg_catalog.pg_partition_tree(root.oid)) AS part(relid)
   JOIN pg_catalog.pg_class c ON c.oid = part.relid
  CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a

@@ -8,11 +8,13 @@
 
 pub mod attempts;
 pub mod audit_log;
+pub mod counters;
 pub mod data_keys;
 pub mod floor;
 pub mod health;
 pub mod health_rights;
 pub mod health_settings;
+pub mod metrics;
 pub mod owner;
 pub mod recovery_codes;
 pub mod relcache;

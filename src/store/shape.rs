@@ -124,6 +124,17 @@ table!(
     ]
 );
 table!(
+    COUNTERS,
+    c"counters",
+    [
+        ("accepted", INT8OID),
+        ("wrong", INT8OID),
+        ("replayed", INT8OID),
+        ("locked", INT8OID),
+        ("recovery_codes_used", INT8OID),
+    ]
+);
+table!(
     AUDIT_LOG,
     c"audit_log",
     [
@@ -140,11 +151,19 @@ table!(
     ]
 );
 
-static ALL: [&Table; 7] = [&DATA_KEYS, &SECRETS, &USED_CODES, &ATTEMPTS, &RECOVERY_CODES, &FLOOR, &AUDIT_LOG];
+static ALL: [&Table; 8] =
+    [&DATA_KEYS, &SECRETS, &USED_CODES, &ATTEMPTS, &RECOVERY_CODES, &FLOOR, &COUNTERS, &AUDIT_LOG];
 
-/// Returns the tables that are missing or altered.
+/// Returns the tables that are missing or altered, among those that judgments need: all but the counters, which the SQL of
+/// 0.1.0 does not have.
 pub fn altered() -> Vec<&'static str> {
-    ALL.iter().filter(|table| table.check().is_err()).map(|table| table.name()).collect()
+    let is_needed = |table: &&&Table| !std::ptr::eq(**table, &COUNTERS);
+    ALL.iter().filter(is_needed).filter(|table| table.check().is_err()).map(|table| table.name()).collect()
+}
+
+/// Returns the names of all tables.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|table| table.name())
 }
 
 /// What was found out about a table.
@@ -235,6 +254,31 @@ impl Table {
                     return Err(self.altered());
                 }
                 pgrx::check_for_interrupts!();
+            }
+        })
+    }
+
+    /// Does the same without a wait, for a caller who releases the lock. `None` if the lock is not to be had now, or the table
+    /// is not as expected.
+    pub fn try_open(&'static self, lock: u32) -> Option<Open> {
+        self.checked.with(|checked| {
+            let table = checked.get().map_or_else(|| table_oid(self.name), |checked| checked.table);
+            if table == pg_sys::InvalidOid || !backend::try_lock_table(table, lock) {
+                return None;
+            }
+            // SAFETY: returns NULL if the table does not exist.
+            let relation = unsafe { pg_sys::try_table_open(table, pg_sys::NoLock as i32) };
+            if relation.is_null() {
+                return None;
+            }
+            // SAFETY: just opened, and locked above.
+            match checked.get_or(|| unsafe { self.look(relation) }) {
+                Ok(Checked { user_id, .. }) => Some(Open { relation, user_id }),
+                Err(_) => {
+                    // SAFETY: opened above.
+                    unsafe { pg_sys::table_close(relation, pg_sys::NoLock as i32) };
+                    None
+                }
             }
         })
     }

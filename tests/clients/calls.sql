@@ -111,6 +111,7 @@ BEGIN
       ('totp.rotation_progress', '{}', NULL),
       ('CALL totp_rotate_key_online()', '{}', NULL),
       ('totp_stats()', '{}', NULL),
+      ('totp_metrics()', '{}', NULL),
       ('totp_grant(''reader'', $1)', ARRAY['verify'], NULL),
       ('totp_prune_audit(''100 years'')', '{}', NULL),
       ('totp_export()', '{}', NULL)) AS listed

@@ -13,6 +13,7 @@ def test_what_runs_on_all_shards_says_which(router, conn):
     names = [shard.name for shard in router.shards]
     for query in ("SELECT shard FROM totp_keys()", "SELECT shard FROM totp_rotate_key()", "SELECT shard FROM totp_prune_audit('1 year')",
                   "SELECT DISTINCT shard FROM totp_stats('100 years') ORDER BY 1", "SELECT DISTINCT shard FROM totp_health() ORDER BY 1",
+                  "SELECT shard FROM totp_metrics() WHERE metric = 'totp_codes_accepted_total'",
                   "SELECT shard FROM totp_router.remove_unserved()", "SELECT DISTINCT shard FROM totp.audit_log ORDER BY 1"):
         assert [name for (name,) in conn.execute(query)] == names, query
     before = dict(conn.execute("SELECT shard, key_id FROM totp_keys()").fetchall())

@@ -8,7 +8,7 @@ from router_load import router  # noqa: F401
 from server import CHECKOUT
 from shards import PARTITIONS
 
-ON_ALL = ("totp_forget_unreadable", "totp_health", "totp_keys", "totp_prune_audit", "totp_rotate_key", "totp_stats")
+ON_ALL = ("totp_forget_unreadable", "totp_health", "totp_keys", "totp_metrics", "totp_prune_audit", "totp_rotate_key", "totp_stats")
 ROUTINES = """
 SELECT p.proname, p.prokind::text, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid), obj_description(p.oid, 'pg_proc')
   FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace AND p.proname LIKE 'totp\\_%' ORDER BY p.proname"""

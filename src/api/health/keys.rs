@@ -4,7 +4,7 @@
 
 use pgrx::pg_sys::panic::ErrorReport;
 
-use super::check::{Check, counted};
+use super::check::{Check, Status, counted};
 use crate::error::Error;
 use crate::keyring;
 use crate::store::data_keys::{self, ListedKey};
@@ -46,6 +46,13 @@ pub fn lost_master_keys() -> Result<Vec<Check>, Error> {
         keyring::count() > 0 && of_master.all(|key| key.secrets == 0 && key.recovery_sets == 0)
     };
     Ok(keys.iter().map(|key| Check::fail(NAME, lost(key, may_be_forgotten(&key.master_key)))).collect())
+}
+
+/// Does the same, but counts nothing.
+pub fn is_master_key_lost() -> Result<Check, Error> {
+    let keys = data_keys::all(&Snapshot::latest())?;
+    let is_lost = keys.iter().any(|key| !keyring::is_loaded(&key.master_key));
+    Ok(Check::new("lost_master_key", if is_lost { Status::Fail } else { Status::Ok }, ""))
 }
 
 fn lost(key: &ListedKey, may_be_forgotten: bool) -> String {

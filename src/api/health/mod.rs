@@ -13,7 +13,7 @@ mod users;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use self::check::{Check, Status};
+pub use self::check::{Check, Status};
 use super::guard;
 use crate::clock;
 use crate::error::Error;
@@ -37,6 +37,20 @@ fn totp_health() -> Result<
         report_unreadable(&mut checks, &unreadable);
     }
     Ok(TableIterator::new(checks.into_iter().map(|c| (c.name, c.status.as_str().into(), c.detail))))
+}
+
+/// Runs the checks that scan no table of users.
+pub fn cheap() -> Result<Vec<Check>, Error> {
+    let now = clock::now()?;
+    let mut checks = of_server()?;
+    let unreadable = health::unreadable_tables();
+    if unreadable.is_empty() {
+        checks.push(keys::is_master_key_lost()?);
+        checks.push(keys::key_rotation(now)?);
+    } else {
+        report_unreadable(&mut checks, &unreadable);
+    }
+    Ok(checks)
 }
 
 /// Makes the checks that read settings, files, and PostgreSQL's catalogs.

@@ -2,9 +2,11 @@
 //!
 //! Owns their sentences. Must never read a row of a table in schema `totp`: an altered table must not end these checks.
 
-use super::check::{Check, listed, quoted};
+use super::check::{Check, Status, listed, quoted};
 use crate::error::Error;
+use crate::inplace::InPlace;
 use crate::settings;
+use crate::store::counters::Counts;
 use crate::store::health::{self, Fault, InPlaceTable};
 use crate::store::health_settings::{self, Place};
 
@@ -84,7 +86,9 @@ fn table(table: InPlaceTable) -> Check {
     let mut faults: Vec<_> =
         table.faults.iter().map(|found| format!("table totp.{}: {}", table.name, fault(table.name, found))).collect();
     faults.sort();
-    Check::fail(&name, faults.join("; "))
+    // Sign-ins do without the counters.
+    let status = if table.name == Counts::TABLE { Status::Warn } else { Status::Fail };
+    Check::new(&name, status, faults.join("; "))
 }
 
 fn fault(table: &str, fault: &Fault) -> String {

@@ -146,6 +146,18 @@ def test_the_identity_of_the_cluster_is_not_dumped(origin):
         assert number == 0 or str(number) not in dump
 
 
+def test_the_counters_are_not_dumped(origin, make_cluster):
+    """CREATE EXTENSION has made their rows. A restored database has counted nothing."""
+    sums = "SELECT count(*), count(DISTINCT stripe), sum(accepted) > 0, sum(wrong) > 0 FROM totp.counters"
+    assert origin["db"].execute(sums) == [(16, 16, True, True)]
+    db = restore(origin, make_cluster(key=KEY), "custom")
+    assert db.execute(sums) == [(16, 16, False, False)]
+    with closing(db.connect()) as conn:
+        fix_clock(conn, AFTER)
+        verify(conn, "alice", next(wrong_codes(origin["secrets"]["alice"], AFTER)))
+    assert db.execute("SELECT sum(wrong) FROM totp.counters") == [(1,)]
+
+
 def test_a_dump_of_the_schema_alone_restores(origin, make_cluster):
     server = make_cluster(key=KEY)
     server.psql(origin["server"].client("pg_dumpall", "--roles-only").replace("CREATE ROLE postgres;", ""))

@@ -191,7 +191,7 @@ def assert_sound(db, standby):
     standby.wait_for_replay(db.cluster)
     for server in (db.cluster, standby):
         server.client("pg_amcheck", "--heapallindexed", "--jobs=2", db.name)
-    for table in ("attempts", "used_codes", "secrets", "recovery_codes", "floor"):
+    for table in ("attempts", "used_codes", "secrets", "recovery_codes", "floor", "counters"):
         query = f"SELECT ctid::text, xmin::text, t::text FROM totp.{table} AS t ORDER BY ctid"
         rows = [type(db)(server, db.name).execute(query) for server in (db.cluster, standby)]
         assert rows[0] == rows[1]

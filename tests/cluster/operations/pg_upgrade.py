@@ -14,6 +14,7 @@ from population import NEXT, NOON, check_everyone, populate, rows
 from server import BIN, Cluster, Database
 from totp import check, code_at, enroll, fix_clock, verify
 
+COUNTERS = "SELECT ctid::text, c::text FROM totp.counters AS c"
 OLD_BIN = Path(os.environ["OLD_BIN"])
 
 
@@ -30,6 +31,7 @@ def upgraded(request):
             alice = enroll(conn, "alice")
             assert verify(conn, "alice", code_at(alice, NOON)) is True
         before = rows(populated)
+        counted = populated.execute(COUNTERS)
         old.stop()
         new.init()
         new.configure(totp__key_file=old.key_file)
@@ -38,7 +40,7 @@ def upgraded(request):
                 "--old-bindir", OLD_BIN, "--new-bindir", BIN, "--old-datadir", old.data, "--new-datadir", new.data,
                 *(["--link"] if request.param == "link" else []))
         new.start()
-        yield {"server": new, "populated": Database(new, "populated"), "known": known, "before": before,
+        yield {"server": new, "counted": counted, "populated": Database(new, "populated"), "known": known, "before": before,
                "other": Database(new, "other"), "alice": alice}
     finally:
         new.remove()
@@ -55,6 +57,12 @@ def test_every_row_and_sequence_is_there(upgraded):
     before = upgraded["before"]
     assert rows(upgraded["populated"], like=before) == before
     assert all(found for _, found in before.values())
+
+
+def test_the_counters_go_on(upgraded):
+    """They are not in a dump, but pg_upgrade takes the files."""
+    assert upgraded["populated"].execute(COUNTERS) == upgraded["counted"]
+    assert upgraded["populated"].value("SELECT sum(accepted) FROM totp.counters") > 0
 
 
 def test_the_catalog_is_that_of_a_fresh_install(upgraded):

@@ -18,6 +18,7 @@ HEALTHY = {
     "initial_privileges": "no privilege on the extension's objects is of a role that is gone; nothing to do",
     "version": "{version}; nothing to do",
     "table_attempts": "changes in place as it should; nothing to do",
+    "table_counters": "changes in place as it should; nothing to do",
     "table_floor": "changes in place as it should; nothing to do",
     "table_used_codes": "changes in place as it should; nothing to do",
     "wal_consistency_checking": "off for generic WAL; nothing to do",
@@ -175,6 +176,7 @@ FAULTS = {  # what is done to the database, the check, and what it says
     "unlogged": ("ALTER TABLE totp.used_codes SET UNLOGGED", "table_used_codes", "fail", "table totp.used_codes: it is not a logged table of access method heap"),
     "column of floor": ("ALTER TABLE totp.floor RENAME timeline TO line", "table_floor", "fail", "table totp.floor: its first five columns have changed"),
     "column of attempts": ("ALTER TABLE totp.attempts RENAME locked_until TO until", "table_attempts", "fail", "table totp.attempts: its first five columns have changed"),
+    "counters, missing": ("ALTER TABLE totp.counters RENAME TO away", "table_counters", "warn", "table totp.counters: it is missing"),
     "missing": ("ALTER TABLE totp.used_codes RENAME TO away", "table_used_codes", "fail", "table totp.used_codes: it is missing"),
     "all faults of a table": ("ALTER TABLE totp.attempts RENAME failures TO fails; ALTER TABLE totp.attempts SET UNLOGGED;"
                               f"CREATE INDEX slow ON totp.attempts (fails); {TRIGGER.format('t', 'attempts')}", "table_attempts", "fail",

@@ -257,6 +257,29 @@ def test_a_session_goes_on_over_the_update(old_db):
         assert verify(session, "bob", code_at(secrets["bob"], NEXT)) is False
 
 
+def test_what_was_counted_before_the_update_is_added_after_it(old_db):
+    """The SQL of 0.1.0 has no table for it."""
+    with closing(old_db.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = enroll(conn, "alice")
+        for _ in range(2):
+            verify(conn, "alice", code_at(secret, NOON))
+        pid = conn.info.backend_pid
+        old_db.execute("ALTER EXTENSION pg_totp UPDATE")
+        assert old_db.execute("SELECT count(*), sum(accepted) FROM totp.counters") == [(16, 0)]
+    wait_until(lambda: not old_db.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [pid]), "the session to end")
+    assert old_db.execute("SELECT sum(accepted), sum(replayed) FROM totp.counters") == [(1, 1)]
+
+
+def test_an_update_opens_the_new_tables_to_nobody(old_db):
+    """Also with default privileges."""
+    former = old_db.create_role()
+    old_db.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {former}, PUBLIC")
+    old_db.execute("ALTER EXTENSION pg_totp UPDATE")
+    assert old_db.execute(f"SELECT has_table_privilege('{former}', 'totp.counters', 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE')") == [(False,)]
+    old_db.execute(f"DROP OWNED BY {former}")
+
+
 def test_an_update_waits_for_open_transactions_that_have_signed_in(old_db):
     """It changes a constraint of totp.secrets. Nothing deadlocks: who signs in waits for the update."""
     with closing(old_db.connect()) as signing_in, closing(old_db.connect()) as late, closing(old_db.connect()) as watch:

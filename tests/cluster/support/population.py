@@ -14,7 +14,7 @@ RELEASES = {path.stem.removeprefix("pg_totp--"): path for path in sorted((CHECKO
 
 NEXT = NOON + timedelta(seconds=30)  # the next time step: at noon its code is in the window, and nobody has used it
 
-TABLES = ("data_keys", "secrets", "used_codes", "attempts", "recovery_codes", "floor", "audit_log")
+TABLES = ("data_keys", "secrets", "used_codes", "attempts", "recovery_codes", "floor", "audit_log")  # not the counters: a sign-in changes them
 SEQUENCES = ("key_ids", "secret_ids", "audit_ids")
 CALLS = {"verify": "SELECT totp_verify('nobody', '123456')", "enroll": "SELECT totp_enroll('someone')", "admin": "SELECT * FROM totp_keys()",
          "audit": "SELECT FROM totp.audit_log"}

@@ -22,7 +22,7 @@ from shards import Router
 from totp import NOON, SECRET
 
 WRAPPED = re.compile(r"^(?:\S+\(\d+\): \[\w+\] REMOTE ERROR: |Remote \w+: |shard \"\w+\": )+")
-ON_ALL = {"totp_forget_unreadable", "totp_health", "totp_keys", "totp_prune_audit", "totp_rotate_key", "totp_stats"}
+ON_ALL = {"totp_forget_unreadable", "totp_health", "totp_keys", "totp_metrics", "totp_prune_audit", "totp_rotate_key", "totp_stats"}
 DONE = re.compile(r"(?:^| )(?:No shard has done it\.|Done on [\w, ]+\.)$")
 ROUTER_CHECKS = {"map"}
 REFUSED = {"totp_export": "0A000"}

@@ -34,6 +34,7 @@ FUNCTIONS = {
     "totp_health": ("SELECT * FROM totp_health()", "admin"),
     "totp_code_at": ("SELECT totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', '2030-01-01')", "admin"),
     "totp_stats": ("SELECT * FROM totp_stats()", "audit"),
+    "totp_metrics": ("SELECT * FROM totp_metrics()", "audit"),
     "totp_forget_unreadable": ("SELECT * FROM totp_forget_unreadable('0123456789abcdef')", "owner"),
     "totp_prune_audit": ("SELECT totp_prune_audit('1 year')", "owner"),
     "totp_grant": ("SELECT totp_grant('postgres', 'verify')", "owner"),

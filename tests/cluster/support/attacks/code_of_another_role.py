@@ -22,6 +22,7 @@ READS = {
     "totp_enabled": "public.totp_enabled('alice')",
     "totp_status": "public.totp_status('alice')",
     "totp_stats": "public.totp_stats()",
+    "totp_metrics": "public.totp_metrics()",
     "totp_keys": "public.totp_keys()",
     "totp_health": "public.totp_health()",
     "totp_qr_svg": f"public.totp_qr_svg('{URI}')",
