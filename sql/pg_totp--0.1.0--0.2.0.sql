@@ -68,8 +68,6 @@ COMMENT ON FUNCTION totp.rotation_step(text, integer) IS
   'Second step of totp_rotate_key_online(): moves one batch';
 COMMENT ON FUNCTION @extschema@.totp_forget_unreadable(text) IS
   'Removes what is sealed under a lost master key, and returns who must enroll again';
-COMMENT ON FUNCTION @extschema@.totp_health() IS
-  'Reports what is wrong, and what to do about it';
 COMMENT ON FUNCTION @extschema@.totp_stats(interval) IS
   'Counts audit rows of the given interval, by event';
 COMMENT ON FUNCTION @extschema@.totp_prune_audit(interval) IS
@@ -108,6 +106,7 @@ ALTER FUNCTION @extschema@.totp_confirm(text, text, text) RENAME TO totp_confirm
 ALTER FUNCTION @extschema@.totp_check(text, text, text) RENAME TO totp_check_0_1_0;
 ALTER FUNCTION @extschema@.totp_recovery_codes(text, integer) RENAME TO totp_recovery_codes_0_1_0;
 ALTER FUNCTION @extschema@.totp_status(text) RENAME TO totp_status_0_1_0;
+ALTER FUNCTION @extschema@.totp_health() RENAME TO totp_health_0_1_0;
 ALTER FUNCTION @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean)
   RENAME TO totp_import_0_1_0;
 
@@ -149,6 +148,12 @@ RETURNS TABLE (device text, state text, account_name text, issuer text, algorith
 LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 4000
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_status_v2_wrapper';
+
+CREATE FUNCTION @extschema@.totp_health("full" boolean DEFAULT false)
+RETURNS TABLE (check_name text, status text, detail text, "full" boolean)
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_health_v2_wrapper';
 
 CREATE FUNCTION @extschema@.totp_import(
   user_id text, secret text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
@@ -261,6 +266,8 @@ COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
   'Checks a code as totp_verify does; returns the reason, the wrong guesses left, and the end of a lock too';
 COMMENT ON FUNCTION @extschema@.totp_status(text) IS
   'Lists what is known about the secrets of a user';
+COMMENT ON FUNCTION @extschema@.totp_health(boolean) IS
+  'Reports what is wrong, and what to do about it';
 COMMENT ON FUNCTION
   @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text) IS
   'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';
@@ -295,7 +302,7 @@ BEGIN
       FROM pg_proc new
       LEFT JOIN pg_proc old ON old.oid = ANY (of_extension) AND old.proname = new.proname || '_0_1_0'
      WHERE new.oid = ANY (of_extension)
-       AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_recovery_codes',
+       AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_health', 'totp_recovery_codes',
                            'totp_import', 'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
                            'totp_rename_device', 'totp_move_device')
   LOOP

@@ -58,7 +58,7 @@ COMMENT ON FUNCTION totp.rotation_end() IS
   'Last step of totp_rotate_key_online(): destroys the old data keys';
 COMMENT ON FUNCTION totp_forget_unreadable(text) IS
   'Removes what is sealed under a lost master key, and returns who must enroll again';
-COMMENT ON FUNCTION totp_health() IS
+COMMENT ON FUNCTION totp_health(boolean) IS
   'Reports what is wrong, and what to do about it';
 COMMENT ON FUNCTION totp_stats(interval) IS
   'Counts audit rows of the given interval, by event';

@@ -60,7 +60,8 @@ pub struct Statement {
     tables: OnceCell<Vec<&'static Table>>,
     plan: Cell<pg_sys::SPIPlanPtr>,
     is_planned: Cell<bool>,
-    is_of_one_user: bool,
+    /// It must find its rows by index, however few rows a table has when it is planned.
+    by_index: bool,
 }
 
 /// While this value lives, PostgreSQL plans a sequential scan only if there is no index.
@@ -96,14 +97,16 @@ impl Drop for NoSequentialScans {
     }
 }
 
-/// Declares a [`Statement`]: `statement!(reads FIND(TEXTOID), c"SELECT …")`, or `writes`.
+/// Declares a [`Statement`]: `statement!(reads FIND(TEXTOID), c"SELECT …")`, or `writes`. One of a user, with
+/// `user_id = $1`, finds its rows by index, and so does one that `probes`, which reads.
 macro_rules! statement {
-    (reads $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, true, $sql, $($type),*); };
-    (writes $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, false, $sql, $($type),*); };
-    (@ $name:ident, $read_only:literal, $sql:expr, $($type:ident),*) => {
+    (reads $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, new, true, $sql, $($type),*); };
+    (writes $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, new, false, $sql, $($type),*); };
+    (probes $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, by_index, true, $sql, $($type),*); };
+    (@ $name:ident, $new:ident, $read_only:literal, $sql:expr, $($type:ident),*) => {
         thread_local! {
             static $name: $crate::store::spi::Statement = const {
-                $crate::store::spi::Statement::new($sql, &[$(pgrx::pg_sys::$type),*], $read_only)
+                $crate::store::spi::Statement::$new($sql, &[$(pgrx::pg_sys::$type),*], $read_only)
             };
         }
     };
@@ -161,6 +164,15 @@ pub fn int4(value: i32) -> Arg {
 impl Statement {
     /// Makes a statement that is planned at its first use in a backend.
     pub const fn new(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool) -> Self {
+        Self::make(sql, types, read_only, contains(sql.to_bytes(), b"user_id = $1"))
+    }
+
+    /// Makes one that finds its rows by index.
+    pub const fn by_index(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool) -> Self {
+        Self::make(sql, types, read_only, true)
+    }
+
+    const fn make(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool, by_index: bool) -> Self {
         Self {
             sql,
             types,
@@ -168,7 +180,7 @@ impl Statement {
             tables: OnceCell::new(),
             plan: Cell::new(std::ptr::null_mut()),
             is_planned: Cell::new(false),
-            is_of_one_user: contains(sql.to_bytes(), b"user_id = $1"),
+            by_index,
         }
     }
 
@@ -255,7 +267,7 @@ impl Statement {
 
     fn prepared(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
         if self.plan.get().is_null() {
-            let options = if self.is_of_one_user { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
+            let options = if self.by_index { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
             let (count, types) = (self.types.len() as i32, self.types.as_ptr().cast_mut());
             // SAFETY: called between SPI_connect and SPI_finish; the types are copied.
             unsafe {
@@ -277,7 +289,7 @@ impl Statement {
     /// `plan` is that of this statement.
     unsafe fn needs_index_plan(&self, plan: pg_sys::SPIPlanPtr) -> bool {
         // SAFETY: promised by the caller.
-        self.is_of_one_user && !(self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) })
+        self.by_index && !(self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) })
     }
 }
 
