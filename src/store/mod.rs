@@ -13,6 +13,7 @@ pub mod floor;
 pub mod health;
 pub mod health_rights;
 pub mod health_settings;
+pub mod list;
 pub mod owner;
 pub mod recovery_codes;
 pub mod relcache;
