@@ -197,8 +197,12 @@ SELECT (SELECT pg_catalog.count(DISTINCT user_id)
 
 // A partitioned table has its pages in its partitions.
 statement!(reads PAGES(), c"
-SELECT (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid)) FROM pg_catalog.pg_partition_tree('totp.attempts'))::bigint,
-       (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid)) FROM pg_catalog.pg_partition_tree('totp.used_codes'))::bigint");
+SELECT (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid))
+          FROM (SELECT 'totp.attempts'::pg_catalog.regclass AS relid
+                 UNION SELECT relid FROM pg_catalog.pg_partition_tree('totp.attempts')) AS part)::bigint,
+       (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid))
+          FROM (SELECT 'totp.used_codes'::pg_catalog.regclass AS relid
+                 UNION SELECT relid FROM pg_catalog.pg_partition_tree('totp.used_codes')) AS part)::bigint");
 
 statement!(reads SAMPLED_HOUR(TIMESTAMPTZOID, FLOAT4OID, FLOAT4OID), c"
 SELECT (SELECT pg_catalog.count(*) FROM totp.attempts TABLESAMPLE SYSTEM ($2) WHERE last_failed_at > $1 - interval '1 hour'),

@@ -7,7 +7,7 @@ import pytest
 from crash_load import LAZY
 from health import health
 from server import Database
-from totp import NOON, SECRET, active_user, check, code_at, error_of, fix_clock, import_secret, recovery_codes, verify
+from totp import NOON, SECRET, check, code_at, error_of, fix_clock, import_secret, recovery_codes, verify
 
 LATER = NOON + timedelta(minutes=10, seconds=7)
 
@@ -31,7 +31,8 @@ def copy_of(cluster):
 def original(db):
     with closing(db.connect()) as conn:
         fix_clock(conn, NOON)
-        active_user(conn)
+        import_secret(conn, "alice", SECRET)
+        assert verify(conn, "alice", code_at(SECRET, NOON)) is True
         recovery_codes(conn)
     return db
 

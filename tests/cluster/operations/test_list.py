@@ -154,7 +154,7 @@ def test_nobody_is_missed_or_shown_twice_while_others_come_and_go(quick_db, conn
             gone = chance.sample(sorted(come_and_go), 25) + [user for user in page[-1:] if user in come_and_go]
             other.execute("SELECT count(totp_remove(u)) FROM unnest(%s::text[]) AS u", [gone])
             come_and_go -= set(gone)
-            new = {f"{page[-1]}{chance.choice(['', 'x', '-'])}{chance.random()}" for _ in range(10)} | {f"{chance.choice('amz')}-{chance.random()}" for _ in range(10)}
+            new = {f"{page[-1][:100]}{chance.choice(['', 'x', '-'])}{chance.random()}" for _ in range(10)} | {f"{chance.choice('amz')}-{chance.random()}" for _ in range(10)}
             other.execute("SELECT count(totp_import(u, %s, confirmed => true)) FROM unnest(%s::text[]) AS u", [SECRET, sorted(new)])
             come_and_go |= new
             if len(found) > 5000:
