@@ -14,6 +14,7 @@ use super::spi::{Arg, Row, Snapshot, Statement, int8, statement};
 use super::used_codes::UsedCode;
 use crate::error::Error;
 use crate::inplace::InPlace;
+use crate::random;
 use crate::timestamp::Timestamp;
 
 /// A table that changes in place, and what is wrong with it.
@@ -116,8 +117,11 @@ pub struct Help {
 /// Largest number of audit rows of an event that are counted.
 pub const AUDIT_ROWS: i64 = 10_000;
 
-/// Pages of a table that a sample has, more or less.
-const SAMPLE_PAGES: f64 = 64.0;
+/// Largest number of pages that a sample has.
+const SAMPLE_PAGES: u32 = 64;
+
+/// Bytes that a row of a sampled table has at least: its header and line pointer, five words, and the shortest user id.
+const LEAST_ROW: u32 = 76;
 
 statement!(reads VERSION(), c"SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_totp'");
 
@@ -204,9 +208,10 @@ SELECT (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid))
           FROM (SELECT 'totp.used_codes'::pg_catalog.regclass AS relid
                  UNION SELECT relid FROM pg_catalog.pg_partition_tree('totp.used_codes')) AS part)::bigint");
 
-statement!(reads SAMPLED_HOUR(TIMESTAMPTZOID, FLOAT4OID, FLOAT4OID), c"
-SELECT (SELECT pg_catalog.count(*) FROM totp.attempts TABLESAMPLE SYSTEM ($2) WHERE last_failed_at > $1 - interval '1 hour'),
-       (SELECT pg_catalog.count(*) FROM totp.used_codes TABLESAMPLE SYSTEM ($3) WHERE used_at > $1 - interval '1 hour')");
+// TABLESAMPLE would compute a number for every page of the table.
+statement!(probes SAMPLED_HOUR(TIMESTAMPTZOID, TIDARRAYOID, TIDARRAYOID), c"
+SELECT (SELECT pg_catalog.count(*) FROM totp.attempts WHERE ctid = ANY ($2) AND last_failed_at > $1 - interval '1 hour'),
+       (SELECT pg_catalog.count(*) FROM totp.used_codes WHERE ctid = ANY ($3) AND used_at > $1 - interval '1 hour')");
 
 // What follows reads whole tables. Joins and sorts of more than work_mem use temporary files: EXISTS under OR would not.
 statement!(reads INCOMPLETE(), c"
@@ -326,19 +331,43 @@ pub fn audited_hour(now: Timestamp) -> Result<AuditedHour, Error> {
 
 /// Looks at some pages of the tables that also have what was rolled back: at all of them, if there are few.
 pub fn sampled_hour(now: Timestamp) -> Result<SampledHour, Error> {
-    let (attempts, used_codes) = one(&PAGES, &[], |row| Ok((scale(row.must(1)?), scale(row.must(2)?))))?;
-    let percent = |scale: f64| ((100.0 / scale) as f32).into_datum();
-    one(&SAMPLED_HOUR, &[int8(now.0), percent(attempts), percent(used_codes)], |row| {
+    let (attempts, used_codes) = one(&PAGES, &[], |row| Ok((pages(row.must(1)?), pages(row.must(2)?))))?;
+    let (of_attempts, of_used_codes) = (sample(attempts)?, sample(used_codes)?);
+    let scale = |pages: u32, sample: &[u32]| f64::from(pages.max(1)) / sample.len().max(1) as f64;
+    let (scale_attempts, scale_used_codes) = (scale(attempts, &of_attempts), scale(used_codes, &of_used_codes));
+    one(&SAMPLED_HOUR, &[int8(now.0), rows_of(&of_attempts), rows_of(&of_used_codes)], |row| {
         Ok(SampledHour {
-            failing_users: Sampled { rows: row.must(1)?, scale: attempts },
-            used_secrets: Sampled { rows: row.must(2)?, scale: used_codes },
+            failing_users: Sampled { rows: row.must(1)?, scale: scale_attempts },
+            used_secrets: Sampled { rows: row.must(2)?, scale: scale_used_codes },
         })
     })
 }
 
-/// Returns how many pages of a table there are for each page of its sample.
-fn scale(bytes: i64) -> f64 {
-    (bytes as f64 / f64::from(pg_sys::BLCKSZ) / SAMPLE_PAGES).max(1.0)
+fn pages(bytes: i64) -> u32 {
+    u32::try_from(bytes / i64::from(pg_sys::BLCKSZ)).unwrap_or(u32::MAX)
+}
+
+/// Chooses pages of a table by chance: all, if there are few.
+fn sample(pages: u32) -> Result<Vec<u32>, Error> {
+    if pages <= SAMPLE_PAGES {
+        return Ok((0..pages).collect());
+    }
+    let by_chance = |_| random::bytes().map(|bytes| (u64::from_ne_bytes(bytes) % u64::from(pages)) as u32);
+    let mut chosen = (0..SAMPLE_PAGES).map(by_chance).collect::<Result<Vec<_>, _>>()?;
+    chosen.sort_unstable();
+    chosen.dedup();
+    Ok(chosen)
+}
+
+/// Makes an argument with every place of a row in these pages.
+fn rows_of(pages: &[u32]) -> Arg {
+    let last = pg_sys::BLCKSZ / LEAST_ROW;
+    let place = |page: u32, row: u32| {
+        let mut tid = pg_sys::ItemPointerData::default();
+        pgrx::itemptr::item_pointer_set_all(&mut tid, page, row as pg_sys::OffsetNumber);
+        tid
+    };
+    pages.iter().flat_map(|page| (1..=last).map(move |row| place(*page, row))).collect::<Vec<_>>().into_datum()
 }
 
 /// Counts secrets and sets of recovery codes that lack something.

@@ -59,9 +59,8 @@ def is_cheap(conn, call: str) -> None:
     read = scans(conn, call)
     assert read, call
     for node, table, rows in read:
-        assert node in ("Index Scan", "Index Only Scan", "Sample Scan"), (call, node, table)
-        # A sample has 64 pages, more or less, of at most 150 rows.
-        assert rows <= (20_000 if node == "Sample Scan" else 10_000), (call, node, table, rows)
+        assert node in ("Index Scan", "Index Only Scan", "Tid Scan"), (call, node, table)
+        assert rows <= 10_000, (call, node, table, rows)
     assert sequential(conn) == before
 
 
