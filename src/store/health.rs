@@ -118,10 +118,11 @@ pub struct Help {
 pub const AUDIT_ROWS: i64 = 10_000;
 
 /// Largest number of pages that a sample has.
-const SAMPLE_PAGES: u32 = 64;
+const SAMPLE_PAGES: u32 = 32;
 
-/// Bytes that a row of a sampled table has at least: its header and line pointer, five words, and the shortest user id.
-const LEAST_ROW: u32 = 76;
+/// Bytes of a page for each of its places at least: a line pointer and the header of a row. More places than rows fit in are
+/// there after deletes.
+const LEAST_ROW: u32 = 28;
 
 statement!(reads VERSION(), c"SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_totp'");
 
