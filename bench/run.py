@@ -35,6 +35,7 @@ SUBJECTS = {
     "bulk": "Enrollments, imports, QR codes",
     "policy": "Row-level security",
     "growth": "Growth",
+    "day_two": "Ten million users",
     "contention": "Contention",
 }
 ON_REQUEST = {"capacity": "Capacity", "scale_out": "Over several servers"}  # other files have their figures

@@ -60,7 +60,7 @@ COMMENT ON COLUMN totp.floor.floor_at IS 'Codes from before this time may have b
 COMMENT ON COLUMN totp.floor.system_identifier IS 'System identifier of the cluster';
 COMMENT ON COLUMN totp.floor.control_inode IS 'Inodes and times of global/pg_control and backup_label.old, combined; differs in a copy of the data directory';
 COMMENT ON COLUMN totp.floor.database IS 'OID of the database';
-COMMENT ON COLUMN totp.floor.timeline IS 'Timeline of the WAL';
+COMMENT ON COLUMN totp.floor.timeline IS 'Timeline of the WAL; negative until totp_acknowledge_restore() if there were recovery codes';
 COMMENT ON COLUMN totp.floor.one IS 'Limits the table to one row';
 
 COMMENT ON TABLE totp.counters IS 'Sums of judged codes, which outlive ROLLBACK; changed in place, never UPDATE it';

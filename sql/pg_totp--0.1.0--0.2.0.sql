@@ -27,6 +27,7 @@ COMMENT ON COLUMN totp.recovery_codes.user_id IS 'Id of the user';
 COMMENT ON COLUMN totp.recovery_codes.created_at IS 'When the set was created';
 COMMENT ON TABLE totp.floor IS 'Cluster that last checked a code, and since when; changed in place, never UPDATE it';
 COMMENT ON COLUMN totp.floor.control_inode IS 'Inodes and times of global/pg_control and backup_label.old, combined; differs in a copy of the data directory';
+COMMENT ON COLUMN totp.floor.timeline IS 'Timeline of the WAL; negative until totp_acknowledge_restore() if there were recovery codes';
 COMMENT ON COLUMN totp.floor.one IS 'Limits the table to one row';
 COMMENT ON TABLE totp.audit_log IS 'Event, user, and actor of everything that happened; append-only for all but the owner';
 COMMENT ON COLUMN totp.audit_log.event IS 'Name of the event, such as enrolled, failed, or locked';
@@ -68,8 +69,6 @@ COMMENT ON FUNCTION totp.rotation_step(text, integer) IS
   'Second step of totp_rotate_key_online(): moves one batch';
 COMMENT ON FUNCTION @extschema@.totp_forget_unreadable(text) IS
   'Removes what is sealed under a lost master key, and returns who must enroll again';
-COMMENT ON FUNCTION @extschema@.totp_health() IS
-  'Reports what is wrong, and what to do about it';
 COMMENT ON FUNCTION @extschema@.totp_stats(interval) IS
   'Counts audit rows of the given interval, by event';
 COMMENT ON FUNCTION @extschema@.totp_prune_audit(interval) IS
@@ -132,6 +131,7 @@ ALTER FUNCTION @extschema@.totp_confirm(text, text, text) RENAME TO totp_confirm
 ALTER FUNCTION @extschema@.totp_check(text, text, text) RENAME TO totp_check_0_1_0;
 ALTER FUNCTION @extschema@.totp_recovery_codes(text, integer) RENAME TO totp_recovery_codes_0_1_0;
 ALTER FUNCTION @extschema@.totp_status(text) RENAME TO totp_status_0_1_0;
+ALTER FUNCTION @extschema@.totp_health() RENAME TO totp_health_0_1_0;
 ALTER FUNCTION @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean)
   RENAME TO totp_import_0_1_0;
 
@@ -174,6 +174,12 @@ LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED COST 4000
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_status_v2_wrapper';
 
+CREATE FUNCTION @extschema@.totp_health("full" boolean DEFAULT false)
+RETURNS TABLE (check_name text, status text, detail text, "full" boolean)
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_health_v2_wrapper';
+
 CREATE FUNCTION @extschema@.totp_import(
   user_id text, secret text, account_name text DEFAULT NULL, issuer text DEFAULT NULL, device text DEFAULT 'default',
   algorithm text DEFAULT 'SHA1', digits integer DEFAULT 6, period integer DEFAULT 30, confirmed boolean DEFAULT false,
@@ -195,8 +201,8 @@ DECLARE
   enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
                                               'totp_unenroll', 'totp_rename_device', 'totp_resync', 'totp_qr_svg',
                                               'totp_qr_png', 'totp_qr_text'];
-  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
-                                    'reseal', 'reseal_recovery_codes'];
+  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore',
+                                    'totp_export', 'reseal', 'reseal_recovery_codes'];
   wanted   text[];
   routine  record;
 BEGIN
@@ -286,6 +292,19 @@ LANGUAGE c VOLATILE STRICT SECURITY DEFINER PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_metrics_wrapper';
 
+CREATE FUNCTION @extschema@.totp_list("after" text DEFAULT NULL, "max" integer DEFAULT 100, "prefix" text DEFAULT '')
+RETURNS TABLE (user_id text, device text, state text, account_name text, issuer text, created_at timestamptz,
+               confirmed_at timestamptz, last_used_at timestamptz, uses bigint, failures integer, locked boolean,
+               locked_until timestamptz, recovery_codes_left integer)
+LANGUAGE c STABLE SECURITY DEFINER PARALLEL RESTRICTED
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_list_wrapper';
+
+CREATE FUNCTION @extschema@.totp_acknowledge_restore() RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_acknowledge_restore_wrapper';
+
 COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
   'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
 COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
@@ -296,6 +315,8 @@ COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
   'Checks a code as totp_verify does; returns the reason, the wrong guesses left, and the end of a lock too';
 COMMENT ON FUNCTION @extschema@.totp_status(text) IS
   'Lists what is known about the secrets of a user';
+COMMENT ON FUNCTION @extschema@.totp_health(boolean) IS
+  'Reports what is wrong, and what to do about it';
 COMMENT ON FUNCTION
   @extschema@.totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text, integer) IS
   'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';
@@ -317,6 +338,10 @@ COMMENT ON FUNCTION @extschema@.totp_metrics() IS
   'Returns counters and gauges for Prometheus: judged codes, devices, keys, and the cheap health checks';
 COMMENT ON FUNCTION @extschema@.totp_move_device(text, text, text, text) IS
   'Moves a device with its state to another user, for the support desk';
+COMMENT ON FUNCTION @extschema@.totp_list(text, integer, text) IS
+  'Lists the devices of many users, page by page';
+COMMENT ON FUNCTION @extschema@.totp_acknowledge_restore() IS
+  'Ends the warning about recovery codes from before a failover or restore; for the owner';
 
 -- Gives the new functions the owner and the grants of the old ones, and drops these. A grant in this script would count as one
 -- of the extension, which pg_dump leaves out, so pg_init_privs gets what a fresh installation has.
@@ -334,9 +359,9 @@ BEGIN
       FROM pg_proc new
       LEFT JOIN pg_proc old ON old.oid = ANY (of_extension) AND old.proname = new.proname || '_0_1_0'
      WHERE new.oid = ANY (of_extension)
-       AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_recovery_codes',
+       AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_health', 'totp_recovery_codes',
                            'totp_import', 'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
-                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics')
+                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics', 'totp_list', 'totp_acknowledge_restore')
   LOOP
     IF function_.old IS NOT NULL THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function_.name, function_.owner);

@@ -14,6 +14,8 @@ COMMENT ON FUNCTION totp_enabled(text) IS
   'Returns whether to ask this user for a code';
 COMMENT ON FUNCTION totp_status(text) IS
   'Lists what is known about the secrets of a user';
+COMMENT ON FUNCTION totp_list(text, integer, text) IS
+  'Lists the devices of many users, page by page';
 COMMENT ON FUNCTION totp_remove(text, text) IS
   'Removes a device of a user, or everything of the user if device is NULL';
 COMMENT ON FUNCTION totp_keys() IS
@@ -60,8 +62,10 @@ COMMENT ON FUNCTION totp.rotation_end() IS
   'Last step of totp_rotate_key_online(): destroys the old data keys';
 COMMENT ON FUNCTION totp_forget_unreadable(text) IS
   'Removes what is sealed under a lost master key, and returns who must enroll again';
-COMMENT ON FUNCTION totp_health() IS
+COMMENT ON FUNCTION totp_health(boolean) IS
   'Reports what is wrong, and what to do about it';
+COMMENT ON FUNCTION totp_acknowledge_restore() IS
+  'Ends the warning about recovery codes from before a failover or restore; for the owner';
 COMMENT ON FUNCTION totp_stats(interval) IS
   'Counts audit rows of the given interval, by event';
 COMMENT ON FUNCTION totp_metrics() IS
@@ -94,8 +98,8 @@ DECLARE
   enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
                                               'totp_unenroll', 'totp_rename_device', 'totp_resync', 'totp_qr_svg',
                                               'totp_qr_png', 'totp_qr_text'];
-  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export',
-                                    'reseal', 'reseal_recovery_codes'];
+  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore',
+                                    'totp_export', 'reseal', 'reseal_recovery_codes'];
   wanted   text[];
   routine  record;
 BEGIN

@@ -37,6 +37,7 @@ pub enum Event {
     KeyRotated,
     UnreadableForgotten,
     Exported,
+    RestoreAcknowledged,
 }
 
 impl Event {
@@ -64,6 +65,7 @@ impl Event {
             Self::KeyRotated => "key_rotated",
             Self::UnreadableForgotten => "unreadable_forgotten",
             Self::Exported => "exported",
+            Self::RestoreAcknowledged => "restore_acknowledged",
         }
     }
 }
@@ -179,6 +181,13 @@ pub fn unreadable_forgotten(
 pub fn exported(at: Timestamp) -> Result<(), Error> {
     signed(Event::Exported.as_str()).write();
     record(Event::Exported, at, None, None)
+}
+
+/// Records that the owner has acknowledged a failover or restore, which the floor dates.
+pub fn restore_acknowledged(floor_at: Timestamp, at: Timestamp) -> Result<(), Error> {
+    let floor_at = floor_at.unix_seconds().to_string();
+    signed(Event::RestoreAcknowledged.as_str()).text("floor_at", &floor_at).write();
+    record_with(Event::RestoreAcknowledged, at, None, None, &vec![("floor_at", floor_at)])
 }
 
 /// Logs that audit rows were deleted. In the server log only: an audit row would be deleted by the next call.

@@ -74,6 +74,8 @@ pub enum Error {
     Isolation(&'static str),
     #[error("invalid batch size")]
     BatchSize,
+    #[error("invalid number of users")]
+    PageSize,
     #[error("invalid age")]
     Age,
     #[error("cannot execute {0}() within security-restricted operation")]
@@ -144,7 +146,7 @@ impl Error {
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::BatchSize | Self::MasterKeyLoaded | Self::NoKeyOfMaster | Self::Age => {
+            Self::BatchSize | Self::PageSize | Self::MasterKeyLoaded | Self::NoKeyOfMaster | Self::Age => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
             Self::Restricted(_) | Self::SuperuserOnly | Self::OwnerOnly(_) | Self::RotationOnly(_) => {
@@ -183,6 +185,7 @@ impl Error {
             Self::Qr(e) => Some(e.detail().into()),
             Self::Age => Some("The interval must be positive and at most 1000 years.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
+            Self::PageSize => Some("It must be 1 to 10000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
             Self::FirstRecoveryCount => Some("It must be 0, for none, to 20.".into()),
             Self::Drift => Some("It must be -60 to 60 steps.".into()),

@@ -22,6 +22,7 @@ use crate::error::Error;
 use crate::inplace::{self, Outcome, Target};
 use crate::server_log::Line;
 use crate::store::floor::{self, Floor};
+use crate::store::recovery_codes;
 use crate::timestamp::Timestamp;
 
 thread_local! {
@@ -51,10 +52,12 @@ pub fn current() -> Result<Timestamp, Error> {
             break found.floor.floor_at;
         }
         let new_floor = last_known(now);
+        let has_recovery_codes = recovery_codes::is_any()?;
         let outcome = inplace::change_one(Target::open(&found.address)?, |row: &mut Floor| {
             // Another session may have been faster.
             if row.identity != ours || is_far_ahead(row.floor_at, now) {
-                *row = Floor { floor_at: new_floor, identity: ours };
+                let is_to_acknowledge = row.is_to_acknowledge || row.identity != ours && has_recovery_codes;
+                *row = Floor { floor_at: new_floor, identity: ours, is_to_acknowledge };
             }
             row.floor_at
         })?;
@@ -68,6 +71,26 @@ pub fn current() -> Result<Timestamp, Error> {
     };
     JUDGED.set(Some((table, floor_at)));
     Ok(floor_at)
+}
+
+/// Ends the warning that recovery codes are older than the floor, which stays. Returns the floor, if there was a warning. No
+/// ROLLBACK undoes it.
+pub fn acknowledge() -> Result<Option<Timestamp>, Error> {
+    loop {
+        let found = floor::find()?;
+        let outcome = inplace::change_one(Target::open(&found.address)?, |row: &mut Floor| {
+            row.is_to_acknowledge = false;
+            row.floor_at
+        })?;
+        match outcome {
+            Outcome::LookAgain => continue,
+            Outcome::Decided(_, None) => return Ok(None),
+            Outcome::Decided(floor_at, Some(lsn)) => {
+                lsn.make_durable();
+                return Ok(Some(floor_at));
+            }
+        }
+    }
 }
 
 /// Returns now, or the time of the last replayed commit if that is later: after a failover it comes from the clock of the

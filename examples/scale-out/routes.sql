@@ -110,7 +110,7 @@ $do$;$$, :'home', ARRAY(
     SELECT format('totp_router.%I(%s%s) %s', name, CASE WHEN route <> 'user' THEN 'on_partition integer, ' END, remote_parameters, result)
       FROM totp_shard.routines WHERE route IN ('user', 'all', 'any', 'step')
     UNION ALL
-    SELECT format('totp_router.%I(%s) %s', name, types, result) FROM totp_shard.routines WHERE route = 'user' AND shares_names));
+    SELECT format('totp_router.%I(%s) %s', name, types, router_result) FROM totp_shard.routines WHERE shares_names));
 
 -- --- Inside: PL/Proxy ------------------------------------------------------------------------------------------------
 
@@ -207,8 +207,8 @@ $plpgsql$;$$, schema, name, parameters, arguments, router_result, CASE WHEN writ
   FROM totp_shard.routines WHERE route = 'all' AND name <> 'totp_health' ORDER BY name;
 
 -- The same for totp_health(), which also reports dead shards: it first calls each shard as a sign-in does. At the end it
--- reports roles that could take over the router.
-SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+-- reports roles that could take over the router. A parameter shares its name with a column, so it is PL/pgSQL inside.
+SELECT format($$CREATE OR REPLACE FUNCTION totp_router.totp_health(%1$s) RETURNS %2$s LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS
 $plpgsql$
 #variable_conflict use_column
@@ -218,25 +218,33 @@ DECLARE
   answers boolean;
   done    text[] := '{}';
 BEGIN
-  FOR s IN SELECT * FROM totp_router.concerned(%L, NULL, me) LOOP
+  IF $1 IS NULL THEN
+    RAISE EXCEPTION 'argument "full" must not be null' USING ERRCODE = 'invalid_parameter_value';
+  END IF;
+  FOR s IN SELECT * FROM totp_router.concerned(%3$L, NULL, me) LOOP
     answers := false;
     BEGIN
       PERFORM totp_router.ping(s.partition);
       answers := true;
-      RETURN QUERY SELECT a.*, s.name FROM totp_router.totp_health(s.partition, me) AS a;
+      RETURN QUERY SELECT a.*, s.name FROM totp_router.totp_health(s.partition, $1, me) AS a;
       done := done || s.name;
     EXCEPTION WHEN OTHERS THEN
       RETURN QUERY SELECT 'shard', 'fail', CASE WHEN answers THEN 'It answers, but totp_health() ended in an error there: '
                                                 ELSE 'It does not answer, and its users cannot sign in: ' END
-                                           || SQLSTATE || ' ' || SQLERRM, s.name;
+                                           || SQLSTATE || ' ' || SQLERRM, false, s.name;
     END;
   END LOOP;
-  RETURN QUERY SELECT * FROM totp_router.map_health(done);
-  RETURN QUERY SELECT 'router', 'fail', concat_ws(' ', e.message || '.', e.detail, e.hint), NULL::text
-                 FROM totp_router.exposed(%L::name, %L::text[]) AS e;
+  RETURN QUERY SELECT m.check_name, m.status, m.detail, false, m.shard FROM totp_router.map_health(done) AS m;
+  RETURN QUERY SELECT 'router', 'fail', concat_ws(' ', e.message || '.', e.detail, e.hint), false, NULL::text
+                 FROM totp_router.exposed(%4$L::name, %5$L::text[]) AS e;
 END
-$plpgsql$;$$, schema, name, arguments, router_result, name, schema,
-              ARRAY(SELECT DISTINCT r.name FROM totp_shard.routines AS r WHERE r.route NOT IN ('internal', 'step')))
+$plpgsql$;
+REVOKE ALL ON FUNCTION totp_router.totp_health(%1$s) FROM PUBLIC;
+CREATE OR REPLACE FUNCTION %4$I.totp_health(%6$s) RETURNS %2$s LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS
+$sql$ SELECT * FROM totp_router.totp_health(%7$s) $sql$;$$, types, router_result, name, schema,
+              ARRAY(SELECT DISTINCT r.name FROM totp_shard.routines AS r WHERE r.route NOT IN ('internal', 'step')),
+              arguments, rtrim(numbers, ', '))
   FROM totp_shard.routines WHERE name = 'totp_health';
 
 -- Any shard: the first one that answers.

@@ -368,7 +368,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHEN name IN ('totp_stats', 'totp_metrics', 'totp_health', 'totp_keys', 'totp_rotate_key', 'totp_prune_audit', 'totp_forget_unreadable') THEN 'all'
     WHEN name IN ('totp_qr_svg', 'totp_qr_png', 'totp_qr_text', 'totp_code_at') THEN 'any'
     WHEN name IN ('totp_grant', 'totp_rotate_key_online') THEN 'router'
-    WHEN name = 'totp_export' THEN 'refused'
+    WHEN name IN ('totp_export', 'totp_list', 'totp_acknowledge_restore') THEN 'refused'
   END
 $$;
 COMMENT ON FUNCTION totp_shard.route(name, name, text) IS
@@ -403,9 +403,10 @@ SELECT p.oid::regprocedure AS routine, n.nspname AS schema, p.proname AS name, p
        CASE p.provolatile WHEN 'v' THEN 'VOLATILE' ELSE 'STABLE' END AS volatility,
        p.provolatile = 'v' AND p.proname NOT IN ('totp_health', 'totp_keys', 'totp_stats', 'totp_metrics') AS writes,
        '$' || array_position(p.proargnames, 'new_user_id') AS second_user,
-       -- $1, $2,     and     user_id::text, code::text,
+       -- $1, $2,     and     user_id::text, code::text,     which without names are counted from the partition on
        (SELECT coalesce(string_agg(format('$%s, ', a.n), '' ORDER BY a.n), '') FROM generate_series(1, p.pronargs) AS a(n)) AS numbers,
-       (SELECT coalesce(string_agg(format('%I::%s, ', p.proargnames[a.n], format_type(p.proargtypes[a.n - 1], NULL)), '' ORDER BY a.n), '')
+       (SELECT coalesce(string_agg(format('%s::%s, ', CASE WHEN t.shares_names THEN '$' || a.n + 1 ELSE quote_ident(p.proargnames[a.n]) END,
+                                          format_type(p.proargtypes[a.n - 1], NULL)), '' ORDER BY a.n), '')
           FROM generate_series(1, p.pronargs) AS a(n)) AS names,
        obj_description(p.oid, 'pg_proc') AS comment
   FROM pg_extension AS e

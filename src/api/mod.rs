@@ -10,6 +10,7 @@
 //! | `totp_recover`, `totp_check_recover` | `recovery.rs` |
 //! | `totp_recovery_codes`, `totp_reset_recovery_codes` | `recovery_codes.rs` |
 //! | `totp_enabled`, `totp_status` | `status.rs` |
+//! | `totp_list` | `list.rs` |
 //! | `totp_disable`, `totp_enable`, `totp_remove`, `totp_unenroll`, `totp_unlock` | `lifecycle.rs` |
 //! | `totp_rename_user`, `totp_rename_device`, `totp_move_device` | `rename.rs` |
 //! | `totp_keys`, `totp_forget_unreadable` | `keys.rs` |
@@ -19,6 +20,7 @@
 //! | `totp_qr_svg`, `totp_qr_png`, `totp_qr_text`, `totp_code_at` | `qr.rs` |
 //! | `totp_health` | `health/` |
 //! | `totp_metrics` | `metrics.rs` |
+//! | `totp_acknowledge_restore` | `restore.rs` |
 //!
 //! `old_sql.rs` has what the SQL of 0.1.0 calls.
 //!
@@ -39,6 +41,7 @@ mod import;
 mod judgment;
 mod keys;
 mod lifecycle;
+mod list;
 mod matching;
 mod metrics;
 mod old_sql;
@@ -47,6 +50,7 @@ mod qr;
 mod recovery;
 mod recovery_codes;
 mod rename;
+mod restore;
 mod resync;
 mod rotation;
 mod secret_text;

@@ -15,6 +15,7 @@ use pgrx::prelude::*;
 use super::confirm::totp_confirm_v2;
 use super::enroll::{self, Asked};
 use super::guard;
+use super::health;
 use super::import::totp_import_v2;
 use super::recovery_codes;
 use super::secret_text::SecretText;
@@ -105,4 +106,15 @@ fn totp_enroll(
     guard::writable("totp_enroll")?;
     let asked = Asked { account_name, issuer, algorithm, digits, period, keep_current };
     Ok(enroll::enroll(user_id, device, &asked, Slot::Pending)?)
+}
+
+/// Without an argument and a column: always the full checks.
+#[pg_extern(sql = false)]
+fn totp_health() -> Result<
+    TableIterator<'static, (name!(check_name, String), name!(status, String), name!(detail, String))>,
+    ErrorReport,
+> {
+    guard::not_parallel("totp_health")?;
+    let rows = health::all(true)?;
+    Ok(TableIterator::new(rows.into_iter().map(|(c, _)| (c.name, c.status.as_str().into(), c.detail))))
 }

@@ -57,7 +57,6 @@ pub struct ListedKey {
     pub state: KeyState,
     pub created_at: Timestamp,
     pub secrets: i64,
-    pub recovery_sets: i64,
     pub master_key: String,
 }
 
@@ -75,8 +74,8 @@ DELETE FROM totp.data_keys k
    AND (SELECT s.key_id FROM totp.secrets s WHERE s.key_id = k.key_id LIMIT 1) IS NULL
    AND (SELECT r.key_id FROM totp.recovery_codes r WHERE r.key_id = k.key_id LIMIT 1) IS NULL");
 statement!(writes DELETE(INT4ARRAYOID), c"DELETE FROM totp.data_keys WHERE key_id = ANY ($1)");
-// The first row at or after the number of the key, by index: to look for that number alone, PostgreSQL may scan the table.
-statement!(reads IN_USE(TEXTOID), c"
+// The first row at or after the number of the key: to look for that number alone, PostgreSQL may scan the table.
+statement!(probes IN_USE(TEXTOID), c"
 SELECT EXISTS (SELECT FROM totp.data_keys k
                 WHERE k.master_key = $1
                   AND k.key_id IN ((SELECT s.key_id FROM totp.secrets s
@@ -85,8 +84,7 @@ SELECT EXISTS (SELECT FROM totp.data_keys k
                                      WHERE r.key_id >= k.key_id ORDER BY r.key_id LIMIT 1)))");
 statement!(reads LIST(), c"
 SELECT k.key_id, k.state, k.created_at, k.master_key,
-       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = k.key_id),
-       (SELECT pg_catalog.count(*) FROM totp.recovery_codes r WHERE r.key_id = k.key_id)
+       (SELECT pg_catalog.count(*) FROM totp.secrets s WHERE s.key_id = k.key_id)
   FROM totp.data_keys k
  ORDER BY k.key_id");
 
@@ -149,7 +147,6 @@ pub fn list(snapshot: &Snapshot) -> Result<Vec<ListedKey>, Error> {
                 created_at: row.time(3)?,
                 master_key: row.must(4)?,
                 secrets: row.must(5)?,
-                recovery_sets: row.must(6)?,
             })
         })
     })

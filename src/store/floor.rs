@@ -20,19 +20,23 @@ use crate::timestamp::Timestamp;
 pub struct Floor {
     pub floor_at: Timestamp,
     pub identity: [i64; 4],
+    /// There were recovery codes when the floor was set, and nobody has acknowledged it. Stored as the sign of the timeline.
+    pub is_to_acknowledge: bool,
 }
 
 impl InPlace for Floor {
     const TABLE: &'static str = shape::FLOOR.name();
     const COLUMNS: [&'static str; 5] = shape::FLOOR.words();
 
-    fn from_words([floor_at, identity @ ..]: Words) -> Self {
-        Self { floor_at: Timestamp(floor_at), identity }
+    fn from_words([floor_at, system_identifier, control_inode, database, timeline]: Words) -> Self {
+        let identity = [system_identifier, control_inode, database, timeline.saturating_abs()];
+        Self { floor_at: Timestamp(floor_at), identity, is_to_acknowledge: timeline < 0 }
     }
 
     fn to_words(self) -> Words {
         let [system_identifier, control_inode, database, timeline] = self.identity;
-        [self.floor_at.0, system_identifier, control_inode, database, timeline]
+        let sign = if self.is_to_acknowledge { -1 } else { 1 };
+        [self.floor_at.0, system_identifier, control_inode, database, sign * timeline]
     }
 }
 

@@ -1,9 +1,11 @@
 //! Facts for `totp_health()` about the tables and the users: counts, flags, names, times.
 //!
-//! Owns one statement per subject; `health_rights` and `health_settings` have those about rights and settings. Must never write a sentence or choose a status:
-//! `api::health` does. Some statements read every row of a table: they are for every few minutes, not for every second.
+//! Owns one statement per subject; `health_rights` and `health_settings` have those about rights and settings. Must never write
+//! a sentence or choose a status: `api::health` does. The statements of the cheap checks come first: they read no table whose
+//! size depends on the number of users, but by index, or a sample.
 
 use pgrx::IntoDatum;
+use pgrx::pg_sys;
 
 use super::attempts::Attempts;
 use super::counters::Counts;
@@ -13,6 +15,7 @@ use super::spi::{Arg, Row, Snapshot, Statement, int8, statement};
 use super::used_codes::UsedCode;
 use crate::error::Error;
 use crate::inplace::InPlace;
+use crate::random;
 use crate::timestamp::Timestamp;
 
 /// A table that changes in place, and what is wrong with it.
@@ -52,14 +55,19 @@ pub struct DataKeys {
     pub is_older_than_a_year: bool,
 }
 
-/// Stored times that a clock which was never ahead, and is not behind now, cannot have written. Texts are as PostgreSQL shows
-/// times.
+/// The floor. The text is as PostgreSQL shows times.
+pub struct FloorSeen {
+    pub at: String,
+    pub is_future: bool,
+    /// There were recovery codes when it was set, and nobody has acknowledged it.
+    pub is_to_acknowledge: bool,
+}
+
+/// Stored times that a clock which was never ahead, and is not behind now, cannot have written.
 pub struct FutureTimes {
-    /// The floor, if it is in the future.
-    pub floor_at: Option<String>,
     /// How many secrets and sets of recovery codes were used later than now.
     pub used: i64,
-    /// The last of these uses.
+    /// The last of these uses, as PostgreSQL shows times.
     pub last_used_at: Option<String>,
     /// How many locks end later than any lock can.
     pub locks: i64,
@@ -74,13 +82,27 @@ pub struct Locks {
     pub near: i64,
 }
 
-/// What happened in the last hour.
-pub struct LastHour {
-    /// Users who had a wrong code.
+/// What the audit log has of the last hour, of each event the last `AUDIT_ROWS` rows.
+pub struct AuditedHour {
+    /// Users in the rows about wrong codes.
     pub failing_users: i64,
-    pub used_secrets: i64,
-    /// Used codes that were tried again.
+    /// Rows about used codes that were tried again.
     pub replays: i64,
+}
+
+/// What a sample of two tables has of the last hour.
+pub struct SampledHour {
+    /// Users who had a wrong code.
+    pub failing_users: Sampled,
+    pub used_secrets: Sampled,
+}
+
+/// A number of rows in a sample of the pages of a table.
+#[derive(Clone, Copy)]
+pub struct Sampled {
+    pub rows: i64,
+    /// How many pages of the table there are for each page of the sample.
+    pub scale: f64,
 }
 
 /// How many users need help.
@@ -92,6 +114,16 @@ pub struct Help {
     /// Users who have recovery codes and no device.
     pub recovery_codes_alone: i64,
 }
+
+/// Largest number of audit rows of an event that are counted.
+pub const AUDIT_ROWS: i64 = 10_000;
+
+/// Largest number of pages that a sample has.
+const SAMPLE_PAGES: u32 = 32;
+
+/// Bytes of a page for each of its places at least: a line pointer and the header of a row. More places than rows fit in are
+/// there after deletes.
+const LEAST_ROW: u32 = 28;
 
 statement!(reads VERSION(), c"SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_totp'");
 
@@ -155,28 +187,55 @@ SELECT f.name, 'subscription', pg_catalog.quote_ident(s.subname)
   JOIN pg_catalog.pg_subscription_rel r ON r.srrelid = f.oid
   JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid");
 
-statement!(reads INCOMPLETE(), c"
-SELECT (SELECT pg_catalog.count(*)
-          FROM (SELECT user_id, secret_id FROM totp.secrets
-                 UNION ALL SELECT user_id, set_id FROM totp.recovery_codes) AS s
-         WHERE NOT EXISTS (SELECT FROM totp.attempts a WHERE a.user_id = s.user_id)
-            OR NOT EXISTS (SELECT FROM totp.used_codes u WHERE u.user_id = s.user_id AND u.secret_id = s.secret_id)),
-       (SELECT pg_catalog.count(*)
-          FROM (SELECT key_id FROM totp.secrets UNION ALL SELECT key_id FROM totp.recovery_codes) AS s
-         WHERE NOT EXISTS (SELECT FROM totp.data_keys k WHERE k.key_id = s.key_id))");
-
 statement!(reads DATA_KEYS(TIMESTAMPTZOID), c"
 SELECT coalesce(pg_catalog.bool_or(state = 'retiring'), false),
        coalesce(pg_catalog.min(created_at) < $1 - interval '1 year', false)
   FROM totp.data_keys");
 
+statement!(reads FLOOR(TIMESTAMPTZOID), c"SELECT floor_at::text, floor_at > $1, timeline < 0 FROM totp.floor");
+
+// The last rows of an event, by the index on (event, at). A comparison of rows, and this order, fit no other index: by the one
+// on (at) it would read the rows of all events.
+statement!(probes AUDITED_HOUR(TIMESTAMPTZOID, INT8OID), c"
+SELECT (SELECT pg_catalog.count(DISTINCT user_id)
+          FROM (SELECT user_id FROM totp.audit_log
+                 WHERE (event, at) > ('failed', $1 - interval '1 hour') AND (event, at) <= ('failed', 'infinity')
+                 ORDER BY event DESC, at DESC LIMIT $2) AS failed),
+       (SELECT pg_catalog.count(*)
+          FROM (SELECT FROM totp.audit_log
+                 WHERE (event, at) > ('replayed', $1 - interval '1 hour') AND (event, at) <= ('replayed', 'infinity')
+                 ORDER BY event DESC, at DESC LIMIT $2) AS replayed)");
+
+// A partitioned table has its pages in its partitions.
+statement!(reads PAGES(), c"
+SELECT (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid))
+          FROM (SELECT 'totp.attempts'::pg_catalog.regclass AS relid
+                 UNION SELECT relid FROM pg_catalog.pg_partition_tree('totp.attempts')) AS part)::bigint,
+       (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid))
+          FROM (SELECT 'totp.used_codes'::pg_catalog.regclass AS relid
+                 UNION SELECT relid FROM pg_catalog.pg_partition_tree('totp.used_codes')) AS part)::bigint");
+
+// TABLESAMPLE would compute a number for every page of the table.
+statement!(probes SAMPLED_HOUR(TIMESTAMPTZOID, TIDARRAYOID, TIDARRAYOID), c"
+SELECT (SELECT pg_catalog.count(*) FROM totp.attempts WHERE ctid = ANY ($2) AND last_failed_at > $1 - interval '1 hour'),
+       (SELECT pg_catalog.count(*) FROM totp.used_codes WHERE ctid = ANY ($3) AND used_at > $1 - interval '1 hour')");
+
+// What follows reads whole tables. Joins and sorts of more than work_mem use temporary files: EXISTS under OR would not.
+statement!(reads INCOMPLETE(), c"
+SELECT pg_catalog.count(*) FILTER (WHERE a.user_id IS NULL OR u.user_id IS NULL),
+       pg_catalog.count(*) FILTER (WHERE k.key_id IS NULL)
+  FROM (SELECT user_id, secret_id, key_id FROM totp.secrets
+         UNION ALL SELECT user_id, set_id, key_id FROM totp.recovery_codes) AS s
+  LEFT JOIN totp.attempts a ON a.user_id = s.user_id
+  LEFT JOIN totp.used_codes u ON u.user_id = s.user_id AND u.secret_id = s.secret_id
+  LEFT JOIN totp.data_keys k ON k.key_id = s.key_id");
+
+// Sign-ins continue while this reads, so a use may be a little later than $1.
 statement!(reads FUTURE_TIMES(TIMESTAMPTZOID), c"
-SELECT CASE WHEN floor_at > $1 THEN floor_at::text END, used, last_used_at::text, locks
-  FROM totp.floor
- CROSS JOIN (SELECT pg_catalog.count(*) AS used, pg_catalog.max(used_at) AS last_used_at
-               FROM totp.used_codes
-              -- Sign-ins continue while this reads, so a use may be a little later than $1.
-              WHERE used_at > $1 + (pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) + interval '1 minute') AS u
+SELECT used, last_used_at::text, locks
+  FROM (SELECT pg_catalog.count(*) AS used, pg_catalog.max(used_at) AS last_used_at
+          FROM totp.used_codes
+         WHERE used_at > $1 + (pg_catalog.clock_timestamp() - pg_catalog.statement_timestamp()) + interval '1 minute') AS u
  CROSS JOIN (SELECT pg_catalog.count(*) AS locks
                FROM totp.attempts, pg_catalog.unnest(ARRAY[locked_until, recovery_locked_until]) AS lock(ends)
               WHERE ends < 'infinity'
@@ -202,11 +261,6 @@ SELECT user_id FROM totp.attempts
  WHERE greatest(locked_until, recovery_locked_until) > $1
     OR greatest(failures, recovery_failures) >= greatest(pg_catalog.current_setting('totp.max_attempts')::integer - 1, 1)
  ORDER BY last_failed_at DESC, user_id LIMIT 10");
-
-statement!(reads LAST_HOUR(TIMESTAMPTZOID), c"
-SELECT (SELECT pg_catalog.count(*) FROM totp.attempts WHERE last_failed_at > $1 - interval '1 hour'),
-       (SELECT pg_catalog.count(*) FROM totp.used_codes WHERE used_at > $1 - interval '1 hour'),
-       (SELECT pg_catalog.count(*) FROM totp.audit_log WHERE event = 'replayed' AND at > $1 - interval '1 hour')");
 
 statement!(reads HELP(TIMESTAMPTZOID), c"
 SELECT (SELECT pg_catalog.count(DISTINCT (user_id, device)) FROM totp.secrets
@@ -264,11 +318,6 @@ pub fn unreadable_tables() -> Vec<&'static str> {
     shape::altered()
 }
 
-/// Counts secrets and sets of recovery codes that lack something.
-pub fn incomplete() -> Result<Incomplete, Error> {
-    one(&INCOMPLETE, &[], |row| Ok(Incomplete { without_row: row.must(1)?, without_data_key: row.must(2)? }))
-}
-
 /// Reads the state of the data keys.
 pub fn data_keys(now: Timestamp) -> Result<DataKeys, Error> {
     one(&DATA_KEYS, &[int8(now.0)], |row| {
@@ -276,12 +325,72 @@ pub fn data_keys(now: Timestamp) -> Result<DataKeys, Error> {
     })
 }
 
-/// Looks for times in the future. `None` if the floor has no row.
-pub fn future_times(now: Timestamp) -> Result<Option<FutureTimes>, Error> {
-    FUTURE_TIMES.with(|s| {
+/// Reads the floor. `None` if it has no row.
+pub fn floor(now: Timestamp) -> Result<Option<FloorSeen>, Error> {
+    FLOOR.with(|s| {
         s.first(&Snapshot::latest(), &[int8(now.0)], |row| {
-            Ok(FutureTimes { floor_at: row.get(1), used: row.must(2)?, last_used_at: row.get(3), locks: row.must(4)? })
+            Ok(FloorSeen { at: row.must(1)?, is_future: row.must(2)?, is_to_acknowledge: row.must(3)? })
         })
+    })
+}
+
+/// Counts the signs of an attack that the audit log has, which lacks what was rolled back.
+pub fn audited_hour(now: Timestamp) -> Result<AuditedHour, Error> {
+    one(&AUDITED_HOUR, &[int8(now.0), int8(AUDIT_ROWS)], |row| {
+        Ok(AuditedHour { failing_users: row.must(1)?, replays: row.must(2)? })
+    })
+}
+
+/// Looks at some pages of the tables that also have what was rolled back: at all of them, if there are few.
+pub fn sampled_hour(now: Timestamp) -> Result<SampledHour, Error> {
+    let (attempts, used_codes) = one(&PAGES, &[], |row| Ok((pages(row.must(1)?), pages(row.must(2)?))))?;
+    let (of_attempts, of_used_codes) = (sample(attempts)?, sample(used_codes)?);
+    let scale = |pages: u32, sample: &[u32]| f64::from(pages.max(1)) / sample.len().max(1) as f64;
+    let (scale_attempts, scale_used_codes) = (scale(attempts, &of_attempts), scale(used_codes, &of_used_codes));
+    one(&SAMPLED_HOUR, &[int8(now.0), rows_of(&of_attempts), rows_of(&of_used_codes)], |row| {
+        Ok(SampledHour {
+            failing_users: Sampled { rows: row.must(1)?, scale: scale_attempts },
+            used_secrets: Sampled { rows: row.must(2)?, scale: scale_used_codes },
+        })
+    })
+}
+
+fn pages(bytes: i64) -> u32 {
+    u32::try_from(bytes / i64::from(pg_sys::BLCKSZ)).unwrap_or(u32::MAX)
+}
+
+/// Chooses pages of a table by chance: all, if there are few.
+fn sample(pages: u32) -> Result<Vec<u32>, Error> {
+    if pages <= SAMPLE_PAGES {
+        return Ok((0..pages).collect());
+    }
+    let by_chance = |_| random::bytes().map(|bytes| (u64::from_ne_bytes(bytes) % u64::from(pages)) as u32);
+    let mut chosen = (0..SAMPLE_PAGES).map(by_chance).collect::<Result<Vec<_>, _>>()?;
+    chosen.sort_unstable();
+    chosen.dedup();
+    Ok(chosen)
+}
+
+/// Makes an argument with every place of a row in these pages.
+fn rows_of(pages: &[u32]) -> Arg {
+    let last = pg_sys::BLCKSZ / LEAST_ROW;
+    let place = |page: u32, row: u32| {
+        let mut tid = pg_sys::ItemPointerData::default();
+        pgrx::itemptr::item_pointer_set_all(&mut tid, page, row as pg_sys::OffsetNumber);
+        tid
+    };
+    pages.iter().flat_map(|page| (1..=last).map(move |row| place(*page, row))).collect::<Vec<_>>().into_datum()
+}
+
+/// Counts secrets and sets of recovery codes that lack something.
+pub fn incomplete() -> Result<Incomplete, Error> {
+    one(&INCOMPLETE, &[], |row| Ok(Incomplete { without_row: row.must(1)?, without_data_key: row.must(2)? }))
+}
+
+/// Looks for times in the future.
+pub fn future_times(now: Timestamp) -> Result<FutureTimes, Error> {
+    one(&FUTURE_TIMES, &[int8(now.0)], |row| {
+        Ok(FutureTimes { used: row.must(1)?, last_used_at: row.get(2), locks: row.must(3)? })
     })
 }
 
@@ -298,13 +407,6 @@ pub fn locks(now: Timestamp) -> Result<Locks, Error> {
 /// Returns the last ten users in a lock or near one.
 pub fn users_near_a_lock(now: Timestamp) -> Result<Vec<String>, Error> {
     NEAR_A_LOCK.with(|s| s.rows(&Snapshot::latest(), &[int8(now.0)], |row| row.must(1)))
-}
-
-/// Counts the signs of an attack.
-pub fn last_hour(now: Timestamp) -> Result<LastHour, Error> {
-    one(&LAST_HOUR, &[int8(now.0)], |row| {
-        Ok(LastHour { failing_users: row.must(1)?, used_secrets: row.must(2)?, replays: row.must(3)? })
-    })
 }
 
 /// Counts the users who need help.

@@ -14,6 +14,7 @@ pub mod floor;
 pub mod health;
 pub mod health_rights;
 pub mod health_settings;
+pub mod list;
 pub mod metrics;
 pub mod owner;
 pub mod recovery_codes;

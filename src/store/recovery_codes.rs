@@ -56,12 +56,18 @@ SELECT r.set_id, r.count, r.sealed,
        tableoid, ctid, xmin
   FROM totp.recovery_codes r
  WHERE r.user_id = $1");
+statement!(reads ANY(), c"SELECT EXISTS (SELECT FROM totp.recovery_codes)");
 statement!(writes INSERT(TEXTOID, INT8OID, INT4OID, INT4OID, BYTEAOID, TIMESTAMPTZOID), c"
 INSERT INTO totp.recovery_codes (user_id, set_id, count, key_id, sealed, created_at) VALUES ($1, $2, $3, $4, $5, $6)");
 statement!(writes DELETE(TEXTOID), c"DELETE FROM totp.recovery_codes WHERE user_id = $1");
 statement!(reads SEALED(TEXTOID), c"SELECT set_id, count, sealed FROM totp.recovery_codes WHERE user_id = $1");
 statement!(writes RENAME(TEXTOID, TEXTOID, INT4OID, BYTEAOID), c"
 UPDATE totp.recovery_codes SET user_id = $2, key_id = $3, sealed = $4 WHERE user_id = $1");
+
+/// Returns whether any user has recovery codes.
+pub fn is_any() -> Result<bool, Error> {
+    ANY.with(|s| s.first(&Snapshot::latest(), &[], |row| row.must(1)))?.ok_or(Error::RowsAltered)
+}
 
 /// Looks up a user's set. `None` if there is none.
 ///

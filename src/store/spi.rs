@@ -60,50 +60,67 @@ pub struct Statement {
     tables: OnceCell<Vec<&'static Table>>,
     plan: Cell<pg_sys::SPIPlanPtr>,
     is_planned: Cell<bool>,
-    is_of_one_user: bool,
+    finds: Finds,
 }
 
-/// While this value lives, PostgreSQL plans a sequential scan only if there is no index.
-struct NoSequentialScans(i32);
+/// How a statement finds its rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finds {
+    /// As PostgreSQL chooses.
+    Anyhow,
+    /// Those of a user, by index, however few rows a table has when it is planned.
+    OfUser,
+    /// By index, and never more of them than it returns. It is not of the hot path, so this is asked for at each call: some
+    /// settings make PostgreSQL plan each time.
+    OneByOne,
+}
 
-impl NoSequentialScans {
-    fn begin() -> Self {
+/// While this value lives, PostgreSQL plans other scans than those by index only if there is no index.
+struct IndexScans(i32);
+
+impl IndexScans {
+    /// Turns these settings off.
+    fn without(settings: &[&CStr]) -> Self {
         // SAFETY: what a function with a SET clause does; the abort of a transaction undoes it.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            pg_sys::set_config_option(
-                c"enable_seqscan".as_ptr(),
-                c"off".as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
+            for setting in settings {
+                pg_sys::set_config_option(
+                    setting.as_ptr(),
+                    c"off".as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
             Self(level)
         }
     }
 }
 
-impl Drop for NoSequentialScans {
+impl Drop for IndexScans {
     fn drop(&mut self) {
         // While an error unwinds, the abort of the transaction does it.
         if !std::thread::panicking() {
-            // SAFETY: ends the level that `begin` began, inside of the same function call.
+            // SAFETY: ends the level that `without` began, inside of the same function call.
             unsafe { pg_sys::AtEOXact_GUC(true, self.0) }
         }
     }
 }
 
-/// Declares a [`Statement`]: `statement!(reads FIND(TEXTOID), c"SELECT …")`, or `writes`.
+/// Declares a [`Statement`]: `statement!(reads FIND(TEXTOID), c"SELECT …")`, or `writes`. One of a user, with
+/// `user_id = $1`, finds them by index. One that `probes` reads by index, and no more rows than it returns.
 macro_rules! statement {
-    (reads $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, true, $sql, $($type),*); };
-    (writes $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, false, $sql, $($type),*); };
-    (@ $name:ident, $read_only:literal, $sql:expr, $($type:ident),*) => {
+    (reads $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, new, true, $sql, $($type),*); };
+    (writes $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, new, false, $sql, $($type),*); };
+    (probes $name:ident($($type:ident),*), $sql:expr) => { statement!(@ $name, probing, true, $sql, $($type),*); };
+    (@ $name:ident, $new:ident, $read_only:literal, $sql:expr, $($type:ident),*) => {
         thread_local! {
             static $name: $crate::store::spi::Statement = const {
-                $crate::store::spi::Statement::new($sql, &[$(pgrx::pg_sys::$type),*], $read_only)
+                $crate::store::spi::Statement::$new($sql, &[$(pgrx::pg_sys::$type),*], $read_only)
             };
         }
     };
@@ -161,6 +178,16 @@ pub fn int4(value: i32) -> Arg {
 impl Statement {
     /// Makes a statement that is planned at its first use in a backend.
     pub const fn new(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool) -> Self {
+        let finds = if contains(sql.to_bytes(), b"user_id = $1") { Finds::OfUser } else { Finds::Anyhow };
+        Self::make(sql, types, read_only, finds)
+    }
+
+    /// Makes one that reads by index, one row after the other.
+    pub const fn probing(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool) -> Self {
+        Self::make(sql, types, read_only, Finds::OneByOne)
+    }
+
+    const fn make(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool, finds: Finds) -> Self {
         Self {
             sql,
             types,
@@ -168,7 +195,7 @@ impl Statement {
             tables: OnceCell::new(),
             plan: Cell::new(std::ptr::null_mut()),
             is_planned: Cell::new(false),
-            is_of_one_user: contains(sql.to_bytes(), b"user_id = $1"),
+            finds,
         }
     }
 
@@ -225,7 +252,7 @@ impl Statement {
                 return Err(Error::Internal("begin a query"));
             }
             let plan = self.prepared()?;
-            let planning = self.needs_index_plan(plan).then(NoSequentialScans::begin);
+            let planning = self.index_scans(plan);
             let code = pg_sys::SPI_execute_snapshot(
                 plan,
                 values.as_mut_ptr(),
@@ -255,7 +282,7 @@ impl Statement {
 
     fn prepared(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
         if self.plan.get().is_null() {
-            let options = if self.is_of_one_user { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
+            let options = if self.finds != Finds::Anyhow { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
             let (count, types) = (self.types.len() as i32, self.types.as_ptr().cast_mut());
             // SAFETY: called between SPI_connect and SPI_finish; the types are copied.
             unsafe {
@@ -269,15 +296,20 @@ impl Statement {
         Ok(self.plan.get())
     }
 
-    /// Returns whether the next execution plans the statement and needs a plan that is good for a table of any size. For an
-    /// empty table a sequential scan is as good as an index, and PostgreSQL would keep it while one statement adds a million
-    /// users.
+    /// Makes the next execution use indexes if it plans the statement, so that the plan is good for a table of any size. For
+    /// an empty table a sequential scan is as good as an index, and PostgreSQL would keep it while one statement adds a
+    /// million users. A bitmap scan reads all rows that fit before the first one is returned.
     ///
     /// # Safety
     /// `plan` is that of this statement.
-    unsafe fn needs_index_plan(&self, plan: pg_sys::SPIPlanPtr) -> bool {
+    unsafe fn index_scans(&self, plan: pg_sys::SPIPlanPtr) -> Option<IndexScans> {
         // SAFETY: promised by the caller.
-        self.is_of_one_user && !(self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) })
+        let is_planned = || self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) };
+        match self.finds {
+            Finds::Anyhow => None,
+            Finds::OfUser => (!is_planned()).then(|| IndexScans::without(&[c"enable_seqscan"])),
+            Finds::OneByOne => Some(IndexScans::without(&[c"enable_seqscan", c"enable_bitmapscan"])),
+        }
     }
 }
 

@@ -63,6 +63,7 @@ BEGIN
       ('totp_keys()', '{}'::text[], NULL::text),
       ('totp_forget_unreadable($1)', ARRAY[other], NULL),
       ('totp_health()', '{}', NULL),
+      ('totp_health($1::boolean)', '{true}', NULL),
       ('totp_enroll($1, issuer => $2)', ARRAY[client || '/new', 'Example'], NULL),
       ('totp_import($1, $2)', ARRAY[client || '/imported', uri], NULL),
       ('totp_import($1, $2)', ARRAY[client || '/imported', 'x'], '22023'),
@@ -85,6 +86,9 @@ BEGIN
       ('totp_status($1)', ARRAY[client || '/active'], NULL),
       ('totp_status($1)', ARRAY[client || '/waiting'], NULL),
       ('totp_status($1)', ARRAY[client || '/locked'], NULL),
+      ('totp_list($1, 2)', ARRAY[client || '/'], NULL),
+      ('totp_list(prefix => $1)', ARRAY[client || '/locked'], NULL),
+      ('totp_list(max => $1::integer)', '{0}', '22023'),
       ('totp_recovery_codes($1, proof => $2)', ARRAY[client || '/devices', code], NULL),
       ('totp_recovery_codes($1)', ARRAY[client || '/devices'], '42501'),
       ('totp_reset_recovery_codes($1)', ARRAY[client || '/devices'], NULL),
@@ -114,6 +118,7 @@ BEGIN
       ('totp_metrics()', '{}', NULL),
       ('totp_grant(''reader'', $1)', ARRAY['verify'], NULL),
       ('totp_prune_audit(''100 years'')', '{}', NULL),
+      ('totp_acknowledge_restore()', '{}', NULL),
       ('totp_export()', '{}', NULL)) AS listed
     UNION ALL
     -- Every function of a user with NULL for the id: those that judge return an answer, the others raise.

@@ -12,14 +12,15 @@ def test_what_runs_on_all_shards_says_which(router, conn):
     import_users(conn, 12, prefix="spread")
     names = [shard.name for shard in router.shards]
     for query in ("SELECT shard FROM totp_keys()", "SELECT shard FROM totp_rotate_key()", "SELECT shard FROM totp_prune_audit('1 year')",
-                  "SELECT DISTINCT shard FROM totp_stats('100 years') ORDER BY 1", "SELECT DISTINCT shard FROM totp_health() ORDER BY 1",
+                  "SELECT DISTINCT shard FROM totp_stats('100 years') ORDER BY 1", "SELECT DISTINCT shard FROM totp_health() ORDER BY 1", "SELECT DISTINCT shard FROM totp_health(true) AS h WHERE h.full ORDER BY 1",
                   "SELECT shard FROM totp_metrics() WHERE metric = 'totp_codes_accepted_total'",
                   "SELECT shard FROM totp_router.remove_unserved()", "SELECT DISTINCT shard FROM totp.audit_log ORDER BY 1"):
         assert [name for (name,) in conn.execute(query)] == names, query
     before = dict(conn.execute("SELECT shard, key_id FROM totp_keys()").fetchall())
     conn.execute("CALL totp_rotate_key_online(5)")
     assert dict(conn.execute("SELECT shard, key_id FROM totp_keys()").fetchall()) == {name: key + 1 for name, key in before.items()}
-    assert error_of(conn, "SELECT * FROM totp_export()").sqlstate == "0A000"
+    for call in ("totp_export()", "totp_list()", "totp_acknowledge_restore()"):
+        assert error_of(conn, f"SELECT * FROM {call}").sqlstate == "0A000"
 
 
 def test_an_error_of_a_shard_is_what_it_is_on_one_server(router, conn):

@@ -192,13 +192,13 @@ def test_calls_that_take_long_have_their_own_connection(router):
 
 def test_a_shard_that_answers_users_but_not_totp_health_is_not_called_dead(router):
     shard = router.shards[1]
-    shard.database.execute("ALTER FUNCTION totp_shard.totp_health(text) RENAME TO away")
+    shard.database.execute("ALTER FUNCTION totp_shard.totp_health(boolean, text) RENAME TO away")
     try:
         with closing(router.database.connect()) as conn:
             [(detail,)] = conn.execute("SELECT detail FROM totp_health() WHERE check_name = 'shard'").fetchall()
             assert detail.startswith("It answers, but") and "42883" in detail
     finally:
-        shard.database.execute("ALTER FUNCTION totp_shard.away(text) RENAME TO totp_health")
+        shard.database.execute("ALTER FUNCTION totp_shard.away(boolean, text) RENAME TO totp_health")
 
 
 def _answers(conn, user: str) -> bool:

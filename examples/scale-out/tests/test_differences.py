@@ -19,6 +19,8 @@ OF_TABLET = f"totp_code_at(current_setting('its.secret'), '{AT}')"
 BEFORE_THE_FIRST_ENROLLMENT = """
 SELECT * FROM totp_keys()
 SELECT * FROM totp_health()
+SELECT * FROM totp_health(full => true)
+SELECT * FROM totp_health(NULL)
 SELECT * FROM totp_rotate_key()
 CALL totp_rotate_key_online()
 SELECT * FROM totp_forget_unreadable('0123456789abcdef')

@@ -78,7 +78,7 @@ def mapped(served, router) -> Database:
 
 
 HEALTH = (DBA, "SELECT totp_health()")
-TAKES_HEALTH_OVER = (EVE, dropped("public.totp_health()") + trap("public.totp_health()"))
+TAKES_HEALTH_OVER = (EVE, dropped("public.totp_health(boolean)") + trap("public.totp_health()"))
 GRANTS = (DBA, "SELECT totp_grant('friend', 'verify')")
 
 BEFORE_ROUTES = {

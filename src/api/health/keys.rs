@@ -4,10 +4,10 @@
 
 use pgrx::pg_sys::panic::ErrorReport;
 
-use super::check::{Check, Status, counted};
+use super::check::Check;
 use crate::error::Error;
 use crate::keyring;
-use crate::store::data_keys::{self, ListedKey};
+use crate::store::data_keys;
 use crate::store::health;
 use crate::store::spi::Snapshot;
 use crate::timestamp::Timestamp;
@@ -32,42 +32,31 @@ pub fn master_key_source() -> Check {
     }
 }
 
-/// Fails for each data key whose master key is not loaded: what is sealed under it cannot be opened.
+/// Fails for each master key that wraps a data key and is not loaded: what is sealed under it cannot be opened.
 pub fn lost_master_keys() -> Result<Vec<Check>, Error> {
     const NAME: &str = "lost_master_key";
-    let mut keys = data_keys::list(&Snapshot::latest())?;
-    keys.retain(|key| !keyring::is_loaded(&key.master_key));
-    if keys.is_empty() {
+    let mut lost: Vec<_> = data_keys::all(&Snapshot::latest())?.into_iter().map(|key| key.master_key).collect();
+    lost.retain(|master_key| !keyring::is_loaded(master_key));
+    lost.sort();
+    lost.dedup();
+    if lost.is_empty() {
         return Ok(vec![Check::ok(NAME, "every data key can be opened; nothing to do")]);
     }
+    lost.iter().map(|master_key| Ok(Check::fail(NAME, lost_master_key(master_key)?))).collect()
+}
+
+fn lost_master_key(master_key: &str) -> Result<String, Error> {
     // Without any master key, the file is broken: that says nothing about the key.
-    let may_be_forgotten = |master_key: &str| {
-        let mut of_master = keys.iter().filter(|key| key.master_key == master_key);
-        keyring::count() > 0 && of_master.all(|key| key.secrets == 0 && key.recovery_sets == 0)
-    };
-    Ok(keys.iter().map(|key| Check::fail(NAME, lost(key, may_be_forgotten(&key.master_key)))).collect())
-}
-
-/// Does the same, but counts nothing.
-pub fn is_master_key_lost() -> Result<Check, Error> {
-    let keys = data_keys::all(&Snapshot::latest())?;
-    let is_lost = keys.iter().any(|key| !keyring::is_loaded(&key.master_key));
-    Ok(Check::new("lost_master_key", if is_lost { Status::Fail } else { Status::Ok }, ""))
-}
-
-fn lost(key: &ListedKey, may_be_forgotten: bool) -> String {
-    let master_key = &key.master_key;
-    if may_be_forgotten {
-        return format!(
+    if keyring::count() > 0 && !data_keys::is_in_use(master_key)? {
+        return Ok(format!(
             "nothing is sealed under master key {master_key}, which is not loaded: if it was thrown away, \
              SELECT * FROM totp_forget_unreadable('{master_key}'); if not, add it to the key file again"
-        );
+        ));
     }
-    format!(
-        "{} and {} are sealed under master key {master_key}, which is not loaded: add it to the key file again",
-        counted(key.secrets, "secret", "secrets"),
-        counted(key.recovery_sets, "set of recovery codes", "sets of recovery codes"),
-    )
+    Ok(format!(
+        "what is sealed under master key {master_key}, which is not loaded, cannot be opened: add it to the key file again; \
+         SELECT * FROM totp_keys() counts the secrets"
+    ))
 }
 
 pub fn key_rotation(now: Timestamp) -> Result<Check, Error> {

@@ -1,5 +1,8 @@
 //! `totp_health`: reports what is wrong, and what to do about it.
 //!
+//! There are two kinds of checks. Cheap ones read settings, files, PostgreSQL's catalogs, single rows, the end of the audit log
+//! and samples: their cost does not depend on the number of users. Full ones read whole tables.
+//!
 //! Owns every sentence of the answer; `store` returns numbers, flags and names. One file per subject: `keys`, `rights`,
 //! `server`, `rows`, `users`. Must never change anything, and must never show a user id that is not quoted.
 
@@ -7,6 +10,7 @@ mod check;
 mod keys;
 mod rights;
 mod rows;
+mod sample;
 mod server;
 mod users;
 
@@ -20,33 +24,40 @@ use crate::error::Error;
 use crate::store::health;
 use crate::timestamp::Timestamp;
 
-/// Returns one row per check: `status` is ok, warn, or fail, and `detail` says what to do.
-#[pg_extern(security_definer, volatile, parallel_unsafe)]
+/// Returns one row per check: `status` is ok, warn, or fail, and `detail` says what to do. For its symbol see `old_sql.rs`.
+#[pg_extern(name = "totp_health", security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn totp_health() -> Result<
-    TableIterator<'static, (name!(check_name, String), name!(status, String), name!(detail, String))>,
+fn totp_health_v2(
+    full: default!(Option<bool>, false),
+) -> Result<
+    TableIterator<
+        'static,
+        (name!(check_name, String), name!(status, String), name!(detail, String), name!(full, bool)),
+    >,
     ErrorReport,
 > {
     guard::not_parallel("totp_health")?;
-    let now = clock::now()?;
-    let mut checks = of_server()?;
-    let unreadable = health::unreadable_tables();
-    if unreadable.is_empty() {
-        checks.extend(of_rows(now)?);
-    } else {
-        report_unreadable(&mut checks, &unreadable);
-    }
-    Ok(TableIterator::new(checks.into_iter().map(|c| (c.name, c.status.as_str().into(), c.detail))))
+    let full = full.ok_or(Error::Null("full"))?;
+    let rows = all(full)?;
+    Ok(TableIterator::new(rows.into_iter().map(|(c, full)| (c.name, c.status.as_str().into(), c.detail, full))))
 }
 
-/// Runs the checks that scan no table of users.
+/// Runs the cheap checks, and then the full ones if they are wanted. Returns which is which.
+pub fn all(full: bool) -> Result<Vec<(Check, bool)>, Error> {
+    let mut checks: Vec<_> = cheap()?.into_iter().map(|check| (check, false)).collect();
+    if full && health::unreadable_tables().is_empty() {
+        checks.extend(of_all_rows()?.into_iter().map(|check| (check, true)));
+    }
+    Ok(checks)
+}
+
+/// Runs the cheap checks.
 pub fn cheap() -> Result<Vec<Check>, Error> {
     let now = clock::now()?;
     let mut checks = of_server()?;
     let unreadable = health::unreadable_tables();
     if unreadable.is_empty() {
-        checks.push(keys::is_master_key_lost()?);
-        checks.push(keys::key_rotation(now)?);
+        checks.extend(of_some_rows(now)?);
     } else {
         report_unreadable(&mut checks, &unreadable);
     }
@@ -66,14 +77,33 @@ fn of_server() -> Result<Vec<Check>, Error> {
     Ok(checks)
 }
 
-/// Makes the checks that read the tables. Errors: XX001 if one cannot be read.
-fn of_rows(now: Timestamp) -> Result<Vec<Check>, Error> {
+/// Makes the checks that read some rows of the tables. Errors: XX001 if one cannot be read.
+fn of_some_rows(now: Timestamp) -> Result<Vec<Check>, Error> {
     let mut checks = keys::lost_master_keys()?;
-    checks.extend(rows::incomplete()?);
     checks.push(keys::key_rotation(now)?);
-    checks.extend(rows::clock(now)?);
-    checks.push(rows::recovery_after_restore()?);
-    checks.extend(users::checks(now)?);
+    checks.extend(rows::floor(now)?);
+    checks.extend(users::signs_of_an_attack(now)?);
+    Ok(checks)
+}
+
+/// A subject, and the checks about it, at a time.
+type Step = (&'static str, fn(Timestamp) -> Result<Vec<Check>, Error>);
+
+const STEPS: [Step; 5] = [
+    ("rows that belong together", rows::incomplete),
+    ("times in the future", rows::future_times),
+    ("recovery codes from before a restore", rows::old_recovery_codes),
+    ("users in a lock", users::locks),
+    ("users who need help", users::help),
+];
+
+/// Makes the checks that read all rows of the tables, with a notice before each step.
+fn of_all_rows() -> Result<Vec<Check>, Error> {
+    let mut checks = vec![];
+    for (number, (subject, step)) in STEPS.iter().enumerate() {
+        notice!("pg_totp: health check {} of {}: {subject}", number + 1, STEPS.len());
+        checks.extend(step(clock::now()?)?);
+    }
     Ok(checks)
 }
 

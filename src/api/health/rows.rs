@@ -4,13 +4,13 @@
 
 use super::check::{Check, counted, of};
 use crate::error::Error;
-use crate::store::health::{self, FutureTimes};
+use crate::store::health::{self, FloorSeen};
 use crate::timestamp::Timestamp;
 
 /// Checks that nothing that belongs to a secret is missing.
-pub fn incomplete() -> Result<[Check; 2], Error> {
+pub fn incomplete(_: Timestamp) -> Result<Vec<Check>, Error> {
     let found = health::incomplete()?;
-    Ok([without_row(found.without_row), without_data_key(found.without_data_key)])
+    Ok(vec![without_row(found.without_row), without_data_key(found.without_data_key)])
 }
 
 fn without_row(number: i64) -> Check {
@@ -36,21 +36,50 @@ fn without_data_key(number: i64) -> Check {
     Check::fail("data_keys", detail)
 }
 
-/// Compares the clock with the times that are stored. `None` if the floor has no row.
-pub fn clock(now: Timestamp) -> Result<Option<Check>, Error> {
-    Ok(health::future_times(now)?.map(|found| clock_behind(&found)))
+/// What to do about a time in the future.
+const CORRECT: &str = "the clock was ahead, or is behind now: correct it";
+
+/// Compares the clock with the floor, and reports a restore or failover. No row if the floor has none.
+pub fn floor(now: Timestamp) -> Result<Vec<Check>, Error> {
+    let found = health::floor(now)?;
+    Ok(found.iter().flat_map(|floor| [clock(floor), recovery_after_restore(floor)]).collect())
 }
 
-fn clock_behind(found: &FutureTimes) -> Check {
+fn clock(floor: &FloorSeen) -> Check {
     const NAME: &str = "clock";
-    const CORRECT: &str = "the clock was ahead, or is behind now: correct it";
-    if let Some(floor_at) = &found.floor_at {
-        let detail = format!(
-            "the clock was ahead when this cluster first judged a code, or is behind now: \
-             codes of older secrets are refused until {floor_at}"
+    if !floor.is_future {
+        return Check::ok(
+            NAME,
+            "the clock is not behind the time when this cluster first judged a code; nothing to do",
         );
-        Check::fail(NAME, detail)
-    } else if let Some(last_used_at) = &found.last_used_at {
+    }
+    let detail = format!(
+        "the clock was ahead when this cluster first judged a code, or is behind now: \
+         codes of older secrets are refused until {}",
+        floor.at
+    );
+    Check::fail(NAME, detail)
+}
+
+fn recovery_after_restore(floor: &FloorSeen) -> Check {
+    const NAME: &str = "recovery_after_restore";
+    if !floor.is_to_acknowledge {
+        let detail = "no failover or restore with recovery codes is to be acknowledged; nothing to do";
+        return Check::ok(NAME, detail);
+    }
+    let detail = format!(
+        "there was a failover or restore, noticed at {}, and a recovery code used just before it may be good again: \
+         create new ones with totp_reset_recovery_codes(), then SELECT totp_acknowledge_restore()",
+        floor.at
+    );
+    Check::warn(NAME, detail)
+}
+
+/// Compares the clock with the times that are stored.
+pub fn future_times(now: Timestamp) -> Result<Vec<Check>, Error> {
+    const NAME: &str = "future_times";
+    let found = health::future_times(now)?;
+    Ok(vec![if let Some(last_used_at) = &found.last_used_at {
         Check::fail(NAME, format!("{CORRECT}; {}", used_later(found.used, last_used_at)))
     } else if found.locks > 0 {
         let detail = format!(
@@ -65,7 +94,7 @@ fn clock_behind(found: &FutureTimes) -> Check {
         Check::warn(NAME, detail)
     } else {
         Check::ok(NAME, "the clock is not behind any time seen before; nothing to do")
-    }
+    }])
 }
 
 fn used_later(number: i64, last: &str) -> String {
@@ -81,17 +110,13 @@ fn used_later(number: i64, last: &str) -> String {
     )
 }
 
-pub fn recovery_after_restore() -> Result<Check, Error> {
-    const NAME: &str = "recovery_after_restore";
+/// Counts the recovery codes that a failover or restore may have made good again.
+pub fn old_recovery_codes(_: Timestamp) -> Result<Vec<Check>, Error> {
     let number = health::recovery_sets_older_than_floor()?;
-    if number == 0 {
-        let detail = "no recovery codes are older than the last failover or restore; nothing to do";
-        return Ok(Check::ok(NAME, detail));
-    }
     let detail = format!(
-        "{} older than the last failover or restore, and a code used just before it may be good again: \
-         create new ones with totp_reset_recovery_codes()",
-        counted(number, "set of recovery codes is", "sets of recovery codes are")
+        "{} older than the last failover or restore: {}",
+        counted(number, "set of recovery codes is", "sets of recovery codes are"),
+        if number > 0 { "see recovery_after_restore" } else { "nothing to do" }
     );
-    Ok(Check::warn(NAME, detail))
+    Ok(vec![Check::ok("old_recovery_codes", detail)])
 }

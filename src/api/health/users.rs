@@ -4,7 +4,7 @@
 
 use super::check::{Check, Status, counted, listed, of, quoted};
 use crate::error::Error;
-use crate::store::health::{self, LastHour, Locks};
+use crate::store::health::{self, AUDIT_ROWS, Locks, SampledHour};
 use crate::timestamp::Timestamp;
 
 /// Users with wrong codes in an hour from which on it may be password spraying.
@@ -13,14 +13,22 @@ const SPRAYED_USERS: i64 = 20;
 /// Used codes in an hour that are too many.
 const REPLAYS: i64 = 10;
 
-/// Returns one row per check.
-pub fn checks(now: Timestamp) -> Result<Vec<Check>, Error> {
-    let hour = health::last_hour(now)?;
+/// Looks for signs of an attack in the last hour.
+pub fn signs_of_an_attack(now: Timestamp) -> Result<[Check; 2], Error> {
+    let audited = health::audited_hour(now)?;
+    let sampled = health::sampled_hour(now)?;
+    Ok([failures_over_many_users(audited.failing_users, &sampled), replays(audited.replays)])
+}
+
+/// Counts the users in a lock, and near one.
+pub fn locks(now: Timestamp) -> Result<Vec<Check>, Error> {
+    Ok(vec![locked_users(&health::locks(now)?, &health::users_near_a_lock(now)?)])
+}
+
+/// Counts the users who need help.
+pub fn help(now: Timestamp) -> Result<Vec<Check>, Error> {
     let help = health::help(now)?;
     Ok(vec![
-        locked_users(&health::locks(now)?, &health::users_near_a_lock(now)?),
-        failures_over_many_users(&hour),
-        replays(hour.replays),
         unconfirmed_devices(help.unconfirmed_devices),
         recovery_codes_low(help.few_recovery_codes),
         recovery_codes_alone(help.recovery_codes_alone),
@@ -45,13 +53,18 @@ fn locked_users(locks: &Locks, last: &[String]) -> Check {
     Check::new("locked_users", Status::warn_if(locks.forever > 0), detail)
 }
 
-fn failures_over_many_users(hour: &LastHour) -> Check {
+/// The audit log has few failures exactly, and the sample many, also those that were rolled back.
+fn failures_over_many_users(audited: i64, hour: &SampledHour) -> Check {
+    let failing = audited.max(hour.failing_users.at_least());
     // Few users mistype. The number of tries per user does not matter: an attacker chooses it.
-    let is_spraying = hour.failing_users >= SPRAYED_USERS && hour.failing_users * 10 > hour.used_secrets;
+    let is_spraying = failing >= SPRAYED_USERS && failing.saturating_mul(10) > hour.used_secrets.at_most();
+    let used = hour.used_secrets;
     let detail = format!(
-        "{} had a wrong code in the last hour, and {} used: {}",
-        counted(hour.failing_users, "user", "users"),
-        counted(hour.used_secrets, "secret was", "secrets were"),
+        "{}{} had a wrong code in the last hour, and {}{} used: {}",
+        if hour.failing_users.is_all() { "" } else { "at least " },
+        counted(failing, "user", "users"),
+        if used.is_all() { "" } else { "about " },
+        counted(used.about(), "secret was", "secrets were"),
         if is_spraying {
             "this looks like password spraying; look at client_addr in totp.audit_log"
         } else {
@@ -65,7 +78,11 @@ fn replays(number: i64) -> Check {
     let are_many = number >= REPLAYS;
     let detail = format!(
         "{} tried again in the last hour, in {} that committed: {}",
-        counted(number, "used code was", "used codes were"),
+        if number < AUDIT_ROWS {
+            counted(number, "used code was", "used codes were")
+        } else {
+            format!("{AUDIT_ROWS} or more used codes were")
+        },
         of(number, "a transaction", "transactions"),
         if are_many {
             "a client sends codes twice, or someone intercepts them; look at totp.audit_log"

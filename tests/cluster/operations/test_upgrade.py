@@ -99,7 +99,7 @@ def test_the_sql_of_a_release_asks_for_no_proof(old_db):
 
 
 # Functions of which the update makes new ones: with new arguments, new columns, or other contents.
-NEW_ARGUMENTS = ["totp_confirm", "totp_import", "totp_recovery_codes"]
+NEW_ARGUMENTS = ["totp_confirm", "totp_import", "totp_recovery_codes", "totp_health"]
 CHANGED = [*NEW_ARGUMENTS, "totp_check", "totp_status"]
 MADE_AGAIN = [*CHANGED, "totp_enroll", "totp_grant"]
 
@@ -173,7 +173,8 @@ def test_an_update_opens_new_functions_to_nobody(old_db):
     old_db.execute("ALTER EXTENSION pg_totp UPDATE")
     new = {name for [name] in old_db.execute(OURS)} - before
     assert new >= {"totp_check_confirm", "totp_check_recover", "totp_unenroll", "totp_rename_device", "totp_move_device", "totp_reset_recovery_codes",
-                   "totp_resync"}
+                   "totp_resync",
+                   "totp_list", "totp_acknowledge_restore"}
     for name in new:
         assert grants(old_db, name) == {("postgres", False)}, name
     old_db.execute(f"SELECT totp_grant('{role}', 'enroll')")
@@ -183,7 +184,7 @@ def test_an_update_opens_new_functions_to_nobody(old_db):
 
 
 @pytest.mark.parametrize("call", ["totp_import('alice', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "totp_confirm('alice', '123456')", "totp_recovery_codes('alice')",
-                                  "totp_check('alice', '123456')", "totp_status('alice')", "totp_enroll('alice')", "totp_grant('postgres', 'verify')"])
+                                  "totp_check('alice', '123456')", "totp_status('alice')", "totp_health()", "totp_enroll('alice')", "totp_grant('postgres', 'verify')"])
 def test_an_update_names_the_view_that_stands_in_its_way(old_db, call):
     old_db.execute(f"CREATE VIEW calling AS SELECT 1 FROM {call}")
     before = installed(old_db)

@@ -41,7 +41,7 @@ CALLS = [
     "totp_rename_user('{user}', 'carol')", "totp_rotate_key()", "totp.rotation_begin(10)", "totp.rotation_step(NULL, 10)", "totp.rotation_end()",
     "totp.reseal('{user}', 'default', {secret_id}, 'SHA1', 6::smallint, 30::smallint, '{sealed}', {key_id})",
     "totp.reseal_recovery_codes('{user}', {set_id}, 7::smallint, '{sealed_codes}', {key_id})",
-    "totp_keys()", "totp_health()", "totp_stats()", "totp_metrics()", "totp_forget_unreadable('0123456789abcdef')", "totp_prune_audit('1 year')",
+    "totp_keys()", "totp_health()", "totp_health(true)", "totp_list()", "totp_acknowledge_restore()", "totp_stats()", "totp_metrics()", "totp_forget_unreadable('0123456789abcdef')", "totp_prune_audit('1 year')",
     "totp_grant('postgres', 'verify')", "totp_export()",
 ]
 OUT_OF_TABLES = {"totp_qr_svg", "totp_qr_png", "totp_qr_text", "totp_code_at"}

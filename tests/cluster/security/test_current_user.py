@@ -105,10 +105,11 @@ def of_dba(cluster):
 
 def add_old_row_and_lost_key(database) -> None:
     database.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES ('2020-01-01', 'failed', '', '', '')")
+    database.execute("UPDATE totp.floor SET timeline = -1")
     database.execute("INSERT INTO totp.data_keys VALUES (1000000, 'retiring', %s, '', now()) ON CONFLICT DO NOTHING", [LOST])
 
 
-OWNERS_CALLS = ("SELECT totp_prune_audit('1 year')", f"SELECT * FROM totp_forget_unreadable('{LOST}')")
+OWNERS_CALLS = ("SELECT totp_prune_audit('1 year')", "SELECT totp_acknowledge_restore()", f"SELECT * FROM totp_forget_unreadable('{LOST}')")
 
 
 @pytest.mark.parametrize("who", ["superuser", "owner", "member"])
@@ -118,7 +119,7 @@ def test_the_owner_its_members_and_superusers_prune_and_forget(of_dba, who):
     database.execute(f"GRANT {dba} TO {member}")
     add_old_row_and_lost_key(database)
     with closing(database.connect(user={"superuser": "postgres", "owner": dba, "member": member}[who])) as session:
-        assert [session.execute(call).fetchall() for call in OWNERS_CALLS] == [[(1,)], []]
+        assert [session.execute(call).fetchall() for call in OWNERS_CALLS] == [[(1,)], [(True,)], []]
         if who == "superuser":
             session.execute("SELECT totp_export()")
         else:
@@ -136,4 +137,4 @@ def test_a_member_that_does_not_inherit_must_set_the_role(of_dba):
             error = error_of(session, call)
             assert error.sqlstate == "42501" and "the owner of the extension" in error.diag.message_hint
         session.execute(f"SET ROLE {dba}")
-        assert [session.execute(call).fetchall() for call in OWNERS_CALLS] == [[(1,)], []]
+        assert [session.execute(call).fetchall() for call in OWNERS_CALLS] == [[(1,)], [(True,)], []]

@@ -153,7 +153,7 @@ class Walk:
         self.call("SELECT totp_unlock(%s)", self.user("alicia"))
         uris = [uri for [uri] in self.call("SELECT otpauth_uri FROM totp_export()")]
         assert any(self.kept in uri for uri in uris)
-        for function in ("totp_keys()", "totp_health()", "totp_stats()", "totp_metrics()", f"totp_status('{self.user('alicia')}')"):
+        for function in ("totp_keys()", "totp_health()", "totp_health(true)", "totp_list()", "totp_stats()", "totp_metrics()", f"totp_status('{self.user('alicia')}')"):
             self.call(f"SELECT * FROM {function}")
         self.call("SELECT totp_remove(%s)", self.user("bob"))
 

@@ -56,3 +56,26 @@ def open_everything(conn: psycopg.Connection) -> tuple[int, int]:
         [[under, elsewhere]] = conn.execute("SELECT count(*) FILTER (WHERE key_id = %s), count(*) FILTER (WHERE key_id <> %s) FROM totp.recovery_codes", [key, key])
     assert elsewhere == 0
     return secrets, under
+
+
+# Rows as the extension writes them, but for what is sealed, which nobody opens: active users with recovery codes, and two audit
+# rows of each. One in a hundred has no row of attempts, so is an orphan.
+SYNTHETIC = """
+INSERT INTO totp.secrets (user_id, device, slot, secret_id, version, key_id, sealed, algorithm, digits, period, issuer, account_name, created_at, confirmed_at, enforced_since)
+SELECT id, 'default', 'active', n, 1, {key}, sha256(int8send(n)), 'SHA1', 6, 30, 'Example', id, {at}, {at}, {at} FROM {numbers};
+INSERT INTO totp.recovery_codes (user_id, set_id, count, key_id, sealed, created_at)
+SELECT id, 1000000000 + n, 10, {key}, sha256(int8send(-n)), {at} FROM {numbers};
+INSERT INTO totp.used_codes (time_step, used_at, uses, recovery_mask, secret_id, user_id)
+SELECT 0, {at}, 1, 0, secret, id FROM {numbers}, unnest(ARRAY[n, 1000000000 + n]) AS secret;
+INSERT INTO totp.attempts (locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures, user_id)
+SELECT '-infinity', '-infinity', '-infinity', 0, 0, id FROM {numbers} WHERE n % 100 > 0;
+INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name)
+SELECT {at}, event, id, 'app', 'app', 'web' FROM {numbers}, unnest(ARRAY['imported', 'failed']) AS event"""
+
+
+def synthetic_users(conn: psycopg.Connection, size: int, first: int = 1, at: str = "now()") -> None:
+    """So many of them, from a number on, by plain INSERTs. There must be a data key."""
+    [[key]] = conn.execute("SELECT max(key_id) FROM totp.data_keys")
+    numbers = f"(SELECT n, 'user-' || to_char(n, 'FM00000000') AS id FROM generate_series({first}::bigint, {first + size - 1}) AS n) AS users"
+    for statement in SYNTHETIC.split(";\n"):
+        conn.execute(statement.format(key=key, at=at, numbers=numbers))

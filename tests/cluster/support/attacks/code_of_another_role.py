@@ -25,6 +25,7 @@ READS = {
     "totp_metrics": "public.totp_metrics()",
     "totp_keys": "public.totp_keys()",
     "totp_health": "public.totp_health()",
+    "totp_list": "public.totp_list()",
     "totp_qr_svg": f"public.totp_qr_svg('{URI}')",
     "totp_qr_png": f"public.totp_qr_png('{URI}')",
     "totp_qr_text": f"public.totp_qr_text('{URI}')",
@@ -34,6 +35,7 @@ READS = {
 OWNERS = {
     "totp_export": "public.totp_export()",
     "totp_prune_audit": "public.totp_prune_audit('1 year')",
+    "totp_acknowledge_restore": "public.totp_acknowledge_restore()",
     "totp_forget_unreadable": f"public.totp_forget_unreadable('{LOST}')",
     "totp_grant": "public.totp_grant('{app}', 'admin')",
 }

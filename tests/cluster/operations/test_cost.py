@@ -1,0 +1,144 @@
+"""What totp_health() and totp_list() read: not more, however many users there are. The plans are those that ran."""
+
+import json
+from contextlib import closing
+
+import pytest
+from many_users import synthetic_users
+from totp import NOON, fix_clock, import_secret
+
+USERS = 30_000
+OF_USERS = {"secrets", "used_codes", "attempts", "recovery_codes", "audit_log"}
+CHEAP = ["totp_health()", "totp_list()", "totp_list('user-00015000', 100)", "totp_list(NULL, 100, 'user-0002')", "totp_list('user-00020000', 100, 'user-0001')", "totp_list(NULL, 1, 'zzz')"]
+
+
+@pytest.fixture
+def conn(db):
+    """A session in which auto_explain sends the plans of all statements as notices."""
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        import_secret(conn, "alice", "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ")
+        conn.execute("LOAD 'auto_explain'")
+        for name, value in {"log_min_duration": 0, "log_analyze": "on", "log_timing": "off", "log_nested_statements": "on", "log_format": "json", "log_level": "notice"}.items():
+            conn.execute(f"SET auto_explain.{name} = {value}")
+        yield conn
+
+
+def scans(conn, call: str) -> list[tuple[str, str, float]]:
+    """Each scan of a table of users that a call led to: node type, table, rows read."""
+    plans = []
+
+    def note(notice):
+        _, found, plan = notice.message_primary.partition("plan:")
+        plans.extend([json.loads(plan)["Plan"]] if found else [])
+
+    conn.add_notice_handler(note)
+    conn.execute(f"SELECT * FROM {call}")
+    conn.remove_notice_handler(note)
+    assert len(plans) > 1
+    return [scan for plan in plans for scan in _scans(plan)]
+
+
+def _scans(node: dict) -> list[tuple[str, str, float]]:
+    found = [scan for child in node.get("Plans", []) for scan in _scans(child)]
+    table = node.get("Relation Name")
+    if table in OF_USERS:
+        removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+        found.append((node["Node Type"], table, (node["Actual Rows"] + removed) * node["Actual Loops"]))
+    return found
+
+
+def sequential(conn) -> dict[str, int]:
+    """How many sequential scans of each table there were, by PostgreSQL's own count."""
+    conn.execute("SELECT pg_stat_force_next_flush(), pg_stat_clear_snapshot()")
+    return dict(conn.execute("SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'totp' AND relname = ANY (%s)", [list(OF_USERS)]).fetchall())
+
+
+def is_cheap(conn, call: str) -> None:
+    before = sequential(conn)
+    read = scans(conn, call)
+    assert read, call
+    for node, table, rows in read:
+        assert node in ("Index Scan", "Index Only Scan", "Tid Scan"), (call, node, table)
+        assert rows <= 10_000, (call, node, table, rows)
+    assert sequential(conn) == before
+
+
+@pytest.mark.parametrize("known", ["analyzed", "never analyzed", "planned for empty tables"])
+@pytest.mark.parametrize("mode", ["auto", "force_custom_plan"])
+def test_no_cheap_call_scans_a_table_of_users(conn, known, mode):
+    """Whatever PostgreSQL knows of the tables, and also in a session that has planned everything before they grew."""
+    conn.execute(f"SET plan_cache_mode = {mode}")
+    if known == "planned for empty tables":
+        for call in CHEAP:
+            conn.execute(f"SELECT * FROM {call}")
+    conn.execute("SET auto_explain.log_min_duration = -1")
+    synthetic_users(conn, USERS, at="clock_timestamp()")
+    conn.execute("INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name) SELECT %s, 'failed', 'alice', '', '', '' FROM generate_series(1, 20000)", [NOON])
+    if known == "analyzed":
+        conn.execute("ANALYZE")
+    conn.execute("SET auto_explain.log_min_duration = 0")
+    for call in CHEAP:
+        is_cheap(conn, call)
+
+
+def test_a_lost_master_key_is_found_by_index(conn):
+    conn.execute("SET auto_explain.log_min_duration = -1")
+    synthetic_users(conn, USERS, at="clock_timestamp()")
+    conn.execute("INSERT INTO totp.data_keys SELECT n, 'retiring', '0123456789abcdef', '', now() FROM generate_series(1000, 1002) AS n")
+    conn.execute("ANALYZE")
+    conn.execute("SET auto_explain.log_min_duration = 0")
+    is_cheap(conn, "totp_health()")
+    [[detail]] = conn.execute("SELECT detail FROM totp_health() WHERE check_name = 'lost_master_key'")
+    assert detail.startswith("nothing is sealed under master key 0123456789abcdef")
+
+
+def test_the_end_of_the_audit_log_is_read_however_much_it_has_of_the_last_hour(conn):
+    """Not by the index on the time alone, which has the rows of all events: also if all rows were of one event when they were counted."""
+    insert = "INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name) SELECT %s, %s, 'u' || n, '', '', '' FROM generate_series(1, 30000) AS n"
+    conn.execute("SET auto_explain.log_min_duration = -1; DELETE FROM totp.audit_log")
+    conn.execute(insert, [NOON, "failed"])
+    conn.execute("VACUUM ANALYZE totp.audit_log")
+    conn.execute(insert, [NOON, "verified"])
+    conn.execute("SET auto_explain.log_min_duration = 0")
+    is_cheap(conn, "totp_health()")
+    [[detail]] = conn.execute("SELECT detail FROM totp_health() WHERE check_name = 'failures_over_many_users'")
+    assert detail.startswith("10000 users had a wrong code in the last hour, and ")
+
+
+def test_the_full_checks_read_everything_and_say_how_far_they_are(conn):
+    conn.execute("SET auto_explain.log_min_duration = -1")
+    synthetic_users(conn, 300, at="clock_timestamp()")
+    told = []
+    conn.add_notice_handler(lambda notice: told.append((notice.severity, notice.message_primary)))
+    found = {name: (detail, full) for name, _, detail, full in conn.execute("SELECT * FROM totp_health(full => true)")}
+    assert found["rows"] == ("6 secrets or recovery sets lack a row in totp.attempts or totp.used_codes: restore the rows, or enroll the users again", True)
+    assert [message for _, message in told] == [
+        "pg_totp: health check 1 of 5: rows that belong together", "pg_totp: health check 2 of 5: times in the future",
+        "pg_totp: health check 3 of 5: recovery codes from before a restore", "pg_totp: health check 4 of 5: users in a lock",
+        "pg_totp: health check 5 of 5: users who need help"]
+    assert {severity for severity, _ in told} == {"NOTICE"}
+    told.clear()
+    conn.execute("SET client_min_messages = warning")
+    conn.execute("SELECT * FROM totp_health(full => true)")
+    conn.execute("RESET client_min_messages")
+    conn.execute("SELECT * FROM totp_health()")
+    assert told == []
+
+
+def test_the_full_checks_keep_to_the_memory_that_they_may_use(conn):
+    """Joins of more than work_mem go to temporary files: no hash table grows with the users."""
+    conn.execute("SET auto_explain.log_min_duration = -1")
+    synthetic_users(conn, USERS, at="clock_timestamp()")
+    conn.execute("ANALYZE")
+    conn.execute("SET work_mem = '64kB'; SET hash_mem_multiplier = 1")
+
+    def hashed(node):
+        return [node.get("Peak Memory Usage", 0)] + [kb for child in node.get("Plans", []) for kb in hashed(child)]
+
+    plans = []
+    conn.execute("SET auto_explain.log_min_duration = 0")
+    conn.add_notice_handler(lambda notice: plans.extend([json.loads(notice.message_primary.partition("plan:")[2])["Plan"]] if "plan:" in notice.message_primary else []))
+    conn.execute("SELECT * FROM totp_health(full => true)")
+    assert max(kb for plan in plans for kb in hashed(plan)) < 1024
+    assert not any("hashed SubPlan" in json.dumps(plan) for plan in plans)
