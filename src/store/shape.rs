@@ -9,7 +9,7 @@ use std::ffi::CStr;
 use std::thread::LocalKey;
 
 use pgrx::pg_sys::{
-    self, BOOLOID, BYTEAOID, INETOID, INT2OID, INT4OID, INT8OID, JSONBOID, NAMEOID, TEXTOID, TIMESTAMPTZOID,
+    self, BOOLOID, BYTEAOID, INETOID, INT2OID, INT4OID, INT8MULTIRANGEOID, INT8OID, JSONBOID, NAMEOID, TEXTOID, TIMESTAMPTZOID,
 };
 
 use super::relcache::Kept;
@@ -140,11 +140,54 @@ table!(
     ]
 );
 
-static ALL: [&Table; 7] = [&DATA_KEYS, &SECRETS, &USED_CODES, &ATTEMPTS, &RECOVERY_CODES, &FLOOR, &AUDIT_LOG];
+table!(
+    AUDIT_SEALS,
+    c"audit_seals",
+    [
+        ("seal_id", INT8OID),
+        ("first_id", INT8OID),
+        ("last_id", INT8OID),
+        ("row_count", INT8OID),
+        ("newest_at", TIMESTAMPTZOID),
+        ("rows_mac", BYTEAOID),
+        ("holes", INT8MULTIRANGEOID),
+        ("late", INT8MULTIRANGEOID),
+        ("closed_seal", INT8OID),
+        ("pruned_seal", INT8OID),
+        ("next_xid", INT8OID),
+        ("system_identifier", INT8OID),
+        ("database", INT8OID),
+        ("timeline", INT8OID),
+        ("key_id", INT4OID),
+        ("sealed_at", TIMESTAMPTZOID),
+        ("previous_mac", BYTEAOID),
+        ("mac", BYTEAOID),
+    ]
+);
+table!(
+    AUDIT_KEYS,
+    c"audit_keys",
+    [("key_id", INT4OID), ("master_key", TEXTOID), ("wrapped", BYTEAOID), ("created_at", TIMESTAMPTZOID)]
+);
+
+static ALL: [&Table; 9] = [
+    &DATA_KEYS,
+    &SECRETS,
+    &USED_CODES,
+    &ATTEMPTS,
+    &RECOVERY_CODES,
+    &FLOOR,
+    &AUDIT_LOG,
+    &AUDIT_SEALS,
+    &AUDIT_KEYS,
+];
 
 /// Returns the tables that are missing or altered.
 pub fn altered() -> Vec<&'static str> {
-    ALL.iter().filter(|table| table.check().is_err()).map(|table| table.name()).collect()
+    // Before ALTER EXTENSION UPDATE, these do not exist.
+    let is_old = [&AUDIT_SEALS, &AUDIT_KEYS].iter().all(|table| table_oid(table.name) == pg_sys::InvalidOid);
+    let is_there = |table: &&&Table| !is_old || (table.name != AUDIT_SEALS.name && table.name != AUDIT_KEYS.name);
+    ALL.iter().filter(is_there).filter(|table| table.check().is_err()).map(|table| table.name()).collect()
 }
 
 /// What was found out about a table.

@@ -60,7 +60,8 @@ pub struct Statement {
     tables: OnceCell<Vec<&'static Table>>,
     plan: Cell<pg_sys::SPIPlanPtr>,
     is_planned: Cell<bool>,
-    is_of_one_user: bool,
+    /// It is for a table of any size, however small that is now.
+    is_by_index: bool,
 }
 
 /// While this value lives, PostgreSQL plans a sequential scan only if there is no index.
@@ -168,7 +169,7 @@ impl Statement {
             tables: OnceCell::new(),
             plan: Cell::new(std::ptr::null_mut()),
             is_planned: Cell::new(false),
-            is_of_one_user: contains(sql.to_bytes(), b"user_id = $1"),
+            is_by_index: contains(sql.to_bytes(), b"user_id = $1") || contains(sql.to_bytes(), b"ORDER BY id LIMIT"),
         }
     }
 
@@ -255,7 +256,7 @@ impl Statement {
 
     fn prepared(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
         if self.plan.get().is_null() {
-            let options = if self.is_of_one_user { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
+            let options = if self.is_by_index { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
             let (count, types) = (self.types.len() as i32, self.types.as_ptr().cast_mut());
             // SAFETY: called between SPI_connect and SPI_finish; the types are copied.
             unsafe {
@@ -277,7 +278,7 @@ impl Statement {
     /// `plan` is that of this statement.
     unsafe fn needs_index_plan(&self, plan: pg_sys::SPIPlanPtr) -> bool {
         // SAFETY: promised by the caller.
-        self.is_of_one_user && !(self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) })
+        self.is_by_index && !(self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) })
     }
 }
 
