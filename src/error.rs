@@ -72,6 +72,8 @@ pub enum Error {
     Isolation(&'static str),
     #[error("invalid batch size")]
     BatchSize,
+    #[error("invalid anchor")]
+    Anchor,
     #[error("invalid age")]
     Age,
     #[error("cannot execute {0}() within security-restricted operation")]
@@ -142,7 +144,7 @@ impl Error {
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::BatchSize | Self::MasterKeyLoaded | Self::NoKeyOfMaster | Self::Age => {
+            Self::BatchSize | Self::MasterKeyLoaded | Self::NoKeyOfMaster | Self::Age | Self::Anchor => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
             Self::Restricted(_) | Self::SuperuserOnly | Self::OwnerOnly(_) | Self::RotationOnly(_) => {
@@ -179,6 +181,7 @@ impl Error {
             Self::Name(e) | Self::UserIdAsName(e) => Some(e.detail().into()),
             Self::UriWithEncoding => Some("The secret in an otpauth URI is always base32.".into()),
             Self::Qr(e) => Some(e.detail().into()),
+            Self::Anchor => Some("It must be a line \"totp: event=audit_sealed seal=… last=… rows=… mac=…\" of the server log, or its part from \"seal=\" on.".into()),
             Self::Age => Some("The interval must be positive and at most 1000 years.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),

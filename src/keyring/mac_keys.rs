@@ -61,6 +61,7 @@ pub fn rewrap() -> Result<(), Error> {
 fn wrapped(key: &MacKey, id: KeyId) -> Result<StoredMacKey, Error> {
     let masters = master_keys::masters()?;
     let master = masters.current();
-    let wrapped = key.wrap(master, id, random::bytes()?).map_err(|_| Error::Internal("wrap a key of the audit trail"))?;
+    let wrapped =
+        key.wrap(master, id, random::bytes()?).map_err(|_| Error::Internal("wrap a key of the audit trail"))?;
     Ok(StoredMacKey { id, wrapped, master_key: master.fingerprint().to_string() })
 }

@@ -19,7 +19,7 @@ pub use data_keys::{
 #[cfg(any(test, feature = "pg_test"))]
 pub use key_file::FileRule;
 pub use key_file::is_environment;
-pub use mac_keys::{current as current_mac_key, find as find_mac_key, rewrap as rewrap_mac_keys};
+pub use mac_keys::{current as current_mac_key, find as find_mac_key};
 pub use master_keys::{count, reads};
 pub use sealing::{
     SecretContext, open_recovery_codes, open_secret, reseal_recovery_codes, reseal_secret, seal_recovery_codes,

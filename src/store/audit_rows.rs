@@ -27,7 +27,8 @@ SELECT a.id
   FROM pg_catalog.unnest($1::pg_catalog.int8multirange) AS hole(ids)
   JOIN totp.audit_log a ON a.id >= pg_catalog.lower(hole.ids) AND a.id < pg_catalog.upper(hole.ids)
  ORDER BY id LIMIT $2");
-statement!(reads AFTER(INT8OID), c"SELECT pg_catalog.count(*), pg_catalog.min(at) FROM totp.audit_log WHERE id > $1");
+statement!(reads AFTER(INT8OID), c"
+SELECT pg_catalog.count(*), pg_catalog.min(at), pg_catalog.max(id) FROM totp.audit_log WHERE id > $1");
 statement!(reads FIRST_AFTER(INT8OID), c"SELECT at FROM totp.audit_log WHERE id > $1 ORDER BY id LIMIT 1");
 // Besides who writes the table, every transaction that has an id: one look at the locks, so that both fit together.
 statement!(reads LOCKS(INT8OID), c"
@@ -67,7 +68,12 @@ pub fn each(
             s.rows(snapshot, &args, |row| {
                 found += 1;
                 last = row.word(1)?;
-                if again.take() == Some(last) { Ok(()) } else { count += 1; read(&audit_row(row, last)) }
+                if again.take() == Some(last) {
+                    Ok(())
+                } else {
+                    count += 1;
+                    read(&audit_row(row, last))
+                }
             })
         })?;
         if found < wanted {
@@ -104,9 +110,17 @@ pub fn ids_in(snapshot: &Snapshot, set: &IdSet, max: i64) -> Result<IdSet, Error
     Ok(found)
 }
 
-/// Returns how many rows have a higher id, and the earliest time of them.
-pub fn after(snapshot: &Snapshot, id: i64) -> Result<(i64, Option<Timestamp>), Error> {
-    AFTER.with(|s| s.first(snapshot, &[int8(id)], |row| Ok((row.word(1)?, row.time_or_null(2)))))?.ok_or(Error::RowsAltered)
+/// Rows above an id.
+pub struct Rest {
+    pub count: i64,
+    pub oldest_at: Option<Timestamp>,
+    pub last_id: Option<i64>,
+}
+
+/// Returns what is known of the rows with a higher id.
+pub fn after(snapshot: &Snapshot, id: i64) -> Result<Rest, Error> {
+    let read = |row: &Row| Ok(Rest { count: row.word(1)?, oldest_at: row.time_or_null(2), last_id: row.get(3) });
+    AFTER.with(|s| s.first(snapshot, &[int8(id)], read))?.ok_or(Error::RowsAltered)
 }
 
 /// Returns the time of the row with the next higher id.
@@ -132,7 +146,9 @@ pub fn writers() -> Result<HashMap<String, Option<u32>>, Error> {
         s.rows(&Snapshot::latest(), &[int8(database)], |row| {
             let transaction: String = row.must(1)?;
             match row.get::<i64>(2) {
-                Some(id) => ids.entry(transaction).or_default().push(u32::try_from(id).map_err(|_| Error::RowsAltered)?),
+                Some(id) => {
+                    ids.entry(transaction).or_default().push(u32::try_from(id).map_err(|_| Error::RowsAltered)?)
+                }
                 None => drop(writers.insert(transaction, None)),
             }
             Ok(())

@@ -125,11 +125,7 @@ fn ids(row: &Row, column: i32) -> Result<IdSet, Error> {
 }
 
 fn place(row: &Row, column: i32) -> Result<Place, Error> {
-    Ok(Place {
-        system_identifier: row.word(column)?,
-        database: row.word(column + 1)?,
-        timeline: row.word(column + 2)?,
-    })
+    Ok(Place { system_identifier: row.word(column)?, database: row.word(column + 1)?, timeline: row.word(column + 2)? })
 }
 
 /// Returns whether the table exists. Before ALTER EXTENSION UPDATE it does not.

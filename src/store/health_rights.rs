@@ -120,7 +120,8 @@ SELECT DISTINCT p.oid::pg_catalog.regprocedure::text, CASE WHEN a.grantee <> 0 T
   JOIN pg_catalog.pg_proc p ON p.oid = d.objid
  CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
  WHERE e.extname = 'pg_totp' AND a.grantee <> p.proowner
-   AND p.proname IN ('totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export', 'reseal', 'reseal_recovery_codes')
+   AND p.proname IN ('totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_export', 'totp_audit_seal', 'seal_step', 'seal_line',
+                     'reseal', 'reseal_recovery_codes')
  ORDER BY 1, 2 NULLS FIRST");
 
 // Before PostgreSQL 17 there is no such privilege, and so no row.

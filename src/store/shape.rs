@@ -9,7 +9,8 @@ use std::ffi::CStr;
 use std::thread::LocalKey;
 
 use pgrx::pg_sys::{
-    self, BOOLOID, BYTEAOID, INETOID, INT2OID, INT4OID, INT8MULTIRANGEOID, INT8OID, JSONBOID, NAMEOID, TEXTOID, TIMESTAMPTZOID,
+    self, BOOLOID, BYTEAOID, INETOID, INT2OID, INT4OID, INT8MULTIRANGEOID, INT8OID, JSONBOID, NAMEOID, TEXTOID,
+    TIMESTAMPTZOID,
 };
 
 use super::relcache::Kept;
@@ -170,17 +171,8 @@ table!(
     [("key_id", INT4OID), ("master_key", TEXTOID), ("wrapped", BYTEAOID), ("created_at", TIMESTAMPTZOID)]
 );
 
-static ALL: [&Table; 9] = [
-    &DATA_KEYS,
-    &SECRETS,
-    &USED_CODES,
-    &ATTEMPTS,
-    &RECOVERY_CODES,
-    &FLOOR,
-    &AUDIT_LOG,
-    &AUDIT_SEALS,
-    &AUDIT_KEYS,
-];
+static ALL: [&Table; 9] =
+    [&DATA_KEYS, &SECRETS, &USED_CODES, &ATTEMPTS, &RECOVERY_CODES, &FLOOR, &AUDIT_LOG, &AUDIT_SEALS, &AUDIT_KEYS];
 
 /// Returns the tables that are missing or altered.
 pub fn altered() -> Vec<&'static str> {

@@ -4,7 +4,7 @@
 //! READ: an UPDATE of a row that was committed later silently changes nothing. So every statement here runs under
 //! [`Snapshot::latest`], as PostgreSQL's own foreign-key triggers do.
 //!
-//! Owns every use of SPI. Must never run a statement under the snapshot of the transaction.
+//! Owns every use of SPI. Must never change a row under the snapshot of the transaction.
 
 use std::cell::{Cell, OnceCell};
 use std::ffi::CStr;
@@ -33,9 +33,12 @@ impl Snapshot {
 
     /// Sees the same, or in parallel mode, where there is no newer snapshot, what the running statement sees.
     pub fn to_read() -> Self {
-        if !backend::is_parallel() {
-            return Self::latest();
-        }
+        if backend::is_parallel() { Self::of_statement() } else { Self::latest() }
+    }
+
+    /// Sees what the running statement of the caller sees, so that all calls of a function that returns rows one by one see the
+    /// same. For reading alone.
+    pub fn of_statement() -> Self {
         // SAFETY: a statement that calls a function has an active snapshot.
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
     }

@@ -1,12 +1,14 @@
 //! `totp_health`: reports what is wrong, and what to do about it.
 //!
 //! Owns every sentence of the answer; `store` returns numbers, flags and names. One file per subject: `keys`, `rights`,
-//! `server`, `rows`, `users`. Must never change anything, and must never show a user id that is not quoted.
+//! `server`, `rows`, `seals`,
+//! `users`. Must never change anything, and must never show a user id that is not quoted.
 
 mod check;
 mod keys;
 mod rights;
 mod rows;
+mod seals;
 mod server;
 mod users;
 
@@ -59,6 +61,7 @@ fn of_rows(now: Timestamp) -> Result<Vec<Check>, Error> {
     checks.push(keys::key_rotation(now)?);
     checks.extend(rows::clock(now)?);
     checks.push(rows::recovery_after_restore()?);
+    checks.extend(seals::checks(now)?);
     checks.extend(users::checks(now)?);
     Ok(checks)
 }

@@ -22,6 +22,7 @@ READS = {
     "totp_enabled": "public.totp_enabled('alice')",
     "totp_status": "public.totp_status('alice')",
     "totp_stats": "public.totp_stats()",
+    "totp_audit_verify": "public.totp_audit_verify()",
     "totp_keys": "public.totp_keys()",
     "totp_health": "public.totp_health()",
     "totp_qr_svg": f"public.totp_qr_svg('{URI}')",
@@ -35,6 +36,8 @@ OWNERS = {
     "totp_prune_audit": "public.totp_prune_audit('1 year')",
     "totp_forget_unreadable": f"public.totp_forget_unreadable('{LOST}')",
     "totp_grant": "public.totp_grant('{app}', 'admin')",
+    "seal_step": "totp.seal_step()",
+    "seal_line": "totp.seal_line(1)",
 }
 # Only a rotation can use these. The sealed values are what a reader of the tables has.
 INTERNAL = {
@@ -68,8 +71,8 @@ WRITES = {
     "rotation_step": "totp.rotation_step(NULL, 1)",
     "rotation_end": "totp.rotation_end()",
 }
-# A procedure that commits, which no function can call; it calls the three above.
-PROCEDURES = {"totp_rotate_key_online"}
+# Procedures that commit, which no function can call; they call the three above, and the two of the owner.
+PROCEDURES = {"totp_rotate_key_online", "totp_audit_seal"}
 
 # Calls in the SQL of a release.
 OF_RELEASE = {"totp_recovery_codes": "public.totp_recovery_codes('alice')"}
