@@ -114,12 +114,7 @@ impl Verification {
 
     /// Looks at rows that no seal has, unless as late ones: those of pruned seals, and those before the first id.
     fn look_below(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
-        let first_seal = audit_seals::next(snapshot, self.pruned_seal.max(1))?;
-        let end = match first_seal {
-            Some(seal) if seal.seal_id <= self.pruned_seal => seal.last_id,
-            Some(seal) => seal.first_id.saturating_sub(1),
-            None => return Ok(()),
-        };
+        let end = audit_seals::find(snapshot, self.pruned_seal)?.map_or(0, |pruned| pruned.last_id);
         let mut ids = IdSet::default();
         audit_rows::each(snapshot, IdRange { first: i64::MIN, last: end }, i64::MAX, |row| {
             ids.push(row.id, row.id);

@@ -34,7 +34,7 @@ def columns(conn, names: str) -> list[tuple]:
 def test_every_seal_is_what_another_implementation_computes(db, conn):
     conn.execute("SELECT totp_enroll('alice')")
     conn.execute("SELECT totp_verify('alice', '000000')")
-    conn.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES ('294276-01-01', '', '', '', '')")
+    conn.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES ('9999-12-31 23:59:59.999999+00', '', '', '', '')")
     seal_all(conn)
     with closing(db.connect()) as other, closing(db.connect()) as third:
         third.execute("BEGIN")
