@@ -33,7 +33,7 @@ fn totp_audit_verify(
     let anchor = anchor.map(Anchor::parse).transpose()?;
     let mut verification = Verification::begin(anchor, since_seal)?;
     // PostgreSQL asks for row after row, and keeps them: a trail of years has more than fit into memory.
-    Ok(TableIterator::new(std::iter::from_fn(move || match verification.next() {
+    Ok(TableIterator::new(std::iter::from_fn(move || match verification.next_finding() {
         Ok(finding) => finding.map(|Finding { seal_id, first_id, last_id, status, problem }| {
             (seal_id, first_id, last_id, status.to_owned(), problem)
         }),

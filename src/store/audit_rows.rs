@@ -22,11 +22,14 @@ SELECT id, at, event, user_id, device, actor, db_user::text, pg_catalog.inet_sen
   FROM totp.audit_log
  WHERE id >= $1 AND id <= $2
  ORDER BY id LIMIT $3");
+// LATERAL and LIMIT make it one look into the index for each hole. As a plain join it may compare each row with each hole.
 statement!(reads IDS_IN(TEXTOID, INT8OID), c"
-SELECT a.id
+SELECT found.id
   FROM pg_catalog.unnest($1::pg_catalog.int8multirange) AS hole(ids)
-  JOIN totp.audit_log a ON a.id >= pg_catalog.lower(hole.ids) AND a.id < pg_catalog.upper(hole.ids)
- ORDER BY id LIMIT $2");
+ CROSS JOIN LATERAL (SELECT id FROM totp.audit_log
+                      WHERE id >= pg_catalog.lower(hole.ids) AND id < pg_catalog.upper(hole.ids)
+                      ORDER BY id LIMIT $2) AS found
+ LIMIT $2");
 statement!(reads AFTER(INT8OID), c"
 SELECT pg_catalog.count(*), pg_catalog.min(at), pg_catalog.max(id) FROM totp.audit_log WHERE id > $1");
 statement!(reads FIRST_AFTER(INT8OID), c"SELECT at FROM totp.audit_log WHERE id > $1 ORDER BY id LIMIT 1");
@@ -100,12 +103,14 @@ fn audit_row<'a>(row: &'a Row, id: i64) -> AuditRow<'a> {
     }
 }
 
-/// Returns the first ids of a set that have a row, at most `max`.
+/// Returns ids of a set that have a row, at most `max`.
 pub fn ids_in(snapshot: &Snapshot, set: &IdSet, max: i64) -> Result<IdSet, Error> {
     let mut found = IdSet::default();
     if !set.is_empty() {
         let args = [text(&set.to_string()), int8(max)];
-        IDS_IN.with(|s| s.rows(snapshot, &args, |row| row.word(1).map(|id| found.push(id, id))))?;
+        let mut ids = IDS_IN.with(|s| s.rows(snapshot, &args, |row| row.word(1)))?;
+        ids.sort_unstable();
+        ids.iter().for_each(|id| found.push(*id, *id));
     }
     Ok(found)
 }

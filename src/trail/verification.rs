@@ -101,7 +101,7 @@ impl Verification {
     }
 
     /// Returns the next finding.
-    pub fn next(&mut self) -> Result<Option<Finding>, Error> {
+    pub fn next_finding(&mut self) -> Result<Option<Finding>, Error> {
         let snapshot = Snapshot::of_statement();
         while self.findings.is_empty() && !self.is_complete {
             match audit_seals::next(&snapshot, self.before.seal_id.saturating_add(1))? {
