@@ -317,7 +317,7 @@ SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_audit_verify_wrapper';
 
 CREATE FUNCTION totp.seal_step() RETURNS TABLE (seal_id bigint, is_full boolean)
-LANGUAGE c VOLATILE PARALLEL UNSAFE
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'seal_step_wrapper';
 
