@@ -32,6 +32,7 @@ SUBJECTS = {
     "pgcrypto": "Without this extension: PL/pgSQL with pgcrypto",
     "application": "Without this extension: an application in Python",
     "rotation": "Key rotation",
+    "seals": "The sealed trail",
     "bulk": "Enrollments, imports, QR codes",
     "policy": "Row-level security",
     "growth": "Growth",

@@ -1,4 +1,4 @@
--- From 0.1.0 to 0.2.0: the same tables, and arguments at the end of functions. Most changes are in the library.
+-- From 0.1.0 to 0.2.0: new tables for the sealed trail, and arguments at the end of functions. Most changes are in the library.
 
 \echo Use "ALTER EXTENSION pg_totp UPDATE" to load this file. \quit
 
@@ -115,6 +115,65 @@ COMMENT ON COLUMN totp.counters.recovery_codes_used IS 'Recovery codes that were
 COMMENT ON COLUMN totp.counters.stripe IS 'Number of the row; a session adds to one, a sum over all rows is the counter';
 COMMENT ON COLUMN totp.counters.padding IS 'Blanks, so that each row has its own page';
 
+-- The sealed trail. Existing installations have no right on it.
+-- Keys of the audit trail, wrapped as the data keys are, by a key of its own of the master key.
+CREATE TABLE totp.audit_keys (
+  key_id      integer     PRIMARY KEY,
+  master_key  text        COLLATE "C" NOT NULL,
+  wrapped     bytea       NOT NULL,
+  created_at  timestamptz NOT NULL
+) USING heap;
+
+-- Seals of the audit trail. Read docs/design/trail.md. mac covers all other columns.
+CREATE TABLE totp.audit_seals (
+  seal_id           bigint         PRIMARY KEY,
+  first_id          bigint         NOT NULL,
+  last_id           bigint         NOT NULL,
+  row_count         bigint         NOT NULL,
+  newest_at         timestamptz,
+  rows_mac          bytea          NOT NULL,
+  holes             int8multirange NOT NULL,
+  late              int8multirange NOT NULL,
+  closed_seal       bigint         NOT NULL,
+  pruned_seal       bigint         NOT NULL,
+  next_xid          bigint,
+  system_identifier bigint         NOT NULL,
+  database          bigint         NOT NULL,
+  timeline          bigint         NOT NULL,
+  key_id            integer        NOT NULL,
+  sealed_at         timestamptz    NOT NULL,
+  previous_mac      bytea          NOT NULL,
+  mac               bytea          NOT NULL
+) USING heap;
+
+SELECT pg_catalog.pg_extension_config_dump('totp.audit_keys', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.audit_seals', '');
+COMMENT ON TABLE totp.audit_keys IS 'Keys that seal the audit trail, wrapped by a master key';
+COMMENT ON COLUMN totp.audit_keys.key_id IS 'Number of the key, from the same sequence as the data keys';
+COMMENT ON COLUMN totp.audit_keys.master_key IS 'Fingerprint of the master key that wraps it';
+COMMENT ON COLUMN totp.audit_keys.wrapped IS 'The key, encrypted';
+COMMENT ON COLUMN totp.audit_keys.created_at IS 'When the key was created';
+
+COMMENT ON TABLE totp.audit_seals IS 'Seals of the audit trail; check them with totp_audit_verify()';
+COMMENT ON COLUMN totp.audit_seals.seal_id IS 'Number of the seal, without a gap';
+COMMENT ON COLUMN totp.audit_seals.first_id IS 'First id of its range, which follows that of the seal before';
+COMMENT ON COLUMN totp.audit_seals.last_id IS 'Last id of its range';
+COMMENT ON COLUMN totp.audit_seals.row_count IS 'How many rows it covers';
+COMMENT ON COLUMN totp.audit_seals.newest_at IS 'When the latest of these rows happened';
+COMMENT ON COLUMN totp.audit_seals.rows_mac IS 'HMAC-SHA-256 over these rows';
+COMMENT ON COLUMN totp.audit_seals.holes IS 'Ids of its range that no row had';
+COMMENT ON COLUMN totp.audit_seals.late IS 'Rows in holes of earlier seals that were committed since, and are covered by this one';
+COMMENT ON COLUMN totp.audit_seals.closed_seal IS 'No transaction can fill a hole of seals up to this one any more';
+COMMENT ON COLUMN totp.audit_seals.pruned_seal IS 'Rows of seals up to this one were deleted by totp_prune_audit()';
+COMMENT ON COLUMN totp.audit_seals.next_xid IS 'Transactions that were writing audit rows have lower ids; NULL: not known';
+COMMENT ON COLUMN totp.audit_seals.system_identifier IS 'System identifier of the cluster';
+COMMENT ON COLUMN totp.audit_seals.database IS 'OID of the database';
+COMMENT ON COLUMN totp.audit_seals.timeline IS 'Timeline of the WAL';
+COMMENT ON COLUMN totp.audit_seals.key_id IS 'Key of totp.audit_keys';
+COMMENT ON COLUMN totp.audit_seals.sealed_at IS 'When it was made';
+COMMENT ON COLUMN totp.audit_seals.previous_mac IS 'The MAC of the seal before';
+COMMENT ON COLUMN totp.audit_seals.mac IS 'HMAC-SHA-256 over all other columns';
+
 -- Arguments as they are, but other properties.
 ALTER FUNCTION @extschema@.totp_enabled(text) COST 800 PARALLEL RESTRICTED;
 ALTER FUNCTION @extschema@.totp_qr_svg(text) STRICT;
@@ -202,7 +261,7 @@ DECLARE
                                               'totp_unenroll', 'totp_rename_device', 'totp_resync', 'totp_qr_svg',
                                               'totp_qr_png', 'totp_qr_text'];
   reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore',
-                                    'totp_export', 'reseal', 'reseal_recovery_codes'];
+                                    'totp_export', 'reseal', 'reseal_recovery_codes', 'totp_audit_seal', 'seal_step', 'seal_line'];
   wanted   text[];
   routine  record;
 BEGIN
@@ -219,7 +278,7 @@ BEGIN
       HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
   END IF;
 
-  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats', 'totp_metrics'] END;
+  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats', 'totp_metrics', 'totp_audit_verify'] END;
   FOR routine IN
     SELECT p.oid::regprocedure AS signature
       FROM pg_proc p
@@ -238,7 +297,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA totp TO %I', role);
   END IF;
   IF capability = 'audit' THEN
-    EXECUTE format('GRANT SELECT ON totp.audit_log TO %I', role);
+    EXECUTE format('GRANT SELECT ON totp.audit_log, totp.audit_seals TO %I', role);
   END IF;
 END
 $$;
@@ -305,6 +364,50 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_acknowledge_restore_wrapper';
 
+CREATE FUNCTION @extschema@.totp_audit_verify(anchor text DEFAULT NULL, since_seal bigint DEFAULT NULL)
+RETURNS TABLE (seal_id bigint, first_id bigint, last_id bigint, status text, problem text)
+LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'totp_audit_verify_wrapper';
+
+CREATE FUNCTION totp.seal_step() RETURNS TABLE (seal_id bigint, is_full boolean)
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'seal_step_wrapper';
+
+CREATE FUNCTION totp.seal_line(seal_id bigint) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'seal_line_wrapper';
+
+-- The sealing of the audit trail. It commits after each seal, so it is SECURITY INVOKER without SET, and every name and operator
+-- in it is qualified. The functions that it calls ask who calls.
+CREATE PROCEDURE @extschema@.totp_audit_seal()
+LANGUAGE plpgsql
+AS $$
+DECLARE
+  seal bigint;
+  more boolean;
+BEGIN
+  LOOP
+    SELECT step.seal_id, step.is_full INTO seal, more FROM totp.seal_step() AS step;
+    COMMIT;
+    EXIT WHEN seal IS NULL;
+    PERFORM totp.seal_line(seal);
+    COMMIT;
+    EXIT WHEN NOT more;
+  END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION @extschema@.totp_audit_verify(text, bigint) IS
+  'Shows whether the audit trail was changed: one row per seal, and a last one about rows that are not sealed';
+COMMENT ON PROCEDURE @extschema@.totp_audit_seal() IS
+  'Seals the audit rows that are not sealed yet; for the owner, each minute';
+COMMENT ON FUNCTION totp.seal_step() IS
+  'First step of totp_audit_seal(): makes one seal';
+COMMENT ON FUNCTION totp.seal_line(bigint) IS
+  'Second step of totp_audit_seal(): writes its line to the server log';
 COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
   'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
 COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
@@ -361,7 +464,7 @@ BEGIN
      WHERE new.oid = ANY (of_extension)
        AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_health', 'totp_recovery_codes',
                            'totp_import', 'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
-                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics', 'totp_list', 'totp_acknowledge_restore')
+                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics', 'totp_list', 'totp_acknowledge_restore', 'totp_audit_verify', 'totp_audit_seal', 'seal_step', 'seal_line')
   LOOP
     IF function_.old IS NOT NULL THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function_.name, function_.owner);
@@ -371,7 +474,7 @@ BEGIN
       SELECT a.grantee FROM pg_proc p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
        WHERE p.oid = function_.name AND a.grantee <> p.proowner
     LOOP
-      EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', function_.name,
+      EXECUTE format('REVOKE ALL ON ROUTINE %s FROM %s', function_.name,
         CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END);
     END LOOP;
     FOR grant_ IN
@@ -379,7 +482,7 @@ BEGIN
        WHERE a.grantee <> function_.owner
        GROUP BY a.grantee
     LOOP
-      EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s%s', function_.name,
+      EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %s%s', function_.name,
         CASE WHEN grant_.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grant_.grantee)) END,
         CASE WHEN grant_.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
     END LOOP;

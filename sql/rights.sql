@@ -72,6 +72,14 @@ COMMENT ON FUNCTION totp_metrics() IS
   'Returns counters and gauges for Prometheus: judged codes, devices, keys, and the cheap health checks';
 COMMENT ON FUNCTION totp_prune_audit(interval) IS
   'Deletes audit rows older than the given interval; for the owner';
+COMMENT ON FUNCTION totp_audit_verify(text, bigint) IS
+  'Shows whether the audit trail was changed: one row per seal, and a last one about rows that are not sealed';
+COMMENT ON PROCEDURE totp_audit_seal() IS
+  'Seals the audit rows that are not sealed yet; for the owner, each minute';
+COMMENT ON FUNCTION totp.seal_step() IS
+  'First step of totp_audit_seal(): makes one seal';
+COMMENT ON FUNCTION totp.seal_line(bigint) IS
+  'Second step of totp_audit_seal(): writes its line to the server log';
 COMMENT ON FUNCTION totp_export() IS
   'Returns the otpauth URI of every secret; for superusers, audited';
 COMMENT ON FUNCTION totp_qr_svg(text) IS
@@ -99,7 +107,7 @@ DECLARE
                                               'totp_unenroll', 'totp_rename_device', 'totp_resync', 'totp_qr_svg',
                                               'totp_qr_png', 'totp_qr_text'];
   reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore',
-                                    'totp_export', 'reseal', 'reseal_recovery_codes'];
+                                    'totp_export', 'reseal', 'reseal_recovery_codes', 'totp_audit_seal', 'seal_step', 'seal_line'];
   wanted   text[];
   routine  record;
 BEGIN
@@ -116,7 +124,7 @@ BEGIN
       HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
   END IF;
 
-  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats', 'totp_metrics'] END;
+  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats', 'totp_metrics', 'totp_audit_verify'] END;
   FOR routine IN
     SELECT p.oid::regprocedure AS signature
       FROM pg_proc p
@@ -135,7 +143,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA totp TO %I', role);
   END IF;
   IF capability = 'audit' THEN
-    EXECUTE format('GRANT SELECT ON totp.audit_log TO %I', role);
+    EXECUTE format('GRANT SELECT ON totp.audit_log, totp.audit_seals TO %I', role);
   END IF;
 END
 $$;

@@ -158,6 +158,36 @@ CREATE INDEX audit_log_user_at ON totp.audit_log (user_id, at);
 CREATE INDEX audit_log_event_at ON totp.audit_log (event, at);
 CREATE INDEX audit_log_at ON totp.audit_log (at);
 
+-- Keys of the audit trail, wrapped as the data keys are, by a key of its own of the master key.
+CREATE TABLE totp.audit_keys (
+  key_id      integer     PRIMARY KEY,
+  master_key  text        COLLATE "C" NOT NULL,
+  wrapped     bytea       NOT NULL,
+  created_at  timestamptz NOT NULL
+) USING heap;
+
+-- Seals of the audit trail. Read docs/design/trail.md. mac covers all other columns.
+CREATE TABLE totp.audit_seals (
+  seal_id           bigint         PRIMARY KEY,
+  first_id          bigint         NOT NULL,
+  last_id           bigint         NOT NULL,
+  row_count         bigint         NOT NULL,
+  newest_at         timestamptz,
+  rows_mac          bytea          NOT NULL,
+  holes             int8multirange NOT NULL,
+  late              int8multirange NOT NULL,
+  closed_seal       bigint         NOT NULL,
+  pruned_seal       bigint         NOT NULL,
+  next_xid          bigint,
+  system_identifier bigint         NOT NULL,
+  database          bigint         NOT NULL,
+  timeline          bigint         NOT NULL,
+  key_id            integer        NOT NULL,
+  sealed_at         timestamptz    NOT NULL,
+  previous_mac      bytea          NOT NULL,
+  mac               bytea          NOT NULL
+) USING heap;
+
 -- Without these, pg_dump would leave out every enrollment.
 SELECT pg_catalog.pg_extension_config_dump('totp.key_ids', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.secret_ids', '');
@@ -168,6 +198,8 @@ SELECT pg_catalog.pg_extension_config_dump('totp.used_codes', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.attempts', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.recovery_codes', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.audit_log', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.audit_keys', '');
+SELECT pg_catalog.pg_extension_config_dump('totp.audit_seals', '');
 -- The identity of a cluster belongs to that cluster. A restored database must find none.
 SELECT pg_catalog.pg_extension_config_dump('totp.floor', 'WHERE false');
 -- The counters are of this database in this cluster. A restored database begins with the rows of this script.

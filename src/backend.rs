@@ -195,6 +195,41 @@ pub fn lock_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) {
     unsafe { pg_sys::LockDatabaseObject(class, object, 0, mode as i32) }
 }
 
+/// Takes a heavyweight lock on an object until the end of the transaction, if no other session has it.
+pub fn try_lock_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) -> bool {
+    // What PostgreSQL's SET_LOCKTAG_OBJECT does.
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: database().to_u32(),
+        locktag_field2: class.to_u32(),
+        locktag_field3: object.to_u32(),
+        locktag_field4: 0,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    };
+    // SAFETY: takes an ordinary lock, without waiting.
+    let result = unsafe { pg_sys::LockAcquire(&tag, mode as i32, false, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// Returns the older one of two ids of running transactions.
+pub fn older_transaction(a: u32, b: u32) -> u32 {
+    if a.wrapping_sub(b).cast_signed() < 0 { a } else { b }
+}
+
+/// Returns the id that the next transaction will have, with its epoch.
+pub fn next_transaction_id() -> u64 {
+    // SAFETY: a read of shared memory.
+    unsafe { pg_sys::ReadNextFullTransactionId().value }
+}
+
+/// Returns the timeline that a standby replays.
+pub fn replayed_timeline() -> u32 {
+    let mut timeline = 0;
+    // SAFETY: a read of shared memory.
+    unsafe { pg_sys::GetXLogReplayRecPtr(&mut timeline) };
+    timeline
+}
+
 /// Releases a lock on an object that this transaction has taken.
 pub fn unlock_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) {
     // SAFETY: PostgreSQL warns if the lock is not held, and does nothing.

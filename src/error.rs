@@ -76,6 +76,8 @@ pub enum Error {
     BatchSize,
     #[error("invalid number of users")]
     PageSize,
+    #[error("invalid anchor")]
+    Anchor,
     #[error("invalid age")]
     Age,
     #[error("cannot execute {0}() within security-restricted operation")]
@@ -146,9 +148,12 @@ impl Error {
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::BatchSize | Self::PageSize | Self::MasterKeyLoaded | Self::NoKeyOfMaster | Self::Age => {
-                ERRCODE_INVALID_PARAMETER_VALUE
-            }
+            Self::BatchSize
+            | Self::PageSize
+            | Self::MasterKeyLoaded
+            | Self::NoKeyOfMaster
+            | Self::Age
+            | Self::Anchor => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::Restricted(_) | Self::SuperuserOnly | Self::OwnerOnly(_) | Self::RotationOnly(_) => {
                 ERRCODE_INSUFFICIENT_PRIVILEGE
             }
@@ -183,6 +188,7 @@ impl Error {
             Self::Name(e) | Self::UserIdAsName(e) => Some(e.detail().into()),
             Self::UriWithEncoding => Some("The secret in an otpauth URI is always base32.".into()),
             Self::Qr(e) => Some(e.detail().into()),
+            Self::Anchor => Some("It must be a line \"totp: event=audit_sealed seal=… last=… rows=… mac=…\" of the server log, or its part from \"seal=\" on.".into()),
             Self::Age => Some("The interval must be positive and at most 1000 years.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::PageSize => Some("It must be 1 to 10000.".into()),

@@ -5,7 +5,7 @@
 //!
 //! # The law
 //!
-//! `api` → `removed`, `audit`, `counters`, `replay_floor`, `keyring` → `store` → `inplace` → `backend`, `error`. Beside them are the
+//! `api` → `removed`, `audit`, `counters`, `replay_floor`, `trail` → `keyring` → `store` → `inplace` → `backend`, `error`. Beside them are the
 //! small modules that each of these may use (`user`, `timestamp`, `clock`, `settings`, `server_log`, `random`) and the pure
 //! crates, which know nothing of PostgreSQL. No arrow runs upward, but one, through SQL text: the UPDATE of a rotation in
 //! `store/rotation.rs` calls `totp.reseal` and `totp.reseal_recovery_codes`, which are in `api/rotation.rs`.
@@ -52,6 +52,7 @@ mod store;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod timestamp;
+mod trail;
 mod user;
 
 use pgrx::PgLogLevel;
@@ -62,6 +63,7 @@ pgrx::pg_module_magic!(name, version);
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
 pgrx::extension_sql_file!("../sql/comments.sql", name = "comments", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/rotation.sql", name = "rotation", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/sealing.sql", name = "sealing", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/rights.sql", name = "rights", finalize);
 
 /// PostgreSQL calls this when it loads the library: for the first call of a session, or earlier if it is preloaded. Then

@@ -54,6 +54,14 @@ impl Line {
         self.add(|line| write!(line, " {key}={value}"))
     }
 
+    /// Adds bytes as hexadecimal digits.
+    pub fn hex(self, key: &str, bytes: &[u8]) -> Self {
+        self.add(|line| {
+            write!(line, " {key}=")?;
+            bytes.iter().try_for_each(|byte| write!(line, "{byte:02x}"))
+        })
+    }
+
     fn add(mut self, write: impl FnOnce(&mut String) -> std::fmt::Result) -> Self {
         // Writing to a String cannot fail.
         let _ = self.0.as_mut().map(write);

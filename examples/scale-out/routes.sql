@@ -270,12 +270,12 @@ END
 $plpgsql$;$$, schema, name, arguments, result, name, numbers)
   FROM totp_shard.routines WHERE route = 'any' ORDER BY name;
 
-SELECT format($$CREATE OR REPLACE FUNCTION %I.%I(%s) RETURNS %s LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS
+SELECT format($$CREATE OR REPLACE %s %I.%I(%s) %s LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS
 $plpgsql$
 BEGIN
   RAISE EXCEPTION 'cannot execute %s() on a router' USING ERRCODE = 'feature_not_supported', HINT = 'Call it on each shard.';
 END
-$plpgsql$;$$, schema, name, arguments, result, name)
+$plpgsql$;$$, CASE kind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END, schema, name, arguments, 'RETURNS ' || result, name)
   FROM totp_shard.routines WHERE route = 'refused' ORDER BY name;
 
 -- What the router does itself. Each step of the rotation is a transaction of its shard. The COMMIT raises an error in a

@@ -11,6 +11,7 @@ use crate::audit;
 use crate::clock;
 use crate::error::Error;
 use crate::store;
+use crate::trail::sealing;
 
 /// Counts audit rows of the given interval, by event: how many, of how many users, and the time of the last one.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
@@ -30,7 +31,8 @@ fn totp_stats(
     Ok(TableIterator::new(rows.into_iter().map(|r| (r.event, r.count, r.users, r.last_at.to_sql()))))
 }
 
-/// Deletes audit rows older than the given interval. Returns how many. For the owner only.
+/// Deletes audit rows older than the given interval; if there are seals, those of whole seals. Returns how many. For the
+/// owner only.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn totp_prune_audit(older_than: Option<Interval>, fcinfo: pg_sys::FunctionCallInfo) -> Result<i64, ErrorReport> {
@@ -43,7 +45,11 @@ fn totp_prune_audit(older_than: Option<Interval>, fcinfo: pg_sys::FunctionCallIn
     if fields.iter().any(|field| *field < 0) || fields == [0; 3] {
         return Err(Error::Age.into());
     }
-    let pruned = store::audit_log::prune(clock::now()?, older_than)?;
+    let now = clock::now()?;
+    let pruned = match sealing::prune(now, older_than)? {
+        Some(rows) => rows,
+        None => store::audit_log::prune(now, older_than)?,
+    };
     audit::pruned(pruned);
     Ok(pruned)
 }

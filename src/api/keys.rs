@@ -14,7 +14,7 @@ use crate::keyring;
 use crate::removed::Removed;
 use crate::store::rotation::{self, Lost};
 use crate::store::spi::Snapshot;
-use crate::store::{attempts, data_keys, recovery_codes, secrets};
+use crate::store::{attempts, audit_keys, data_keys, recovery_codes, secrets};
 use crate::user::{DeviceName, UserId};
 
 /// Returns one row per data key, with the fingerprint of the master key that wraps it.
@@ -59,7 +59,7 @@ fn to_enroll_again(lost: Vec<Lost>) -> Result<Vec<(String, Option<String>)>, Err
     Ok(found)
 }
 
-/// Removes what is sealed under a lost master key, and returns who must enroll again. A row with a NULL device means the
+/// Removes what is sealed under a lost master key, and the keys of the trail that it wraps. Returns who must enroll again. A row with a NULL device means the
 /// recovery codes of a user.
 #[pg_extern(volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
@@ -74,7 +74,8 @@ fn totp_forget_unreadable(
     let fingerprint = master_key.ok_or(Error::Null("master_key"))?;
     keyring::reread()?;
     let keys: Vec<_> = data_keys::lock_all()?.iter().filter(|k| k.master_key == fingerprint).map(|k| k.id).collect();
-    if keys.is_empty() {
+    let of_trail = audit_keys::all(&Snapshot::latest())?.iter().filter(|k| k.master_key == fingerprint).count();
+    if keys.is_empty() && of_trail == 0 {
         return Err(Error::NoKeyOfMaster.into());
     }
     if keyring::is_loaded(fingerprint) {
@@ -97,5 +98,8 @@ fn totp_forget_unreadable(
         audit::unreadable_forgotten(None, None, fingerprint, Removed::nothing().detail(), now)?;
     }
     data_keys::delete(&keys)?;
+    if of_trail > 0 {
+        audit_keys::delete(fingerprint)?;
+    }
     Ok(TableIterator::new(to_enroll_again(lost)?))
 }

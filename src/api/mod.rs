@@ -16,6 +16,8 @@
 //! | `totp_keys`, `totp_forget_unreadable` | `keys.rs` |
 //! | `totp_rotate_key`, the steps of `totp_rotate_key_online`, `totp.reseal`, `totp.reseal_recovery_codes` | `rotation.rs` |
 //! | `totp_stats`, `totp_prune_audit` | `audit.rs` |
+//! | the steps of `totp_audit_seal` | `audit_seal.rs` |
+//! | `totp_audit_verify` | `audit_verify.rs` |
 //! | `totp_export` | `export.rs` |
 //! | `totp_qr_svg`, `totp_qr_png`, `totp_qr_text`, `totp_code_at` | `qr.rs` |
 //! | `totp_health` | `health/` |
@@ -24,13 +26,15 @@
 //!
 //! `old_sql.rs` has what the SQL of 0.1.0 calls.
 //!
-//! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, and `totp_grant` a function in `sql/rights.sql`.
+//! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, `totp_audit_seal` one in `sql/sealing.sql`, and `totp_grant` a function in `sql/rights.sql`.
 //!
 //! Owns what a caller sees. Must never run an SQL statement, which is in `store`, nor touch a page.
 
 mod answer;
 mod arguments;
 mod audit;
+mod audit_seal;
+mod audit_verify;
 mod binding;
 mod confirm;
 mod enroll;

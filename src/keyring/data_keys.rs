@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use seal::{DataKey, Fingerprint, KeyId};
 
-use super::master_keys;
+use super::{mac_keys, master_keys};
 use crate::error::Error;
 use crate::store::data_keys::{self, StoredKey};
 use crate::store::spi::Snapshot;
@@ -70,13 +70,15 @@ fn create_first() -> Result<(), Error> {
     Ok(())
 }
 
-/// Creates a new current data key, wrapped by the current master key. The old one retires. The caller holds the set.
+/// Creates a new current data key, wrapped by the current master key, which wraps the keys of the audit trail from now on
+/// too. The old one retires. The caller holds the set.
 ///
 /// Errors: as [`unwrapped`], if a key in use cannot be opened: its secrets could not be moved.
 pub fn replace_current() -> Result<KeyId, Error> {
     cache_all()?;
     data_keys::retire_current()?;
     let id = create()?;
+    mac_keys::rewrap()?;
     cache_all()?;
     Ok(id)
 }

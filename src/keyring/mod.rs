@@ -1,12 +1,13 @@
 //! Master keys, data keys, and what is sealed under them. A master key comes from outside of the database and never enters it.
 //! A data key is stored in `totp.data_keys`, wrapped by a master key.
 //!
-//! `sealing` uses `data_keys`, which uses `master_keys`, which uses `key_file`.
+//! `sealing` uses `data_keys`, which, as `mac_keys`, uses `master_keys`, which uses `key_file`.
 //!
 //! Owns the key file and the keys that a backend keeps. Must never let a key out, except to seal or open a value.
 
 mod data_keys;
 mod key_file;
+mod mac_keys;
 mod master_keys;
 mod sealing;
 
@@ -18,6 +19,7 @@ pub use data_keys::{
 #[cfg(any(test, feature = "pg_test"))]
 pub use key_file::FileRule;
 pub use key_file::is_environment;
+pub use mac_keys::{current as current_mac_key, find as find_mac_key};
 pub use master_keys::{count, reads};
 pub use sealing::{
     SecretContext, open_recovery_codes, open_secret, reseal_recovery_codes, reseal_secret, seal_recovery_codes,

@@ -121,6 +121,7 @@ SELECT DISTINCT p.oid::pg_catalog.regprocedure::text, CASE WHEN a.grantee <> 0 T
  CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
  WHERE e.extname = 'pg_totp' AND a.grantee <> p.proowner
    AND p.proname IN ('totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore', 'totp_export',
+                     'totp_audit_seal', 'seal_step', 'seal_line',
                      'reseal', 'reseal_recovery_codes')
  ORDER BY 1, 2 NULLS FIRST");
 

@@ -1,13 +1,16 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else uses SPI.
 //!
-//! One file per table, and besides `sign_in`, the look-up of the hot path; `rotation`; `owner`; and `health` with
+//! One file per table, and besides `sign_in`, the look-up of the hot path; `rotation`; `audit_rows`; `owner`; and `health` with
 //! `health_rights` and `health_settings`. They use `spi`, or `scan` if a plan costs too much; both return a `row`. `shape`
 //! knows the columns of the tables.
 //!
 //! Owns every statement that the library runs. Must never call a function of `api`, except in the place that `lib.rs` names.
 
 pub mod attempts;
+pub mod audit_keys;
 pub mod audit_log;
+pub mod audit_rows;
+pub mod audit_seals;
 pub mod counters;
 pub mod data_keys;
 pub mod floor;

@@ -50,6 +50,18 @@ impl Row {
         self.datum(column).and_then(|datum| unsafe { <&str>::from_datum(datum, false) }).ok_or(Error::RowsAltered)
     }
 
+    /// Returns a `text`, or `None` for NULL.
+    pub fn text_or_null(&self, column: i32) -> Option<&str> {
+        // SAFETY: as in `text`.
+        self.datum(column).and_then(|datum| unsafe { <&str>::from_datum(datum, false) })
+    }
+
+    /// Returns a `bytea`, or `None` for NULL.
+    pub fn bytes_or_null(&self, column: i32) -> Option<&[u8]> {
+        // SAFETY: a datum of type bytea, which stays until the last value of the row is read, as `load` asks.
+        self.datum(column).and_then(|datum| unsafe { <&[u8]>::from_datum(datum, false) })
+    }
+
     /// Returns the bytes of a `text` that is never NULL and may be in any encoding.
     pub fn text_bytes(&self, column: i32) -> Result<Vec<u8>, Error> {
         self.must(column) // a text is stored as a bytea is

@@ -9,7 +9,8 @@ use std::ffi::CStr;
 use std::thread::LocalKey;
 
 use pgrx::pg_sys::{
-    self, BOOLOID, BYTEAOID, INETOID, INT2OID, INT4OID, INT8OID, JSONBOID, NAMEOID, TEXTOID, TIMESTAMPTZOID,
+    self, BOOLOID, BYTEAOID, INETOID, INT2OID, INT4OID, INT8MULTIRANGEOID, INT8OID, JSONBOID, NAMEOID, TEXTOID,
+    TIMESTAMPTZOID,
 };
 
 use super::relcache::Kept;
@@ -151,14 +152,62 @@ table!(
     ]
 );
 
-static ALL: [&Table; 8] =
-    [&DATA_KEYS, &SECRETS, &USED_CODES, &ATTEMPTS, &RECOVERY_CODES, &FLOOR, &COUNTERS, &AUDIT_LOG];
+table!(
+    AUDIT_SEALS,
+    c"audit_seals",
+    [
+        ("seal_id", INT8OID),
+        ("first_id", INT8OID),
+        ("last_id", INT8OID),
+        ("row_count", INT8OID),
+        ("newest_at", TIMESTAMPTZOID),
+        ("rows_mac", BYTEAOID),
+        ("holes", INT8MULTIRANGEOID),
+        ("late", INT8MULTIRANGEOID),
+        ("closed_seal", INT8OID),
+        ("pruned_seal", INT8OID),
+        ("next_xid", INT8OID),
+        ("system_identifier", INT8OID),
+        ("database", INT8OID),
+        ("timeline", INT8OID),
+        ("key_id", INT4OID),
+        ("sealed_at", TIMESTAMPTZOID),
+        ("previous_mac", BYTEAOID),
+        ("mac", BYTEAOID),
+    ]
+);
+table!(
+    AUDIT_KEYS,
+    c"audit_keys",
+    [("key_id", INT4OID), ("master_key", TEXTOID), ("wrapped", BYTEAOID), ("created_at", TIMESTAMPTZOID)]
+);
+
+static ALL: [&Table; 10] = [
+    &DATA_KEYS,
+    &SECRETS,
+    &USED_CODES,
+    &ATTEMPTS,
+    &RECOVERY_CODES,
+    &FLOOR,
+    &COUNTERS,
+    &AUDIT_LOG,
+    &AUDIT_SEALS,
+    &AUDIT_KEYS,
+];
 
 /// Returns the tables that are missing or altered, among those that judgments need: all but the counters, which the SQL of
 /// 0.1.0 does not have.
 pub fn altered() -> Vec<&'static str> {
     let is_needed = |table: &&&Table| !std::ptr::eq(**table, &COUNTERS);
-    ALL.iter().filter(is_needed).filter(|table| table.check().is_err()).map(|table| table.name()).collect()
+    // Before ALTER EXTENSION UPDATE, these do not exist.
+    let is_old = [&AUDIT_SEALS, &AUDIT_KEYS].iter().all(|table| table_oid(table.name) == pg_sys::InvalidOid);
+    let is_there = |table: &&&Table| !is_old || (table.name != AUDIT_SEALS.name && table.name != AUDIT_KEYS.name);
+    ALL.iter()
+        .filter(is_needed)
+        .filter(is_there)
+        .filter(|table| table.check().is_err())
+        .map(|table| table.name())
+        .collect()
 }
 
 /// Returns the names of all tables.

@@ -4,7 +4,7 @@
 //! READ: an UPDATE of a row that was committed later silently changes nothing. So every statement here runs under
 //! [`Snapshot::latest`], as PostgreSQL's own foreign-key triggers do.
 //!
-//! Owns every use of SPI. Must never run a statement under the snapshot of the transaction.
+//! Owns every use of SPI. Must never change a row under the snapshot of the transaction.
 
 use std::cell::{Cell, OnceCell};
 use std::ffi::CStr;
@@ -33,9 +33,12 @@ impl Snapshot {
 
     /// Sees the same, or in parallel mode, where there is no newer snapshot, what the running statement sees.
     pub fn to_read() -> Self {
-        if !backend::is_parallel() {
-            return Self::latest();
-        }
+        if backend::is_parallel() { Self::of_statement() } else { Self::latest() }
+    }
+
+    /// Sees what the running statement of the caller sees, so that all calls of a function that returns rows one by one see the
+    /// same. For reading alone.
+    pub fn of_statement() -> Self {
         // SAFETY: a statement that calls a function has an active snapshot.
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
     }
@@ -68,8 +71,8 @@ pub struct Statement {
 enum Finds {
     /// As PostgreSQL chooses.
     Anyhow,
-    /// Those of a user, by index, however few rows a table has when it is planned.
-    OfUser,
+    /// Those of a user, or the next ones by id: by index, however few rows a table has when it is planned.
+    ByIndex,
     /// By index, and never more of them than it returns. It is not of the hot path, so this is asked for at each call: some
     /// settings make PostgreSQL plan each time.
     OneByOne,
@@ -178,7 +181,8 @@ pub fn int4(value: i32) -> Arg {
 impl Statement {
     /// Makes a statement that is planned at its first use in a backend.
     pub const fn new(sql: &'static CStr, types: &'static [pg_sys::Oid], read_only: bool) -> Self {
-        let finds = if contains(sql.to_bytes(), b"user_id = $1") { Finds::OfUser } else { Finds::Anyhow };
+        let is_by_index = contains(sql.to_bytes(), b"user_id = $1") || contains(sql.to_bytes(), b"ORDER BY id LIMIT");
+        let finds = if is_by_index { Finds::ByIndex } else { Finds::Anyhow };
         Self::make(sql, types, read_only, finds)
     }
 
@@ -307,7 +311,7 @@ impl Statement {
         let is_planned = || self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) };
         match self.finds {
             Finds::Anyhow => None,
-            Finds::OfUser => (!is_planned()).then(|| IndexScans::without(&[c"enable_seqscan"])),
+            Finds::ByIndex => (!is_planned()).then(|| IndexScans::without(&[c"enable_seqscan"])),
             Finds::OneByOne => Some(IndexScans::without(&[c"enable_seqscan", c"enable_bitmapscan"])),
         }
     }

@@ -119,6 +119,8 @@ BEGIN
       ('totp_grant(''reader'', $1)', ARRAY['verify'], NULL),
       ('totp_prune_audit(''100 years'')', '{}', NULL),
       ('totp_acknowledge_restore()', '{}', NULL),
+      ('CALL totp_audit_seal()', '{}', NULL),
+      ('totp_audit_verify()', '{}', NULL),
       ('totp_export()', '{}', NULL)) AS listed
     UNION ALL
     -- Every function of a user with NULL for the id: those that judge return an answer, the others raise.

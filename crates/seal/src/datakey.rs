@@ -55,10 +55,7 @@ impl DataKey {
     /// # Errors
     /// None that 32 bytes can cause.
     pub fn wrap(&self, master: &MasterKey, id: KeyId, nonce: [u8; NONCE]) -> Result<Vec<u8>, SealError> {
-        let mut wrapped = Vec::with_capacity(WRAPPED);
-        wrapped.push(VERSION);
-        master.wrapping.seal(nonce, &associated_data(master, id), self.key.as_slice(), &mut wrapped)?;
-        Ok(wrapped)
+        wrap(&master.wrapping, master, id, nonce, &self.key)
     }
 
     /// Reads what [`DataKey::wrap`] wrote.
@@ -66,17 +63,41 @@ impl DataKey {
     /// # Errors
     /// [`OpenError`] if it is altered, has another number, or is under another master key.
     pub fn unwrap(master: &MasterKey, id: KeyId, wrapped: &[u8]) -> Result<DataKey, OpenError> {
-        let (VERSION, body) = wrapped.split_first().map(|(version, body)| (*version, body)).ok_or(OpenError)? else {
-            return Err(OpenError);
-        };
-        let opened = master.wrapping.open(&associated_data(master, id), body)?;
-        let mut key = Zeroizing::new([0; 32]);
-        if opened.len() != key.len() {
-            return Err(OpenError);
-        }
-        key.copy_from_slice(&opened);
-        Ok(DataKey::from_random(key))
+        unwrap(&master.wrapping, master, id, wrapped).map(DataKey::from_random)
     }
+}
+
+/// Wraps a key, by a subkey of the master key.
+pub(crate) fn wrap(
+    wrapping: &Cipher,
+    master: &MasterKey,
+    id: KeyId,
+    nonce: [u8; NONCE],
+    key: &[u8; 32],
+) -> Result<Vec<u8>, SealError> {
+    let mut wrapped = Vec::with_capacity(WRAPPED);
+    wrapped.push(VERSION);
+    wrapping.seal(nonce, &associated_data(master, id), key, &mut wrapped)?;
+    Ok(wrapped)
+}
+
+/// Reads what [`wrap`] wrote.
+pub(crate) fn unwrap(
+    wrapping: &Cipher,
+    master: &MasterKey,
+    id: KeyId,
+    wrapped: &[u8],
+) -> Result<Zeroizing<[u8; 32]>, OpenError> {
+    let (VERSION, body) = wrapped.split_first().map(|(version, body)| (*version, body)).ok_or(OpenError)? else {
+        return Err(OpenError);
+    };
+    let opened = wrapping.open(&associated_data(master, id), body)?;
+    let mut key = Zeroizing::new([0; 32]);
+    if opened.len() != key.len() {
+        return Err(OpenError);
+    }
+    key.copy_from_slice(&opened);
+    Ok(key)
 }
 
 /// Returns what a wrapped key is bound to: `version(1) | key id(4, big endian) | fingerprint(8)`. All fields have a fixed width.

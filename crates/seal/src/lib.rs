@@ -1,6 +1,7 @@
 //! Sealing: how secrets are stored so that a copy of the database is useless without the master key.
 //!
-//! Owns the master key file format, data keys and their wrapping, the sealed format, and what it is bound to.
+//! Owns the master key file format, data keys and their wrapping, the sealed format, what it is bound to, and the MACs of the
+//! audit trail.
 //! Must never read a file, a clock, or a random generator: texts, keys, and nonces are arguments.
 //!
 //! Two layers of keys: a master key, which never enters the database, wraps data keys; a data key, which never leaves it
@@ -14,13 +15,18 @@ pub mod context;
 pub mod datakey;
 pub mod envelope;
 mod gcm;
+pub mod ids;
 pub mod keyfile;
+pub mod mackey;
 pub mod master;
 mod subkey;
+pub mod trail;
 
 pub use context::Context;
 pub use datakey::{DataKey, KeyId};
 pub use envelope::{key_id, open, seal};
 pub use gcm::{OpenError, SealError};
+pub use ids::{IdRange, IdSet};
 pub use keyfile::{KeyFileError, MasterKeys, Rule};
+pub use mackey::MacKey;
 pub use master::{Fingerprint, InvalidFingerprint, MasterKey};

@@ -9,9 +9,10 @@ use zeroize::Zeroizing;
 use crate::gcm::Cipher;
 use crate::subkey;
 
-/// A master key: wraps data keys. Wiped when dropped.
+/// A master key: wraps data keys, and keys of the audit trail. Wiped when dropped.
 pub struct MasterKey {
     pub(crate) wrapping: Cipher,
+    pub(crate) mac_wrapping: Cipher,
     fingerprint: Fingerprint,
 }
 
@@ -21,6 +22,7 @@ impl MasterKey {
         let [a, b, c, d, e, f, g, h, ..] = *subkey::derive(&key, subkey::FINGERPRINT);
         MasterKey {
             wrapping: Cipher::new(&subkey::derive(&key, subkey::WRAP)),
+            mac_wrapping: Cipher::new(&subkey::derive(&key, subkey::WRAP_MAC_KEY)),
             fingerprint: Fingerprint([a, b, c, d, e, f, g, h]),
         }
     }

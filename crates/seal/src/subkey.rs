@@ -15,6 +15,13 @@ pub(crate) const SECRET: &[u8] = b"pg_totp v1 secret";
 /// Sealing recovery code hashes under a data key.
 pub(crate) const RECOVERY_CODES: &[u8] = b"pg_totp v1 recovery codes";
 
+/// Wrapping keys of the audit trail under a master key.
+pub(crate) const WRAP_MAC_KEY: &[u8] = b"pg_totp v1 wrap audit key";
+/// The MAC over audit rows.
+pub(crate) const AUDIT_ROWS: &[u8] = b"pg_totp v1 audit rows";
+/// The MAC over seals of the audit trail.
+pub(crate) const AUDIT_SEALS: &[u8] = b"pg_totp v1 audit seals";
+
 /// HKDF-SHA256 with no salt and an output of one block (RFC 5869 section 2, L = 32).
 pub(crate) fn derive(key: &[u8; 32], purpose: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut derived = Zeroizing::new([0; 32]);
@@ -42,7 +49,7 @@ mod tests {
 
     #[test]
     fn purposes_differ() {
-        let purposes = [WRAP, FINGERPRINT, SECRET, RECOVERY_CODES];
+        let purposes = [WRAP, FINGERPRINT, SECRET, RECOVERY_CODES, WRAP_MAC_KEY, AUDIT_ROWS, AUDIT_SEALS];
         for (n, purpose) in purposes.into_iter().enumerate() {
             assert!(!purposes[..n].contains(&purpose));
         }

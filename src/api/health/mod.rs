@@ -4,13 +4,15 @@
 //! and samples: their cost does not depend on the number of users. Full ones read whole tables.
 //!
 //! Owns every sentence of the answer; `store` returns numbers, flags and names. One file per subject: `keys`, `rights`,
-//! `server`, `rows`, `users`. Must never change anything, and must never show a user id that is not quoted.
+//! `server`, `rows`, `seals`,
+//! `users`. Must never change anything, and must never show a user id that is not quoted.
 
 mod check;
 mod keys;
 mod rights;
 mod rows;
 mod sample;
+mod seals;
 mod server;
 mod users;
 
@@ -82,6 +84,7 @@ fn of_some_rows(now: Timestamp) -> Result<Vec<Check>, Error> {
     let mut checks = keys::lost_master_keys()?;
     checks.push(keys::key_rotation(now)?);
     checks.extend(rows::floor(now)?);
+    checks.extend(seals::checks(now)?);
     checks.extend(users::signs_of_an_attack(now)?);
     Ok(checks)
 }

@@ -61,6 +61,7 @@ CONTENTS = [
     " enforced_since::text, expires_at::text FROM totp.secrets ORDER BY secret_id",
     "SELECT u::text FROM totp.used_codes u ORDER BY secret_id", "SELECT a::text FROM totp.attempts a ORDER BY user_id",
     "SELECT k::text FROM totp.data_keys k ORDER BY key_id", "SELECT l::text FROM totp.audit_log l ORDER BY id",
+    "SELECT s::text FROM totp.audit_seals s ORDER BY seal_id", "SELECT k::text FROM totp.audit_keys k ORDER BY key_id",
     "SELECT last_value, is_called FROM totp.secret_ids", "SELECT last_value, is_called FROM totp.key_ids", "SELECT last_value, is_called FROM totp.audit_ids",
 ]
 

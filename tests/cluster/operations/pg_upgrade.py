@@ -4,6 +4,7 @@ It needs both with pg_totp, so `make test` leaves it out: tests/run-pg-upgrade r
 """
 
 import os
+import re
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from catalog import catalog
 from population import NEXT, NOON, check_everyone, populate, rows
 from server import BIN, Cluster, Database
 from totp import check, code_at, enroll, fix_clock, verify
+from trail import deviations, seal_all, verify_trail
 
 COUNTERS = "SELECT ctid::text, c::text FROM totp.counters AS c"
 OLD_BIN = Path(os.environ["OLD_BIN"])
@@ -30,6 +32,8 @@ def upgraded(request):
             fix_clock(conn, NOON)
             alice = enroll(conn, "alice")
             assert verify(conn, "alice", code_at(alice, NOON)) is True
+            seal_all(conn)
+            [anchor] = re.findall(r"event=audit_sealed (.*)", old.log_text())
         before = rows(populated)
         counted = populated.execute(COUNTERS)
         old.stop()
@@ -41,7 +45,7 @@ def upgraded(request):
                 *(["--link"] if request.param == "link" else []))
         new.start()
         yield {"server": new, "counted": counted, "populated": Database(new, "populated"), "known": known, "before": before,
-               "other": Database(new, "other"), "alice": alice}
+               "other": Database(new, "other"), "alice": alice, "anchor": anchor}
     finally:
         new.remove()
         old.remove()
@@ -82,6 +86,16 @@ def test_a_code_that_may_have_been_used_is_refused_for_a_minute(upgraded):
         later = NOON + timedelta(seconds=90)
         fix_clock(conn, later)
         assert verify(conn, "alice", code_at(upgraded["alice"], later)) is True
+
+
+def test_the_trail_is_sealed_as_before(upgraded):
+    with closing(upgraded["other"].connect()) as conn:
+        assert deviations(conn, upgraded["anchor"]) == []
+        seal_all(conn)
+        enroll(conn, "of the new server")
+        seal_all(conn)
+        assert deviations(conn, upgraded["anchor"]) == []
+        assert [finding.problem for finding in verify_trail(conn)].count(None) == len(verify_trail(conn)) - 1
 
 
 def test_everyone_signs_in_as_before(upgraded):

@@ -11,7 +11,7 @@ from hostile_arguments import functions
 from server import wait_until
 from totp import NOON, NO_CODE, OTHER_SECRET, SECRET, check, enabled, enroll, fix_clock, good, import_secret, recovery_codes, verify, wrong
 
-TABLES = ["attempts", "used_codes", "secrets", "recovery_codes", "data_keys", "floor", "audit_log"]
+TABLES = ["attempts", "used_codes", "secrets", "recovery_codes", "data_keys", "floor", "audit_log", "audit_seals", "audit_keys"]
 
 TYPES = {  # and what becomes of a value
     "integer": "length({}::text)", "bigint": "length({}::text)", "smallint": "length({}::text)", "text": "{}::text", "varchar": "{}::text",
@@ -42,6 +42,7 @@ CALLS = [
     "totp.reseal('{user}', 'default', {secret_id}, 'SHA1', 6::smallint, 30::smallint, '{sealed}', {key_id})",
     "totp.reseal_recovery_codes('{user}', {set_id}, 7::smallint, '{sealed_codes}', {key_id})",
     "totp_keys()", "totp_health()", "totp_health(true)", "totp_list()", "totp_acknowledge_restore()", "totp_stats()", "totp_metrics()", "totp_forget_unreadable('0123456789abcdef')", "totp_prune_audit('1 year')",
+    "totp.seal_step()", "totp.seal_line(1)", "totp_audit_verify()", "totp_audit_verify('seal=1 last=1 rows=1 mac=" + "0" * 64 + "', 1)",
     "totp_grant('postgres', 'verify')", "totp_export()",
 ]
 OUT_OF_TABLES = {"totp_qr_svg", "totp_qr_png", "totp_qr_text", "totp_code_at"}
@@ -214,7 +215,7 @@ def retype(table, column, kind):
 
 
 def test_every_function_and_every_table_is_among_them(altered):
-    called = {call.partition("(")[0].removeprefix("totp.") for call in [*CALLS, ONLINE.removeprefix("CALL ")]}
+    called = {call.partition("(")[0].removeprefix("totp.") for call in [*CALLS, ONLINE.removeprefix("CALL "), "totp_audit_seal()"]}
     assert {function.name for function in functions(altered.dba)} - OUT_OF_TABLES == called
     tables = altered.dba.execute("SELECT relname FROM pg_class WHERE relnamespace = 'totp'::regnamespace AND relkind IN ('r', 'p')").fetchall()
     assert {table for [table] in tables} == set(TABLES)

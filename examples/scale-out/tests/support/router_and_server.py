@@ -25,7 +25,7 @@ WRAPPED = re.compile(r"^(?:\S+\(\d+\): \[\w+\] REMOTE ERROR: |Remote \w+: |shard
 ON_ALL = {"totp_forget_unreadable", "totp_health", "totp_keys", "totp_metrics", "totp_prune_audit", "totp_rotate_key", "totp_stats"}
 DONE = re.compile(r"(?:^| )(?:No shard has done it\.|Done on [\w, ]+\.)$")
 ROUTER_CHECKS = {"map"}
-REFUSED = {"totp_export": "0A000", "totp_list": "0A000", "totp_acknowledge_restore": "0A000"}
+REFUSED = {"totp_export": "0A000", "totp_list": "0A000", "totp_acknowledge_restore": "0A000", "totp_audit_seal": "0A000", "totp_audit_verify": "0A000"}
 
 OTHER = "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U"
 KNOWN = (SECRET, OTHER)  # the other secrets in an answer are made by chance

@@ -36,6 +36,8 @@ FUNCTIONS = {
     "totp_code_at": ("SELECT totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', '2030-01-01')", "admin"),
     "totp_stats": ("SELECT * FROM totp_stats()", "audit"),
     "totp_metrics": ("SELECT * FROM totp_metrics()", "audit"),
+    "totp_audit_verify": ("SELECT * FROM totp_audit_verify()", "audit"),
+    "totp_audit_seal": ("CALL totp_audit_seal()", "owner"),
     "totp_forget_unreadable": ("SELECT * FROM totp_forget_unreadable('0123456789abcdef')", "owner"),
     "totp_prune_audit": ("SELECT totp_prune_audit('1 year')", "owner"),
     "totp_acknowledge_restore": ("SELECT totp_acknowledge_restore()", "owner"),
@@ -45,7 +47,7 @@ FUNCTIONS = {
 # Helpers of other functions: who may call those may call these, and they do nothing else.
 HELPERS = {
     "rotation_begin": "admin", "rotation_step": "admin", "rotation_end": "admin",
-    "reseal": "owner", "reseal_recovery_codes": "owner",
+    "reseal": "owner", "reseal_recovery_codes": "owner", "seal_step": "owner", "seal_line": "owner",
 }
 
 # The functions that the extension made in a database.

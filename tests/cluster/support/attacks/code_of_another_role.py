@@ -23,6 +23,7 @@ READS = {
     "totp_status": "public.totp_status('alice')",
     "totp_stats": "public.totp_stats()",
     "totp_metrics": "public.totp_metrics()",
+    "totp_audit_verify": "public.totp_audit_verify()",
     "totp_keys": "public.totp_keys()",
     "totp_health": "public.totp_health()",
     "totp_list": "public.totp_list()",
@@ -38,6 +39,8 @@ OWNERS = {
     "totp_acknowledge_restore": "public.totp_acknowledge_restore()",
     "totp_forget_unreadable": f"public.totp_forget_unreadable('{LOST}')",
     "totp_grant": "public.totp_grant('{app}', 'admin')",
+    "seal_step": "totp.seal_step()",
+    "seal_line": "totp.seal_line(1)",
 }
 # Only a rotation can use these. The sealed values are what a reader of the tables has.
 INTERNAL = {
@@ -72,8 +75,8 @@ WRITES = {
     "rotation_step": "totp.rotation_step(NULL, 1)",
     "rotation_end": "totp.rotation_end()",
 }
-# A procedure that commits, which no function can call; it calls the three above.
-PROCEDURES = {"totp_rotate_key_online"}
+# Procedures that commit, which no function can call; they call the three above, and the two of the owner.
+PROCEDURES = {"totp_rotate_key_online", "totp_audit_seal"}
 
 # Calls in the SQL of a release.
 OF_RELEASE = {"totp_recovery_codes": "public.totp_recovery_codes('alice')"}

@@ -26,7 +26,7 @@ FUNCTIONS = [
     ("inet_server_addr", ""), ("txid_current", ""), ("pg_current_xact_id", ""), ("left", "text, integer"), ("starts_with", "text, text"), ("text", "name"),
 ]
 
-OUR_TABLES = ["secrets", "used_codes", "attempts", "recovery_codes", "data_keys", "audit_log", "floor", "counters"]
+OUR_TABLES = ["secrets", "used_codes", "attempts", "recovery_codes", "data_keys", "audit_log", "audit_seals", "audit_keys", "floor", "counters"]
 TABLES = [*OUR_TABLES, "pg_class", "pg_proc", "pg_roles", "pg_authid", "pg_extension", "pg_depend", "pg_namespace"]
 
 
