@@ -27,6 +27,6 @@ def test_the_inventory_has_the_versions_of_the_lock_file():
 
 
 def test_the_inventory_has_every_cryptographic_library():
-    manifests = [tomllib.loads((ROOT / folder / "Cargo.toml").read_text()) for folder in (".", "crates/otp", "crates/seal")]
+    manifests = [tomllib.loads((ROOT / folder / "Cargo.toml").read_text()) for folder in (".", "crates/otp", "crates/seal", "crates/tokens")]
     libraries = {name for manifest in manifests for name in manifest["dependencies"]} - OTHER_LIBRARIES
     assert libraries and libraries <= set(INVENTORY)

@@ -55,7 +55,7 @@ pub enum Problem {
     Cipher,
     /// RSA.
     Certificate,
-    /// An encryption that only drafts of RFC 6030 have.
+    /// An encryption or a digest that only drafts of RFC 6030 have.
     DraftEncryption,
     /// AES-CBC without a MAC.
     NoMac,
@@ -111,7 +111,7 @@ impl Problem {
             Problem::Camellia => "It is encrypted with Camellia, which is not supported.",
             Problem::Cipher => "It is encrypted with a cipher that is not supported.",
             Problem::Certificate => "It is encrypted for an X.509 certificate, which is not supported.",
-            Problem::DraftEncryption => "It is encrypted as in a draft of RFC 6030, which is not supported.",
+            Problem::DraftEncryption => "It is protected as in a draft of RFC 6030, which is not supported.",
             Problem::NoMac => "It is encrypted without a MAC, so a change of it would not be noticed.",
             Problem::NoMacMethod => "It has a MAC, but the document names no MAC method.",
             Problem::MacMethod => "Its MAC method is not supported.",
