@@ -75,13 +75,19 @@ fn read_derivation(method: &Element) -> Option<Derivation> {
     let parameters = method.child("PBKDF2-params")?;
     let salt = base64::decode(&parameters.find(&["Salt", "Specified"])?.text())?;
     let number = |name| parameters.child(name)?.text().trim().parse::<u64>().ok();
-    let hash = parameters.child("PRF").and_then(|prf| prf.attribute(&ALGORITHM));
     Some(Derivation {
-        hash: hash.map_or(Some(Hash::Sha1), Hash::parse)?,
+        hash: parameters.child("PRF").map_or(Some(Hash::Sha1), read_prf)?,
         salt: salt.to_vec(),
         iterations: u32::try_from(number("IterationCount")?).unwrap_or(u32::MAX),
         key_len: usize::try_from(number("KeyLength")?).ok()?,
     })
+}
+
+/// Reads the function under PBKDF2: an attribute, or text, as python-pskc writes it. Without either it is HMAC-SHA-1.
+fn read_prf(prf: &Element) -> Option<Hash> {
+    let text = prf.text();
+    let name = prf.attribute(&ALGORITHM).unwrap_or(text.trim());
+    if name.is_empty() { Some(Hash::Sha1) } else { Hash::parse(name) }
 }
 
 fn read_mac_method(method: &Element) -> Result<MacMethod, Problem> {

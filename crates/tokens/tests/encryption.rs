@@ -312,10 +312,14 @@ fn the_derivation_is_bounded_and_complete() {
         ("<Specified>Ej7/PEpyEpw=</Specified>", ""),
         ("#pbkdf2", "#scrypt"),
         ("<PRF/>", "<PRF Algorithm='x#hmac-md5'/>"),
+        ("<PRF/>", "<PRF>x#hmac-md5</PRF>"),
     ] {
         assert_eq!(with(from, to), ReadError::Derivation, "{from} {to}");
     }
     assert_eq!(with("<PRF/>", "<PRF Algorithm='x#hmac-sha512'/>"), ReadError::WrongKey);
+    for same in ["", "<PRF></PRF>", "<PRF Algorithm='x#hmac-sha1'/>", "<PRF> x#hmac-sha1 </PRF>"] {
+        assert_eq!(secret_of(&figure_7().replacen("<PRF/>", same, 1), &with_password("qwerty")), BASE32, "{same}");
+    }
     assert_eq!(with(">16<", ">32<"), ReadError::KeyLength);
 }
 

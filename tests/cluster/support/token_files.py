@@ -66,7 +66,7 @@ def keys_of(name: str, document: str) -> dict:
 
 def as_totp(document: str) -> str:
     """The document with TOTP for HOTP, and for no algorithm. Most files that are encrypted have these; all else in them stays."""
-    document = re.sub(r"(keyprov:pskc[:#]|keyprov/pskc#)hotp", r"\1totp", document).replace('SecretAlgorithm="HOTP"', 'SecretAlgorithm="TOTP"')
+    document = re.sub(r"(keyprov:pskc[:#]|keyprov/pskc#)hotp", r"\1totp", document).replace('Algorithm="HOTP"', 'Algorithm="TOTP"')
     return re.sub(r"<((?:\w+:)?Key)(?=[\s>])(?![^>]*Algorithm)", r'<\1 Algorithm="urn:ietf:params:xml:ns:keyprov:pskc:totp"', document)
 
 
