@@ -408,6 +408,13 @@ COMMENT ON FUNCTION totp.seal_step() IS
   'First step of totp_audit_seal(): makes one seal';
 COMMENT ON FUNCTION totp.seal_line(bigint) IS
   'Second step of totp_audit_seal(): writes its line to the server log';
+CREATE FUNCTION @extschema@.totp_read_tokens(
+  document text, format text DEFAULT 'pskc', key bytea DEFAULT NULL, password text DEFAULT NULL
+) RETURNS TABLE (serial text, manufacturer text, model text, user_id text, secret text, algorithm text, digits integer,
+                 period integer, drift integer, expires_at timestamptz, problem text)
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'totp_read_tokens_wrapper';
+
 COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
   'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
 COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
@@ -445,6 +452,8 @@ COMMENT ON FUNCTION @extschema@.totp_list(text, integer, text) IS
   'Lists the devices of many users, page by page';
 COMMENT ON FUNCTION @extschema@.totp_acknowledge_restore() IS
   'Ends the warning about recovery codes from before a failover or restore; for the owner';
+COMMENT ON FUNCTION @extschema@.totp_read_tokens(text, text, bytea, text) IS
+  'Reads the tokens of a PSKC document, a CSV, or an export of Google Authenticator; stores nothing';
 
 -- Gives the new functions the owner and the grants of the old ones, and drops these. A grant in this script would count as one
 -- of the extension, which pg_dump leaves out, so pg_init_privs gets what a fresh installation has.
@@ -464,7 +473,7 @@ BEGIN
      WHERE new.oid = ANY (of_extension)
        AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_health', 'totp_recovery_codes',
                            'totp_import', 'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
-                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics', 'totp_list', 'totp_acknowledge_restore', 'totp_audit_verify', 'totp_audit_seal', 'seal_step', 'seal_line')
+                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics', 'totp_list', 'totp_acknowledge_restore', 'totp_audit_verify', 'totp_audit_seal', 'seal_step', 'seal_line', 'totp_read_tokens')
   LOOP
     IF function_.old IS NOT NULL THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function_.name, function_.owner);

@@ -26,6 +26,8 @@ COMMENT ON FUNCTION totp_reset(text, text) IS
   'Replaces a compromised secret: the old secrets of the device stop working now, and it gets a new one';
 COMMENT ON FUNCTION totp_import(text, text, text, text, text, text, integer, integer, boolean, boolean, text, integer) IS
   'Imports an existing secret: an otpauth URI, base32, hex, base64, or raw bytes';
+COMMENT ON FUNCTION totp_read_tokens(text, text, bytea, text) IS
+  'Reads the tokens of a PSKC document, a CSV, or an export of Google Authenticator; stores nothing';
 COMMENT ON FUNCTION totp_disable(text, text) IS
   'Disables a device of a user, or all devices if device is NULL';
 COMMENT ON FUNCTION totp_enable(text, text) IS

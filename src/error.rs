@@ -24,6 +24,8 @@ pub enum Error {
     #[error("{0}")]
     Uri(#[from] otp::UriError),
     #[error("{0}")]
+    Tokens(#[from] tokens::ReadError),
+    #[error("{0}")]
     Name(#[from] otp::NameError),
     /// The user id is the account name if the caller gives none.
     #[error("{0}")]
@@ -136,9 +138,11 @@ impl Error {
             Self::Null(_) | Self::NameLength(_) | Self::Parameter(_) | Self::Secret(_) | Self::Uri(_) => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
-            Self::Name(_) | Self::UserIdAsName(_) | Self::EncodingNeeded(_) | Self::UriWithEncoding => {
-                ERRCODE_INVALID_PARAMETER_VALUE
-            }
+            Self::Name(_)
+            | Self::UserIdAsName(_)
+            | Self::EncodingNeeded(_)
+            | Self::UriWithEncoding
+            | Self::Tokens(_) => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::Qr(_) | Self::RecoveryCount | Self::FirstRecoveryCount => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::SecretOfOtherDevice | Self::UserExists | Self::DeviceExists => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::TimeRange | Self::Clock | Self::Drift => ERRCODE_INVALID_PARAMETER_VALUE,
@@ -185,6 +189,7 @@ impl Error {
             Self::Parameter(e) => Some(e.detail().into()),
             Self::Secret(e) | Self::EncodingNeeded(e) => Some(e.detail().into()),
             Self::Uri(e) => Some(e.detail().into()),
+            Self::Tokens(e) => Some(e.detail().into()),
             Self::Name(e) | Self::UserIdAsName(e) => Some(e.detail().into()),
             Self::UriWithEncoding => Some("The secret in an otpauth URI is always base32.".into()),
             Self::Qr(e) => Some(e.detail().into()),

@@ -1,7 +1,7 @@
 //! pg_totp: TOTP secrets stored encrypted in PostgreSQL, codes checked by plain SQL.
 //!
-//! Reading order: `api/mod.rs` (the functions and their files), `api/verify.rs` (the hot path), the two pure crates `otp` and
-//! `seal`, then `inplace`.
+//! Reading order: `api/mod.rs` (the functions and their files), `api/verify.rs` (the hot path), the pure crates `otp`,
+//! `seal`, and `tokens`, then `inplace`.
 //!
 //! # The law
 //!

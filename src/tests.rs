@@ -60,6 +60,7 @@ mod tests {
 
     fn samples_of_every_error() -> Vec<Error> {
         use otp::{NameError, ParameterError, QrError, SecretError, UriError};
+        use tokens::ReadError;
         samples![Error;
             Error::Null(_) => [Error::Null("user_id")],
             Error::NameLength(_) => [Error::NameLength("user_id")],
@@ -94,6 +95,22 @@ mod tests {
             Error::UserIdAsName(_) => [Error::UserIdAsName(NameError::Colon)],
             Error::EncodingNeeded(_) => [Error::EncodingNeeded(SecretError::Ambiguous)],
             Error::UriWithEncoding => [Error::UriWithEncoding],
+            Error::Tokens(ReadError::Format) => [ReadError::Format.into()],
+            Error::Tokens(ReadError::TooLarge) => [ReadError::TooLarge.into()],
+            Error::Tokens(ReadError::TooManyTokens) => [ReadError::TooManyTokens.into()],
+            Error::Tokens(ReadError::Xml) => [ReadError::Xml.into()],
+            Error::Tokens(ReadError::Entity) => [ReadError::Entity.into()],
+            Error::Tokens(ReadError::Nesting) => [ReadError::Nesting.into()],
+            Error::Tokens(ReadError::NotPskc) => [ReadError::NotPskc.into()],
+            Error::Tokens(ReadError::Version) => [ReadError::Version.into()],
+            Error::Tokens(ReadError::Columns) => [ReadError::Columns.into()],
+            Error::Tokens(ReadError::NoLink) => [ReadError::NoLink.into()],
+            Error::Tokens(ReadError::KeyNeeded) => [ReadError::KeyNeeded.into()],
+            Error::Tokens(ReadError::PasswordNeeded) => [ReadError::PasswordNeeded.into()],
+            Error::Tokens(ReadError::KeyLength) => [ReadError::KeyLength.into()],
+            Error::Tokens(ReadError::Derivation) => [ReadError::Derivation.into()],
+            Error::Tokens(ReadError::Iterations) => [ReadError::Iterations.into()],
+            Error::Tokens(ReadError::WrongKey) => [ReadError::WrongKey.into()],
             Error::Qr(QrError::TooLong) => [QrError::TooLong.into()],
             Error::Qr(QrError::Scale) => [QrError::Scale.into()],
             Error::Qr(QrError::Png) => [QrError::Png.into()],

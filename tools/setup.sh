@@ -82,6 +82,7 @@ need oathtool has oathtool                        # an authenticator that is not
 if [ "${1:-}" = test ]; then
     need python3-venv has_venv                        # for the cluster tests and pgspot
     need zbar-tools has zbarimg                       # reads QR codes
+    need pskctool has pskctool                        # reads files of hardware tokens
     need librsvg2-bin has rsvg-convert                # draws SVG
     need nodejs has node                              # for the tests of clients and of otpauth URIs
     need npm has npm

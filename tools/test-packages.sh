@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests use of other registries. Quick, and silent, if all of it is there.
 #
-# usage: tools/test-packages.sh            target/venv: the Python packages of tests/requirements.txt
+# usage: tools/test-packages.sh            target/venv: the Python packages of tests/requirements.txt, and the source of one
 #        tools/test-packages.sh clients    also target/clients: the packages of tests/clients/node, and the programs of
 #                                          tests/clients/rust
 #
@@ -21,7 +21,12 @@ if ! fresh "$VENV" "$origin"; then
     say "installing the Python packages of tests/requirements.txt into target/venv"
     rm -rf "$VENV"
     "$python" -m venv "$VENV"
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+    pip() { "$VENV/bin/pip" "$1" --quiet --disable-pip-version-check "${@:2}"; }
+    pip install --requirement tests/requirements.txt
+    # Its source distribution has files of hardware tokens, which are not ours to copy.
+    pip download --no-deps --no-binary python-pskc --dest "$VENV/source" "$(grep '^python-pskc==' tests/requirements.txt)"
+    mkdir "$VENV/python-pskc"
+    tar -x -f "$VENV"/source/python_pskc-*.tar.gz -C "$VENV/python-pskc" --strip-components 1
     echo "$origin" >"$VENV/origin"
 fi
 

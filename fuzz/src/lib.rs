@@ -6,13 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod codes;
+pub mod files;
 pub mod keys;
 
 /// A target: takes any bytes, returns whether the parser accepted them.
 pub type Target = fn(&[u8]) -> bool;
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("base32", codes::base32),
     ("code", codes::code),
     ("window", codes::window),
@@ -26,4 +27,7 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("data_key", keys::data_key),
     ("key_file", keys::key_file),
     ("fingerprint", keys::fingerprint),
+    ("pskc", files::pskc),
+    ("csv", files::csv),
+    ("google", files::google),
 ];

@@ -60,4 +60,4 @@ macro_rules! replayed {
     };
 }
 
-replayed!(base32 code window uri names encoding recovery_code recovery_set qr sealed data_key key_file fingerprint);
+replayed!(base32 code window uri names encoding recovery_code recovery_set qr sealed data_key key_file fingerprint pskc csv google);

@@ -7,6 +7,7 @@
 //! | `totp_resync` | `resync.rs` |
 //! | `totp_enroll`, `totp_reset`, and the rules by which a secret is stored | `enroll.rs` |
 //! | `totp_import` | `import.rs` |
+//! | `totp_read_tokens` | `read_tokens.rs` |
 //! | `totp_recover`, `totp_check_recover` | `recovery.rs` |
 //! | `totp_recovery_codes`, `totp_reset_recovery_codes` | `recovery_codes.rs` |
 //! | `totp_enabled`, `totp_status` | `status.rs` |
@@ -51,12 +52,14 @@ mod metrics;
 mod old_sql;
 mod proof;
 mod qr;
+mod read_tokens;
 mod recovery;
 mod recovery_codes;
 mod rename;
 mod restore;
 mod resync;
 mod rotation;
+mod rows;
 mod secret_text;
 mod status;
 mod verify;

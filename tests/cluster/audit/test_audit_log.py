@@ -298,7 +298,7 @@ def test_no_function_that_may_be_granted_changes_an_audit_row(db):
             "totp_move_device('bob', 'default', 'carol', 'phone')", "totp_enroll('erin')", "totp_rename_device('erin', 'default', 'phone')", "totp_unenroll('erin', NULL)", f"totp_recovery_codes('alice', 10, '{proof}')", "totp_reset_recovery_codes('alice')",
             "totp_reset('alice')", "totp_disable('alice')", "totp_enable('alice')", "totp_unlock('alice')",
             "totp_rename_user('alice', 'alicia')", "totp_rotate_key()", "totp.rotation_begin(1000)", "totp.rotation_step(NULL, 10)", "totp.rotation_end()",
-            "totp_keys()", "totp_stats()", "totp_metrics()", "totp_audit_verify()", "totp_health()", "totp_list()", "totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', now())",
+            "totp_keys()", "totp_stats()", "totp_metrics()", "totp_audit_verify()", "totp_health()", "totp_list()", "totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', now())", "totp_read_tokens('<KeyContainer/>')",
             *[f"totp_qr_{kind}('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')" for kind in ("svg", "png", "text")], "totp_remove('alicia')"]
         assert callable_now == {call.split("(")[0].removeprefix("totp.") for call in calls} | {"totp_rotate_key_online"}
         conn.execute("CALL totp_rotate_key_online()")

@@ -122,6 +122,8 @@ class Walk:
             self.call("SELECT 1 WHERE totp_import(%s, %s) IS NOT NULL", self.user("condition"), self.sent_secret("condition"))
         self.call("SELECT totp_code_at(%s, %s)", self.sent_secret("code"), NOON)
         self.call("SELECT totp_qr_svg(%s)", f"otpauth://totp/bob?secret={self.sent_secret('drawn')}")
+        [[secret]] = self.call("SELECT secret FROM totp_read_tokens(%s, 'csv')", f"serial,secret,period\n1,{self.sent_secret('in a file')},30")
+        assert secret == self.sent_secret("in a file")
 
     def fail(self) -> None:
         """Errors: of an argument, inside of a nested statement with its row in DETAIL, waiting for a lock, parsing."""
@@ -131,6 +133,8 @@ class Walk:
         for query, *parameters in [("SELECT totp_import(%s, %s, digits => %s)", bob, self.sent_secret("refused"), 5),
                                    ("SELECT totp_import(%s, %s)", bob, self.sent_secret("spoiled") + "!"),
                                    ("SELECT totp_code_at(%s, %s)", self.sent_secret("no time"), "infinity"),
+                                   ("SELECT totp_read_tokens(%s)", f"<KeyContainer>{self.sent_secret('no PSKC')}</KeyContainer>"),
+                                   ("SELECT totp_read_tokens(%s, 'csv')", f"1;2;3;4;5;6;7;{self.sent_secret('no CSV')}"),
                                    ("SELECT totp_qr_text(%s)", f"otpauth://totp/{'a' * 5000}?secret={self.sent_secret('too long')}")]:
             error_of(self.conn, query, parameters)
         self.call("ALTER TABLE totp.secrets ADD CONSTRAINT odd CHECK (digits <> 7) NOT VALID")

@@ -46,6 +46,21 @@ def test_what_is_shown_of_one_user_stays_in_memory(conn, cluster, query):
 EXPORT = {"rows of a function": "SELECT * FROM totp_export()", "in the select list": "SELECT (e).* FROM (SELECT totp_export() AS e OFFSET 0) AS exported"}
 
 
+READ = {"rows of a function": "SELECT * FROM read()", "in the select list": "SELECT (e).* FROM (SELECT read() AS e OFFSET 0) AS tokens"}
+
+
+@pytest.mark.parametrize("query", READ.values(), ids=READ)
+def test_tokens_of_a_file_stay_in_memory(conn, cluster, query):
+    secrets = [secret_of(f"token {n}") for n in range(USERS)]
+    document = "serial,secret,period\n" + "\n".join(f"{n},{secret},30" for n, secret in enumerate(secrets))
+    query = query.replace("read()", f"totp_read_tokens('{document}', 'csv')")
+    assert len(conn.execute(query).fetchall()) == USERS
+    content = in_temporary_files(conn, cluster, query)
+    assert not any(secret.encode() in content for secret in secrets)
+    content = in_temporary_files(conn, cluster, f"{query} ORDER BY secret")
+    assert sum(secret.encode() in content for secret in secrets) > USERS / 2
+
+
 @pytest.mark.parametrize("query", EXPORT.values(), ids=EXPORT)
 def test_an_export_stays_in_memory(conn, cluster, query):
     users = import_users(conn, USERS)

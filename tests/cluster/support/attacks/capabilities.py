@@ -20,6 +20,7 @@ FUNCTIONS = {
     "totp_qr_png": ("SELECT totp_qr_png('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "enroll"),
     "totp_qr_text": ("SELECT totp_qr_text('otpauth://totp/a?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "enroll"),
     "totp_import": ("SELECT totp_import('someone', 'GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ')", "admin"),
+    "totp_read_tokens": ("SELECT * FROM totp_read_tokens('<KeyContainer/>')", "admin"),
     "totp_reset": ("SELECT * FROM totp_reset('nobody')", "admin"),
     "totp_reset_recovery_codes": ("SELECT * FROM totp_reset_recovery_codes('nobody')", "admin"),
     "totp_move_device": ("SELECT totp_move_device('nobody', 'default', 'noone', 'default')", "admin"),

@@ -23,6 +23,12 @@ SELECT p.oid::regprocedure::text, n.nspname::text, p.proname::text, p.prokind, c
 
 # Arguments with which a call does something, for alice, who is enrolled. NULL: the default of a type.
 OWN_SECRET = "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U"  # of nobody else, and in none of TEXTS
+# RFC 6030 figure 6, with a TOTP key: it opens with the key below, which is no secret.
+DOCUMENT = """<KeyContainer><MACMethod Algorithm="#hmac-sha1"><MACKey><EncryptionMethod Algorithm="#aes128-cbc"/><CipherData><CipherValue>
+ESIzRFVmd4iZABEiM0RVZgKn6WjLaTC1sbeBMSvIhRejN9vJa2BOlSaMrR7I5wSX</CipherValue></CipherData></MACKey></MACMethod><KeyPackage><Key Algorithm=":totp">
+<Data><Secret><EncryptedValue><EncryptionMethod Algorithm="#aes128-cbc"/><CipherData><CipherValue>
+AAECAwQFBgcICQoLDA0OD+cIHItlB3Wra1DUpxVvOx2lef1VmNPCMl8jwZqIUqGv</CipherValue></CipherData></EncryptedValue><ValueMAC>Su+NvtQfmvfJzF6bmQiJqoLRExc=</ValueMAC>
+</Secret></Data></Key></KeyPackage></KeyContainer>"""
 GOOD = {
     "user_id": "alice", "device": "default", "code": "918273", "recovery_code": "ABCDEF-GHIJKL-MNOPQR-STUVWX", "new_user_id": "carol",
     "new_device": "tablet", "proof": "827364", "recovery_codes": 3,
@@ -31,8 +37,9 @@ GOOD = {
     "code1": "918274", "code2": "918275", "drift": 0,
     "scale": 2, "count": 3, "recovery_codes": 2, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify",
     "master_key": "0123456789abcdef", "after_user": "", "secret_id": 1, "set_id": 1, "key_id": 1, "sealed": b"\x01\0\0\0\x01" + bytes(56),
+    "document": DOCUMENT, "format": "pskc", "key": bytes.fromhex("12345678901234567890123456789012"), "password": "PASSWORD918273",
 }
-UNSEEN = ("uri", "secret", "code", "code1", "code2", "recovery_code", "proof")  # of these: no message may repeat them if another argument is the wrong one
+UNSEEN = ("uri", "secret", "code", "code1", "code2", "recovery_code", "proof", "document", "password")  # of these: no message may repeat them if another argument is the wrong one
 NAMES = {"user_id", "new_user_id", "after_user", "device", "new_device", "account_name", "issuer", "role"}  # a message may name these
 
 # Each stands for a way of being wrong. {} is where PLANT is, or "x" if a message may name it.

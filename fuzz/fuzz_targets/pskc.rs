@@ -1,0 +1,6 @@
+//! See `pg_totp_fuzz::files::pskc`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    pg_totp_fuzz::files::pskc(data);
+});
