@@ -154,6 +154,7 @@ CALL totp_rotate_key_online(batch_size => 3)
 SELECT * FROM totp_keys()
 SELECT * FROM totp_forget_unreadable('not a key')
 SELECT * FROM totp_stats(since => '1 hour') ORDER BY event
+SELECT * FROM totp_metrics() WHERE metric = 'totp_master_keys_loaded'
 SELECT * FROM totp_stats('-1 hour')
 SELECT * FROM totp_prune_audit('-1 day')
 SELECT * FROM totp_prune_audit(older_than => '1 day')

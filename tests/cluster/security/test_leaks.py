@@ -122,7 +122,7 @@ class Walk:
             self.call("SELECT 1 WHERE totp_import(%s, %s) IS NOT NULL", self.user("condition"), self.sent_secret("condition"))
         self.call("SELECT totp_code_at(%s, %s)", self.sent_secret("code"), NOON)
         self.call("SELECT totp_qr_svg(%s)", f"otpauth://totp/bob?secret={self.sent_secret('drawn')}")
-        [[secret]] = self.call("SELECT secret FROM totp_read_tokens(%s, 'csv')", f"serial,secret,period\n1,{self.sent_secret('in a file')},30")
+        [[secret]] = self.call("SELECT secret FROM totp_read_tokens(%s, 'csv')", f",1,{self.sent_secret('in a file')},30,Maker,Model")
         assert secret == self.sent_secret("in a file")
 
     def fail(self) -> None:

@@ -31,7 +31,7 @@ READS = {
     "totp_qr_png": f"public.totp_qr_png('{URI}')",
     "totp_qr_text": f"public.totp_qr_text('{URI}')",
     "totp_code_at": f"public.totp_code_at('{OTHER_SECRET}', '2030-01-01 12:00:00+00')",
-    "totp_read_tokens": f"public.totp_read_tokens('1,{"31" * 20},totp', 'csv')",
+    "totp_read_tokens": f"public.totp_read_tokens('1,{'31' * 20},totp', 'csv')",
 }
 # For the owner or for superusers, even if others have EXECUTE.
 OWNERS = {

@@ -24,11 +24,13 @@ SELECT p.oid::regprocedure::text, n.nspname::text, p.proname::text, p.prokind, c
 # Arguments with which a call does something, for alice, who is enrolled. NULL: the default of a type.
 OWN_SECRET = "MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U"  # of nobody else, and in none of TEXTS
 # RFC 6030 figure 6, with a TOTP key: it opens with the key below, which is no secret.
-DOCUMENT = """<KeyContainer><MACMethod Algorithm="#hmac-sha1"><MACKey><EncryptionMethod Algorithm="#aes128-cbc"/><CipherData><CipherValue>
-ESIzRFVmd4iZABEiM0RVZgKn6WjLaTC1sbeBMSvIhRejN9vJa2BOlSaMrR7I5wSX</CipherValue></CipherData></MACKey></MACMethod><KeyPackage><Key Algorithm=":totp">
-<Data><Secret><EncryptedValue><EncryptionMethod Algorithm="#aes128-cbc"/><CipherData><CipherValue>
-AAECAwQFBgcICQoLDA0OD+cIHItlB3Wra1DUpxVvOx2lef1VmNPCMl8jwZqIUqGv</CipherValue></CipherData></EncryptedValue><ValueMAC>Su+NvtQfmvfJzF6bmQiJqoLRExc=</ValueMAC>
-</Secret></Data></Key></KeyPackage></KeyContainer>"""
+DOCUMENT = (
+    '<KeyContainer><MACMethod Algorithm="#hmac-sha1"><MACKey><EncryptionMethod Algorithm="#aes128-cbc"/><CipherData><Cipher'
+    'Value>ESIzRFVmd4iZABEiM0RVZgKn6WjLaTC1sbeBMSvIhRejN9vJa2BOlSaMrR7I5wSX</CipherValue></CipherData></MACKey></MACMethod>'
+    '<KeyPackage><Key Algorithm=":totp"><Data><Secret><EncryptedValue><EncryptionMethod Algorithm="#aes128-cbc"/><CipherDat'
+    'a><CipherValue>AAECAwQFBgcICQoLDA0OD+cIHItlB3Wra1DUpxVvOx2lef1VmNPCMl8jwZqIUqGv</CipherValue></CipherData></EncryptedV'
+    'alue><ValueMAC>Su+NvtQfmvfJzF6bmQiJqoLRExc=</ValueMAC></Secret></Data></Key></KeyPackage></KeyContainer>'
+)
 GOOD = {
     "user_id": "alice", "device": "default", "code": "918273", "recovery_code": "ABCDEF-GHIJKL-MNOPQR-STUVWX", "new_user_id": "carol",
     "new_device": "tablet", "proof": "827364", "recovery_codes": 3,
