@@ -6,6 +6,7 @@ from contextlib import closing
 import psycopg
 import pytest
 from documents import block
+from health import health
 from totp import NOON, SECRET, enroll, fix_clock, good, import_secret, verify
 
 PAGE = "operations/logging.md"
@@ -64,6 +65,7 @@ def audited(db):
 def test_who_reads_the_tables_is_logged(db, conn, audited, user, statement, logged):
     """A superuser, and a role that has every right without being one."""
     conn.execute("DROP ROLE IF EXISTS reader; CREATE ROLE reader LOGIN; GRANT pg_read_all_data, pg_write_all_data, pg_write_server_files TO reader")
+    assert {name for name, (status, _) in health(conn).items() if status != "ok"} == {"test_clock", "write_all_data"}  # the rights are in order
     audited()
     with closing(db.connect(user=user)) as one:
         one.execute(statement)
