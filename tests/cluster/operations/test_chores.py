@@ -38,7 +38,7 @@ def test_the_lines_of_cron(app):
     assert state(app) == [(1, 1)]
     for _, role, command in lines:
         environment = {"PGHOST": str(app.cluster.folder), "PGDATABASE": "app", "PGUSER": role}
-        assert app.cluster.run("sh", "-c", command, **environment).splitlines() in ([], [" prune_audit ", "-------------", "           1", "(1 row)", ""])
+        assert app.cluster.run("sh", "-c", command, **environment) == ""
     assert state(app) == [(0, 2)]
     app.execute("UPDATE totp.data_keys SET created_at = now() - interval '2 years'")
     assert app.cluster.run("sh", "-c", lines[0][2], **environment | {"PGUSER": "monitor"}).startswith("key_rotation|warn|")
