@@ -14,9 +14,10 @@ ROLES = block_with(PAGE, "CREATE ROLE chores")
 
 @pytest.fixture
 def app(fresh_cluster):
-    """The database of the document, with its roles, an audit row that is two years old, and a secret."""
+    """The database of the document, with its roles, an audit row that is two years old, and a secret. pg_cron runs nothing yet."""
     with open(fresh_cluster.data / "postgresql.conf", "a") as conf:
         conf.write(block(PAGE, "pg_cron.conf"))
+    fresh_cluster.configure(cron__max_running_jobs=0)
     fresh_cluster.restart()
     db = fresh_cluster.create_database("app", extension=False)
     db.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa; ALTER DATABASE app SET search_path = public, mfa")
@@ -45,12 +46,14 @@ def test_the_lines_of_cron(app):
 
 
 def test_the_jobs_of_pg_cron(app):
-    """At once, so that nobody waits until night: pg_cron runs what is scheduled for the start of the server when it first reads it, too."""
+    """At the start of the server, so that nobody waits until night."""
     run(app, PAGE, "pg_cron.sql")
     jobs = re.sub(r"'[\d* ]+'", "'@reboot'", block(PAGE, "jobs.sql"))
     assert jobs.count("@reboot") == 2
     assert state(app) == [(1, 1)]
     app.psql(jobs, user="chores")
+    app.cluster.configure(cron__max_running_jobs=2)
+    app.cluster.restart()
     with closing(app.connect()) as conn:
         wait_until(lambda: conn.execute("SELECT FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')").rowcount == 2, "the jobs to end")
     run(app, PAGE, "runs.sql")
