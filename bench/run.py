@@ -28,6 +28,7 @@ import fixture  # noqa: E402
 SUBJECTS = {
     "sign_in": "Accepted sign-ins by pgbench",
     "loop": "In the server, one transaction per call",
+    "audit": "An audit row for each accepted code",
     "parts": "Where the time of a sign-in goes",
     "pgcrypto": "Without this extension: PL/pgSQL with pgcrypto",
     "application": "Without this extension: an application in Python",

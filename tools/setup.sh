@@ -68,6 +68,7 @@ need() {
 }
 has_file_below() { [ -e "$("$PG_CONFIG" "$1")/$2" ]; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
+has_rsyslog_module() { compgen -G "/usr/lib/*/rsyslog/$1.so"; }
 has_venv() { "$(system_python)" -c 'import ensurepip, venv'; }
 
 need gcc has cc
@@ -91,8 +92,13 @@ if [ "${1:-}" = test ]; then
     need default-jdk-headless has javac
     need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
     need pgbouncer test -x /usr/sbin/pgbouncer        # for the tests of pooling
+    need rsyslog test -x /usr/sbin/rsyslogd           # for the tests of logs that are shipped
+    need rsyslog-relp has_rsyslog_module omrelp
     if [[ $PG_CONFIG == /usr/lib/postgresql/* ]]; then # an installation that is not Debian's has what it has
         need "postgresql-$PG_MAJOR-plproxy" has_file_below --sharedir extension/plproxy.control # for the tests of scale-out
+        need "postgresql-$PG_MAJOR-wal2json" has_file_below --pkglibdir wal2json.so # for the tests of events.md
+        need "postgresql-$PG_MAJOR-pgaudit" has_file_below --pkglibdir pgaudit.so   # for those of logging.md
+        need "postgresql-$PG_MAJOR-cron" has_file_below --pkglibdir pg_cron.so      # for those of chores.md
         # Since 18 its own package; for the tests of compiled expressions.
         [ "$PG_MAJOR" -lt 18 ] || need "postgresql-$PG_MAJOR-jit" has_file_below --pkglibdir llvmjit.so
     fi
@@ -121,9 +127,9 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo 'create_main_cluster = false' | as_root tee "$no_main_cluster" >/dev/null
     install_packages "${missing[@]}"
     allow_main_cluster
-    if [ -d /run/systemd/system ]; then # nor for a running pooler or Prometheus
+    if [ -d /run/systemd/system ]; then # nor for a running pooler or Prometheus, nor for a second log
         for package in "${missing[@]}"; do
-            case $package in pgbouncer | prometheus*) as_root systemctl disable --now "$package" ;; esac
+            case $package in pgbouncer | rsyslog | prometheus*) as_root systemctl disable --now "$package" ;; esac
         done
     fi
     trap - EXIT

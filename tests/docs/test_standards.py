@@ -19,6 +19,22 @@ def test_every_requirement_names_its_tests_or_says_that_there_is_none():
         assert re.fullmatch(rf"{SHOWN_BY}(?:, {SHOWN_BY})*", shown_by.strip()), requirement
 
 
+# The sections that an auditor must find, met or not.
+SECTIONS = {
+    "NIST SP 800-63B-4": "2.2.2 3.2.2 4.1.2.1 4.2.2.2 4.4 4.6",
+    "OWASP ASVS 5.0": "6.3.3 6.3.4 6.4.3 6.4.6 7.5.1 11.1.1 11.1.2 11.1.3 11.1.4 13.3.1 13.3.3 15.1.2 16.3.1 16.3.3 16.4.2 16.4.3",
+    "PCI DSS 4.0.1": "8.2.6 8.3.3 8.3.4 8.5.1 10.2.1 10.3.2 10.3.3 10.3.4 10.5.1",
+}
+
+
+def test_every_section_is_there():
+    for standard, sections in SECTIONS.items():
+        table = STANDARDS.partition(f"\n## {standard}\n")[2].partition("\n## ")[0]
+        rows = re.findall(r"^\| ([\d., ]+)[: ]", table, re.MULTILINE)
+        there = {section.strip() for row in rows for section in row.split(",")}
+        assert set(sections.split()) <= there, standard
+
+
 def test_the_inventory_has_the_versions_of_the_lock_file():
     locked = tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]
     assert INVENTORY

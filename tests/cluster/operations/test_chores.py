@@ -1,0 +1,60 @@
+"""docs/operations/chores.md: its lines for cron and its jobs for pg_cron do what they say, by roles that are no superusers."""
+
+import re
+from contextlib import closing
+
+import pytest
+from documents import block, block_with, run
+from server import wait_until
+from totp import SECRET, import_secret
+
+PAGE = "operations/chores.md"
+ROLES = block_with(PAGE, "CREATE ROLE chores")
+
+
+@pytest.fixture
+def app(fresh_cluster):
+    """The database of the document, with its roles, an audit row that is two years old, and a secret. pg_cron runs nothing yet."""
+    with open(fresh_cluster.data / "postgresql.conf", "a") as conf:
+        conf.write(block(PAGE, "pg_cron.conf"))
+    fresh_cluster.configure(cron__max_running_jobs=0)
+    fresh_cluster.restart()
+    db = fresh_cluster.create_database("app", extension=False)
+    db.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa; ALTER DATABASE app SET search_path = public, mfa")
+    db.psql(ROLES)
+    with closing(db.connect()) as conn:
+        import_secret(conn, "alice", SECRET)
+        conn.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES (now() - interval '2 years', 'failed', '', '', '')")
+    yield db
+
+
+def state(db) -> list[tuple]:
+    """The number of old audit rows, and the data key."""
+    return db.execute("SELECT count(*) FILTER (WHERE at < now() - interval '400 days'), max(key_id) FROM totp.audit_log, totp.data_keys")
+
+
+def test_the_lines_of_cron(app):
+    lines = re.findall(r"^([*/0-9 ]+?)  +(\w+) +(psql .*)$", block(PAGE, "crontab"), re.MULTILINE)
+    assert [len(schedule.split()) for schedule, _, _ in lines] == [5, 5, 5]
+    assert state(app) == [(1, 1)]
+    for _, role, command in lines:
+        environment = {"PGHOST": str(app.cluster.folder), "PGDATABASE": "app", "PGUSER": role}
+        assert app.cluster.run("sh", "-c", command, **environment) == ""
+    assert state(app) == [(0, 2)]
+    app.execute("UPDATE totp.data_keys SET created_at = now() - interval '2 years'")
+    assert app.cluster.run("sh", "-c", lines[0][2], **environment | {"PGUSER": "monitor"}).startswith("key_rotation|warn|")
+
+
+def test_the_jobs_of_pg_cron(app):
+    """At the start of the server, so that nobody waits until night."""
+    run(app, PAGE, "pg_cron.sql")
+    jobs = re.sub(r"'[\d* ]+'", "'@reboot'", block(PAGE, "jobs.sql"))
+    assert jobs.count("@reboot") == 2
+    assert state(app) == [(1, 1)]
+    app.psql(jobs, user="chores")
+    app.cluster.configure(cron__max_running_jobs=2)
+    app.cluster.restart()
+    with closing(app.connect()) as conn:
+        wait_until(lambda: conn.execute("SELECT FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')").rowcount == 2, "the jobs to end")
+    run(app, PAGE, "runs.sql")
+    assert state(app) == [(0, 2)]
