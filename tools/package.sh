@@ -34,7 +34,7 @@ chmod 644 "$library"
 
 cp README.md SECURITY.md "$doc"
 cp -r docs examples "$doc"
-rm -r "$doc/examples/scale-out/tests" # they need the checkout
+rm -r "$doc"/examples/*/tests # they need the checkout
 gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
 gzip -9n >"$doc/changelog.Debian.gz" <<CHANGELOG
 pg-totp ($version) unstable; urgency=medium

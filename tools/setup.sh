@@ -97,6 +97,9 @@ if [ "${1:-}" = test ]; then
     fi
     need sqlsmith has sqlsmith                        # random SQL
     need patch has patch                              # for the build with a fault
+    need prometheus has promtool                      # for the tests of monitoring
+    need prometheus-sql-exporter has prometheus-sql-exporter
+    need prometheus-postgres-exporter has prometheus-postgres-exporter
     [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
 fi
 [ "${1:-}" != package ] || need dpkg-dev has dpkg-shlibdeps
@@ -117,8 +120,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo 'create_main_cluster = false' | as_root tee "$no_main_cluster" >/dev/null
     install_packages "${missing[@]}"
     allow_main_cluster
-    if [[ " ${missing[*]} " == *" pgbouncer "* ]] && [ -d /run/systemd/system ]; then
-        as_root systemctl disable --now pgbouncer # nor for a running pooler
+    if [ -d /run/systemd/system ]; then # nor for a running pooler or Prometheus
+        for package in "${missing[@]}"; do
+            case $package in pgbouncer | prometheus*) as_root systemctl disable --now "$package" ;; esac
+        done
     fi
     trap - EXIT
 fi

@@ -167,7 +167,7 @@ def pytest_configure():
 
 # Files that take longest by themselves: begun first, so that the processes that share the files end at about the same time.
 LONG_FILES = ("test_audit_log_size", "test_rotation_load", "test_rolled_back_guesses", "test_crash_under_load", "test_answers_survive_a_crash", "test_dump", "test_moving_rows",
-              "test_rotation_crash", "test_floor", "test_tables", "test_hostile_input")
+              "test_rotation_crash", "test_floor", "test_tables", "test_hostile_input", "test_scrape")
 
 
 def pytest_collection_modifyitems(items):

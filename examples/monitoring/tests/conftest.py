@@ -1,0 +1,1 @@
+pytest_plugins = ["cluster_fixtures"]  # tests/cluster/support/cluster_fixtures.py
