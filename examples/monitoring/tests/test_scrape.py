@@ -46,6 +46,8 @@ def test_prometheus_has_each_metric_under_its_own_name(fresh_cluster, exporter, 
     with exporter(database) as program, Prometheus(database, program.address) as prometheus:
         prometheus.wait_for(lambda: in_prometheus(prometheus), "to have metrics")
         found = in_prometheus(prometheus)
+        in_rules = re.findall(r"\btotp_\w+", re.sub(r"(?m)^.*(#|summary:|runbook:).*$", "", (EXAMPLE / "totp-alerts.yml").read_text()))
+        assert set(in_rules) - {name.partition("{")[0] for name in found} == set()
         assert abs(found.pop("totp_read_at_seconds") - time.time()) < 3600 and found.pop("totp_is_standby") == 0
         assert found.keys() == expected.keys()
         assert {name: value for name, value in found.items() if "age" not in name} == {
@@ -71,7 +73,9 @@ def test_the_role_can_read_the_metrics_and_nothing_else(fresh_cluster):
                     JOIN pg_extension e ON e.oid = d.refobjid AND extname = 'pg_totp' WHERE has_function_privilege(%s, p.oid, 'EXECUTE')"""
     assert database.execute(routines, [ROLE]) == [("totp_metrics",)]
     assert not database.value("SELECT has_schema_privilege(%s, 'totp', 'USAGE')", [ROLE])
-    assert not database.value("SELECT bool_or(has_any_column_privilege(%s, oid, 'SELECT, INSERT, UPDATE')) FROM pg_class WHERE relnamespace = 'totp'::regnamespace AND relkind = 'r'", [ROLE])
+    tables = """SELECT bool_or(has_any_column_privilege(%s, oid, 'SELECT, INSERT, UPDATE')) FROM pg_class
+                 WHERE relnamespace = 'totp'::regnamespace AND relkind = 'r'"""
+    assert database.value(tables, [ROLE]) is False
     assert database.execute("SELECT rolsuper, rolcreaterole, rolbypassrls FROM pg_roles WHERE rolname = %s", [ROLE]) == [(False,) * 3]
     assert database.value("SELECT count(*) FROM pg_auth_members WHERE member = %s::regrole", [ROLE]) == 0
 
