@@ -60,3 +60,10 @@ def test_every_alert_has_a_runbook_and_an_explanation(alert):
     assert faults(CHECKOUT, CHECKOUT / "README.md", f"[runbook]({runbook})") == []
     assert re.search(r"severity: (critical|warning) ", text)
     assert re.search(rf"^\| `{alert}` \|", (CHECKOUT / "docs" / "operations" / "monitoring.md").read_text(), re.M)
+
+
+def test_every_check_that_a_rule_names_is_a_check():
+    """A misspelled one would never fire."""
+    named = {check for checks in re.findall(r'check!?[=~]+"([^"]+)"', RULES) for check in checks.split("|")}
+    reference = (CHECKOUT / "docs" / "reference.md").read_text().partition("\n## Health checks\n")[2]
+    assert named and named <= set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", reference, re.M))))
