@@ -10,8 +10,8 @@ ROWS = fixture.scaled(10_000_000, 20_000)
 # As the library writes them, in the order of time, with every thousandth id given up.
 FILL = """
 INSERT INTO totp.audit_log (id, at, event, user_id, device, actor, db_user, client_addr, application_name, detail)
-SELECT n + n / 1000, now() - interval '1 year' + n * interval '1 second', CASE n % 20 WHEN 0 THEN 'failed' ELSE 'verified' END,
-       'user ' || n % 1000000, 'default', 'app', 'app', '192.0.2.1', 'app', CASE n % 20 WHEN 0 THEN '{"of": "recovery_codes"}'::jsonb END
+SELECT n + n / 1000, now() - interval '1 year' + n * interval '1 second', CASE n %% 20 WHEN 0 THEN 'failed' ELSE 'verified' END,
+       'user ' || n %% 1000000, 'default', 'app', 'app', '192.0.2.1', 'app', CASE n %% 20 WHEN 0 THEN '{"of": "recovery_codes"}'::jsonb END
   FROM generate_series(1, %s) n"""
 TARGET = 100_000
 

@@ -241,6 +241,28 @@ def test_a_copy_of_the_database_beside_it(make_cluster):
         assert verify_trail(conn)[1].problem == "From here on in another cluster or database: after a restore, an upgrade, or a copy."
 
 
+def test_a_seal_of_a_copy_put_in_place_of_another(make_cluster):
+    """It is good by itself: the copy has the same keys. The seal after it does not follow it."""
+    cluster = make_cluster()
+    db = cluster.create_database()
+    with closing(db.connect()) as conn:
+        insert(conn)
+        seal_all(conn)
+    cluster.psql(f"CREATE DATABASE copy TEMPLATE {db.name}")
+    with closing(cluster.connect("copy")) as copy, closing(db.connect()) as conn:
+        insert(copy)
+        seal_all(copy)
+        for _ in range(2):
+            insert(conn)
+            seal_all(conn)
+        conn.execute("DELETE FROM totp.audit_log WHERE id BETWEEN 11 AND 20; DELETE FROM totp.audit_seals WHERE seal_id = 2")
+        for table, rows in (("audit_log", "id BETWEEN 11 AND 20"), ("audit_seals", "seal_id = 2")):
+            with copy.cursor().copy(f"COPY (SELECT * FROM totp.{table} WHERE {rows}) TO STDOUT") as read, conn.cursor().copy(f"COPY totp.{table} FROM STDIN") as write:
+                for data in read:
+                    write.write(data)
+        assert deviations(conn) == [(3, 21, 30, "changed")]
+
+
 def test_rows_that_are_not_sealed_can_be_changed(conn, trail):
     """The limit, as docs/standards.md states it."""
     insert(conn)
