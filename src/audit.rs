@@ -54,6 +54,8 @@ events! {
     KeyRotated = "key_rotated",
     UnreadableForgotten = "unreadable_forgotten",
     Exported = "exported",
+    Granted = "granted",
+    Revoked = "revoked",
 }
 
 /// Records an act, which a ROLLBACK undoes: its line first, then its row.
@@ -86,12 +88,12 @@ fn row(
 
 /// Records a wrong code, and the lock if it set one.
 pub fn failed(user: UserId, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    charged(Event::Failed, user, counter, newly_locked, at, &Detail::new())
+    charged((Event::Failed, None), user, counter, newly_locked, at, &Detail::new())
 }
 
 /// Records a wrong recovery code, and the lock if it set one.
 pub fn recovery_failed(user: UserId, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    charged(Event::Failed, user, counter, newly_locked, at, &of_recovery_codes())
+    charged((Event::Failed, None), user, counter, newly_locked, at, &of_recovery_codes())
 }
 
 fn of_recovery_codes() -> Detail {
@@ -100,19 +102,19 @@ fn of_recovery_codes() -> Detail {
 
 /// Records a guess that was charged, and the lock if it set one.
 fn charged(
-    event: Event,
+    event: (Event, Option<DeviceName>),
     user: UserId,
     counter: &Counter,
     newly_locked: bool,
     at: Timestamp,
     detail: &Detail,
 ) -> Result<(), Error> {
-    let events = if newly_locked { &[event, Event::Locked][..] } else { &[event] };
+    let events = if newly_locked { &[event, (Event::Locked, None)][..] } else { &[event] };
     // All lines first: writing a row may fail, but the event has happened.
-    for event in events {
-        line(*event, user, None, detail).number("failures", counter.failures.into()).write();
+    for (event, device) in events {
+        line(*event, user, *device, detail).number("failures", counter.failures.into()).write();
     }
-    events.iter().try_for_each(|event| row(*event, at, Some(user), None, detail))
+    events.iter().try_for_each(|(event, device)| row(*event, at, Some(user), *device, detail))
 }
 
 /// Records a good code that was used before.
@@ -122,7 +124,7 @@ pub fn replayed(user: UserId, device: DeviceName, at: Timestamp) -> Result<(), E
 
 /// Records a recovery code that was used before, and the lock if it set one.
 pub fn recovery_replayed(user: UserId, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
-    charged(Event::Replayed, user, counter, newly_locked, at, &of_recovery_codes())
+    charged((Event::Replayed, None), user, counter, newly_locked, at, &of_recovery_codes())
 }
 
 /// Records a recovery code that was accepted.
@@ -176,6 +178,12 @@ pub fn unreadable_forgotten(
 /// Records that a superuser exports so many secrets.
 pub fn exported(secrets: usize, at: Timestamp) -> Result<(), Error> {
     record_with(Event::Exported, at, None, None, &vec![("secrets", secrets.into())])
+}
+
+/// Records that a role gets a capability, or loses it.
+pub fn right(granted: bool, role: &str, capability: &str, at: Timestamp) -> Result<(), Error> {
+    let event = if granted { Event::Granted } else { Event::Revoked };
+    record_with(event, at, None, None, &vec![("role", role.into()), ("capability", capability.into())])
 }
 
 /// Logs that audit rows were deleted. In the server log only: an audit row would be deleted by the next call.

@@ -74,6 +74,8 @@ pub enum Error {
     BatchSize,
     #[error("invalid age")]
     Age,
+    #[error("invalid capability")]
+    Capability,
     #[error("cannot execute {0}() within security-restricted operation")]
     Restricted(&'static str),
     #[error("permission denied to export secrets")]
@@ -142,7 +144,7 @@ impl Error {
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::BatchSize | Self::MasterKeyLoaded | Self::NoKeyOfMaster | Self::Age => {
+            Self::BatchSize | Self::MasterKeyLoaded | Self::NoKeyOfMaster | Self::Age | Self::Capability => {
                 ERRCODE_INVALID_PARAMETER_VALUE
             }
             Self::Restricted(_) | Self::SuperuserOnly | Self::OwnerOnly(_) | Self::RotationOnly(_) => {
@@ -180,6 +182,7 @@ impl Error {
             Self::UriWithEncoding => Some("The secret in an otpauth URI is always base32.".into()),
             Self::Qr(e) => Some(e.detail().into()),
             Self::Age => Some("The interval must be positive and at most 1000 years.".into()),
+            Self::Capability => Some("Accepted are verify, enroll, admin and audit.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
             Self::FirstRecoveryCount => Some("It must be 0, for none, to 20.".into()),

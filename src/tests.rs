@@ -116,6 +116,7 @@ mod tests {
             Error::Isolation(_) => [Error::Isolation("totp_rotate_key")],
             Error::BatchSize => [Error::BatchSize],
             Error::Age => [Error::Age],
+            Error::Capability => [Error::Capability],
             Error::Restricted(_) => [Error::Restricted("totp_verify")],
             Error::SuperuserOnly => [Error::SuperuserOnly],
             Error::OwnerOnly(_) => [Error::OwnerOnly("totp_prune_audit")],

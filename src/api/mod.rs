@@ -17,10 +17,12 @@
 //! | `totp_export` | `export.rs` |
 //! | `totp_qr_svg`, `totp_qr_png`, `totp_qr_text`, `totp_code_at` | `qr.rs` |
 //! | `totp_health` | `health/` |
+//! | `totp.record_right` | `rights.rs` |
 //!
 //! `old_sql.rs` has what the SQL of 0.1.0 calls.
 //!
-//! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, and `totp_grant` a function in `sql/rights.sql`.
+//! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, and `totp_grant` and `totp_revoke` are functions in
+//! `sql/rights.sql`.
 //!
 //! Owns what a caller sees. Must never run an SQL statement, which is in `store`, nor touch a page.
 
@@ -43,6 +45,7 @@ mod qr;
 mod recovery;
 mod recovery_codes;
 mod rename;
+mod rights;
 mod rotation;
 mod secret_text;
 mod status;

@@ -109,6 +109,7 @@ BEGIN
       ('CALL totp_rotate_key_online()', '{}', NULL),
       ('totp_stats()', '{}', NULL),
       ('totp_grant(''reader'', $1)', ARRAY['verify'], NULL),
+      ('totp_revoke(''reader'', $1)', ARRAY['verify'], NULL),
       ('totp_prune_audit(''100 years'')', '{}', NULL),
       ('totp_export()', '{}', NULL)) AS listed
     UNION ALL

@@ -127,6 +127,7 @@ def test_the_line_is_there_if_the_row_fails(quick_db, conn, acts):
         other.execute("BEGIN; LOCK TABLE totp.audit_log")
         conn.execute("SET lock_timeout = '10ms'")
         assert error_of(conn, "SELECT totp_enroll('alice')").sqlstate == "55P03"
+        other.execute("ROLLBACK")
     [line] = acts()
     assert line.startswith('event=enrolled user="alice"') and rows(conn) == []
 

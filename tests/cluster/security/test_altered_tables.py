@@ -41,7 +41,7 @@ CALLS = [
     "totp.reseal('{user}', 'default', {secret_id}, 'SHA1', 6::smallint, 30::smallint, '{sealed}', {key_id})",
     "totp.reseal_recovery_codes('{user}', {set_id}, 7::smallint, '{sealed_codes}', {key_id})",
     "totp_keys()", "totp_health()", "totp_stats()", "totp_forget_unreadable('0123456789abcdef')", "totp_prune_audit('1 year')",
-    "totp_grant('postgres', 'verify')", "totp_export()",
+    "totp_grant('postgres', 'verify')", "totp_revoke('pg_monitor', 'verify')", "totp.routines_of('verify')", "totp.record_right(true, 'app', 'verify')", "totp_export()",
 ]
 OUT_OF_TABLES = {"totp_qr_svg", "totp_qr_png", "totp_qr_text", "totp_code_at"}
 ONLINE = "CALL totp_rotate_key_online(10)"  # commits, so it is called by itself

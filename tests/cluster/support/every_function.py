@@ -50,6 +50,7 @@ def walk(conn) -> set[str]:
     conn.execute("SELECT totp_disable('alice')")
     conn.execute("SELECT totp_enable('alice')")
     conn.execute("SELECT totp_rename_user('alice', 'alicia')")
+    conn.execute("SELECT totp_grant('pg_monitor', 'verify'), totp_revoke('pg_monitor', 'verify')")
     conn.execute("SELECT totp_rotate_key()")
     conn.execute("CALL totp_rotate_key_online()")
     call("SELECT otpauth_uri FROM totp_export()")

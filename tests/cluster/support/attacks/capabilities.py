@@ -29,19 +29,20 @@ FUNCTIONS = {
     "totp_rename_user": ("SELECT totp_rename_user('nobody', 'noone')", "admin"),
     "totp_rotate_key": ("SELECT * FROM totp_rotate_key()", "admin"),
     "totp_rotate_key_online": ("CALL totp_rotate_key_online()", "admin"),
-    "totp_keys": ("SELECT * FROM totp_keys()", "admin"),
+    "totp_keys": ("SELECT * FROM totp_keys()", "audit"),
     "totp_health": ("SELECT * FROM totp_health()", "admin"),
     "totp_code_at": ("SELECT totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', '2030-01-01')", "admin"),
     "totp_stats": ("SELECT * FROM totp_stats()", "audit"),
     "totp_forget_unreadable": ("SELECT * FROM totp_forget_unreadable('0123456789abcdef')", "owner"),
     "totp_prune_audit": ("SELECT totp_prune_audit('1 year')", "owner"),
     "totp_grant": ("SELECT totp_grant('postgres', 'verify')", "owner"),
+    "totp_revoke": ("SELECT totp_revoke('pg_monitor', 'verify')", "owner"),
     "totp_export": ("SELECT * FROM totp_export()", "owner"),
 }
 # Helpers of other functions: who may call those may call these, and they do nothing else.
 HELPERS = {
     "rotation_begin": "admin", "rotation_step": "admin", "rotation_end": "admin",
-    "reseal": "owner", "reseal_recovery_codes": "owner",
+    "reseal": "owner", "reseal_recovery_codes": "owner", "routines_of": "owner", "record_right": "owner",
 }
 
 # The functions that the extension made in a database.

@@ -28,7 +28,7 @@ GOOD = {
     "new_device": "tablet", "proof": "827364", "recovery_codes": 3,
     "account_name": "alice@example.com", "issuer": "Example", "algorithm": "SHA1", "digits": 6, "period": 30, "keep_current": True,
     "secret": OWN_SECRET, "confirmed": True, "allow_weak": True, "encoding": None, "at": "2030-01-01 12:00:00+00", "uri": f"otpauth://totp/a?secret={OWN_SECRET}",
-    "scale": 2, "count": 3, "recovery_codes": 2, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify",
+    "scale": 2, "count": 3, "recovery_codes": 2, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify", "granted": True,
     "master_key": "0123456789abcdef", "after_user": "", "secret_id": 1, "set_id": 1, "key_id": 1, "sealed": b"\x01\0\0\0\x01" + bytes(56),
 }
 UNSEEN = ("uri", "secret", "code", "recovery_code", "proof")  # of these: no message may repeat them if another argument is the wrong one
