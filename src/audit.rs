@@ -39,6 +39,7 @@ events! {
     Confirmed = "confirmed",
     Verified = "verified",
     Failed = "failed",
+    DisabledCode = "disabled_code",
     Replayed = "replayed",
     Locked = "locked",
     Unlocked = "unlocked",
@@ -89,6 +90,17 @@ fn row(
 /// Records a wrong code, and the lock if it set one.
 pub fn failed(user: UserId, counter: &Counter, newly_locked: bool, at: Timestamp) -> Result<(), Error> {
     charged((Event::Failed, None), user, counter, newly_locked, at, &Detail::new())
+}
+
+/// Records a wrong code that is one of a disabled device, and the lock if it set one.
+pub fn disabled_code(
+    user: UserId,
+    device: DeviceName,
+    counter: &Counter,
+    newly_locked: bool,
+    at: Timestamp,
+) -> Result<(), Error> {
+    charged((Event::DisabledCode, Some(device)), user, counter, newly_locked, at, &Detail::new())
 }
 
 /// Records a wrong recovery code, and the lock if it set one.

@@ -25,7 +25,7 @@ def test_every_event_of_the_design_is_written(db):
         fix_clock(conn, NOON)
         walk(conn)
         assert {event for [event] in conn.execute("SELECT event FROM totp.audit_log")} == {
-            "enrolled", "imported", "confirmed", "verified", "failed", "replayed", "locked", "unlocked", "reset", "disabled", "enabled", "removed", "renamed",
+            "enrolled", "imported", "confirmed", "verified", "failed", "disabled_code", "replayed", "locked", "unlocked", "reset", "disabled", "enabled", "removed", "renamed",
             "recovery_codes_created", "recovery_codes_removed", "recovery_code_used", "moved", "key_rotated", "exported", "granted", "revoked"}  # "unreadable_forgotten": test_lost_master_key.py
 
 

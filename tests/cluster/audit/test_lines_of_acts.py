@@ -17,7 +17,7 @@ from totp import LATER, NOON, OTHER_SECRET, SECRET, active_user, code_at, enroll
 PROJECT = Path(__file__).parents[3]
 EVENTS = set(re.findall(r'^    \w+ = "(\w+)",$', (PROJECT / "src/audit.rs").read_text(), re.MULTILINE))
 # These have happened whatever becomes of the transaction, and their lines have no xid.
-OUT_OF_REACH = {"failed", "locked", "replayed", "unlocked", "recovery_code_used"}
+OUT_OF_REACH = {"failed", "disabled_code", "locked", "replayed", "unlocked", "recovery_code_used"}
 
 ROWS = "SELECT event, user_id, device, coalesce(detail, '{}'), xmin::text FROM totp.audit_log ORDER BY id"
 
