@@ -248,22 +248,48 @@ LANGUAGE c VOLATILE SECURITY DEFINER PARALLEL UNSAFE
 SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'totp_import_v2_wrapper';
 
--- It grants the new functions too.
+-- It grants the new functions too, and is audited.
+CREATE FUNCTION totp.record_right(granted boolean, role text, capability text) RETURNS void
+LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'record_right_wrapper';
+COMMENT ON FUNCTION totp.record_right(boolean, text, text) IS
+  'Writes the audit row of totp_grant or totp_revoke';
+
+-- Returns the routines of a capability: 'verify', 'enroll', 'admin', or 'audit'.
+CREATE FUNCTION totp.routines_of(capability text) RETURNS SETOF regprocedure
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+  WITH list(verify, enroll, audit, reserved) AS (
+    SELECT ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_check_recover', 'totp_enabled', 'totp_status'],
+           ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes', 'totp_unenroll',
+                 'totp_rename_device', 'totp_resync', 'totp_qr_svg', 'totp_qr_png', 'totp_qr_text'],
+           ARRAY['totp_stats', 'totp_metrics', 'totp_audit_verify', 'totp_keys'],
+           ARRAY['totp_grant', 'totp_revoke', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore',
+                 'totp_export', 'totp_audit_seal', 'seal_step', 'seal_line', 'routines_of', 'record_right', 'reseal',
+                 'reseal_recovery_codes'])
+  SELECT p.oid::regprocedure
+    FROM list
+   CROSS JOIN pg_proc p
+    JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+    JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp'
+   WHERE CASE capability WHEN 'verify' THEN p.proname = ANY (verify)
+                         WHEN 'enroll' THEN p.proname = ANY (verify || enroll)
+                         WHEN 'admin' THEN p.proname <> ALL (reserved)
+                         WHEN 'audit' THEN p.proname = ANY (audit) END
+$$;
+COMMENT ON FUNCTION totp.routines_of(text) IS
+  'Lists the routines of a capability, for totp_grant and totp_revoke';
+
+-- Grants a role a capability. SECURITY INVOKER, so that it grants nothing that its caller may not grant.
 CREATE FUNCTION @extschema@.totp_grant(role name, capability text) RETURNS void
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-  home     CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pg_totp');
-  verify   CONSTANT text[] := ARRAY['totp_verify', 'totp_check', 'totp_recover', 'totp_check_recover', 'totp_enabled',
-                                    'totp_status'];
-  enroll   CONSTANT text[] := verify || ARRAY['totp_enroll', 'totp_confirm', 'totp_check_confirm', 'totp_recovery_codes',
-                                              'totp_unenroll', 'totp_rename_device', 'totp_resync', 'totp_qr_svg',
-                                              'totp_qr_png', 'totp_qr_text'];
-  reserved CONSTANT text[] := ARRAY['totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore',
-                                    'totp_export', 'reseal', 'reseal_recovery_codes', 'totp_audit_seal', 'seal_step', 'seal_line'];
-  wanted   text[];
-  routine  record;
+  home    CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pg_totp');
+  routine regprocedure;
 BEGIN
   IF role IS NULL OR capability IS NULL OR capability NOT IN ('verify', 'enroll', 'admin', 'audit') THEN
     RAISE EXCEPTION 'invalid capability' USING ERRCODE = 'invalid_parameter_value',
@@ -274,33 +300,125 @@ BEGIN
       HINT = 'Only the owner of the extension grants its capabilities.';
   END IF;
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
-    RAISE EXCEPTION 'role does not exist' USING ERRCODE = 'undefined_object',
+    RAISE EXCEPTION 'role "%" does not exist', role USING ERRCODE = 'undefined_object',
       HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
   END IF;
 
-  wanted := CASE capability WHEN 'verify' THEN verify WHEN 'enroll' THEN enroll WHEN 'audit' THEN ARRAY['totp_stats', 'totp_metrics', 'totp_audit_verify'] END;
-  FOR routine IN
-    SELECT p.oid::regprocedure AS signature
-      FROM pg_proc p
-      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
-      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp'
-     WHERE CASE capability WHEN 'admin' THEN p.proname <> ALL (reserved)
-                           ELSE p.proname = ANY (wanted) END
-  LOOP
-    EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', routine.signature, role);
+  PERFORM totp.record_right(true, role, capability);
+  FOR routine IN SELECT totp.routines_of(capability) LOOP
+    EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO %I', routine, role);
   END LOOP;
   IF NOT has_schema_privilege(role, home::oid, 'USAGE') THEN
     EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', home, role);
   END IF;
-  -- For admin: totp_rotate_key_online() calls its steps there. It opens no table.
+  -- For admin, who runs totp_rotate_key_online(): it calls its steps there.
   IF capability IN ('admin', 'audit') THEN
     EXECUTE format('GRANT USAGE ON SCHEMA totp TO %I', role);
+    EXECUTE format('GRANT SELECT ON totp.rotation_progress TO %I', role);
   END IF;
   IF capability = 'audit' THEN
     EXECUTE format('GRANT SELECT ON totp.audit_log, totp.audit_seals TO %I', role);
   END IF;
 END
 $$;
+COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
+  'Grants a role one capability: verify, enroll, admin, or audit';
+
+-- Revokes from a role what totp_grant() gives with a capability. What another capability of the role needs too stays: that
+-- capability counts if the role has all of it, and is not a part of the revoked one.
+CREATE FUNCTION @extschema@.totp_revoke(role name, capability text) RETURNS void
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+  home    CONSTANT regnamespace := (SELECT extnamespace FROM pg_extension WHERE extname = 'pg_totp');
+  holder  CONSTANT oid := (SELECT oid FROM pg_roles WHERE rolname = role);
+  kept    text[];         -- capabilities
+  revoked regprocedure[];
+  routine regprocedure;
+  rest    record;
+BEGIN
+  IF role IS NULL OR capability IS NULL OR capability NOT IN ('verify', 'enroll', 'admin', 'audit') THEN
+    RAISE EXCEPTION 'invalid capability' USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = 'Accepted are verify, enroll, admin and audit, each of one role.';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_totp' AND pg_has_role(current_user, extowner, 'USAGE')) THEN
+    RAISE EXCEPTION 'permission denied for function totp_revoke' USING ERRCODE = 'insufficient_privilege',
+      HINT = 'Only the owner of the extension revokes its capabilities.';
+  END IF;
+  IF holder IS NULL THEN
+    RAISE EXCEPTION 'role "%" does not exist', role USING ERRCODE = 'undefined_object',
+      HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
+  END IF;
+  IF EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_totp' AND extowner = holder)
+     OR EXISTS (SELECT FROM totp.routines_of(capability) AS r JOIN pg_proc p ON p.oid = r WHERE p.proowner = holder) THEN
+    RAISE EXCEPTION 'role "%" owns functions of the extension', role USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = 'An owner has the privileges without a grant, and the functions run with them.';
+  END IF;
+
+  kept := ARRAY(
+    SELECT c FROM unnest(ARRAY['admin', 'enroll', 'verify', 'audit']) AS c
+     WHERE c <> ALL (CASE capability WHEN 'enroll' THEN ARRAY['enroll', 'verify']
+                                     WHEN 'admin' THEN ARRAY['admin', 'enroll', 'verify'] ELSE ARRAY[capability] END)
+       AND NOT EXISTS (SELECT FROM totp.routines_of(c) AS r JOIN pg_proc p ON p.oid = r
+                        WHERE NOT EXISTS (SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = holder))
+       AND (c <> 'audit' OR EXISTS (SELECT FROM pg_class t CROSS JOIN LATERAL aclexplode(t.relacl) a
+                                     WHERE t.oid = 'totp.audit_log'::regclass AND a.grantee = holder)));
+  revoked := ARRAY(SELECT totp.routines_of(capability) EXCEPT SELECT totp.routines_of(c) FROM unnest(kept) AS c);
+  IF revoked = '{}' AND capability <> 'audit' THEN
+    RAISE WARNING 'role "%" keeps capability %', role, capability
+      USING DETAIL = format('It is a part of capability %s, which the role has.', kept[1]),
+            HINT = 'Revoke that capability instead.';
+    RETURN;
+  END IF;
+
+  PERFORM totp.record_right(false, role, capability);
+  FOREACH routine IN ARRAY revoked LOOP
+    EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM %I', routine, role);
+  END LOOP;
+  IF capability = 'audit' THEN
+    EXECUTE format('REVOKE SELECT ON totp.audit_log, totp.audit_seals FROM %I', role);
+  END IF;
+  IF capability IN ('admin', 'audit') AND NOT kept && ARRAY['admin', 'audit'] THEN
+    EXECUTE format('REVOKE SELECT ON totp.rotation_progress FROM %I', role);
+    EXECUTE format('REVOKE USAGE ON SCHEMA totp FROM %I', role);
+  END IF;
+  -- USAGE on the schema of the functions goes with the last of them, unless it may be for something else in that schema.
+  IF NOT EXISTS (SELECT FROM pg_depend d
+                   JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp'
+                   JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+                  CROSS JOIN LATERAL aclexplode(p.proacl) a
+                  WHERE a.grantee = holder)
+     AND NOT EXISTS (SELECT FROM pg_namespace n WHERE n.oid = home AND n.nspowner = holder)
+     AND NOT EXISTS (SELECT FROM pg_depend d
+                      WHERE d.refclassid = 'pg_namespace'::regclass AND d.refobjid = home AND d.deptype = 'n'
+                        AND NOT EXISTS (SELECT FROM pg_extension e
+                                         WHERE e.extname = 'pg_totp'
+                                           AND ((d.classid, d.objid) = ('pg_extension'::regclass, e.oid)
+                                                OR EXISTS (SELECT FROM pg_depend m
+                                                            WHERE (m.classid, m.objid) = (d.classid, d.objid) AND m.deptype = 'e'
+                                                              AND (m.refclassid, m.refobjid) = ('pg_extension'::regclass, e.oid))))) THEN
+    EXECUTE format('REVOKE USAGE ON SCHEMA %s FROM %I', home, role);
+  END IF;
+
+  FOR rest IN
+    SELECT 'call ' || p.oid::regprocedure AS action, p.proacl AS acl
+      FROM pg_proc p WHERE p.oid = ANY (revoked) AND has_function_privilege(holder, p.oid, 'EXECUTE')
+     UNION ALL
+    SELECT 'read totp.audit_log', t.relacl
+      FROM pg_class t
+     WHERE capability = 'audit' AND t.oid = 'totp.audit_log'::regclass AND has_table_privilege(holder, t.oid, 'SELECT')
+     LIMIT 1
+  LOOP
+    RAISE WARNING 'role "%" can still %', role, rest.action
+      USING DETAIL = coalesce((SELECT format('Role "%s" granted that.', pg_get_userbyid(a.grantor)) FROM aclexplode(rest.acl) a
+                                WHERE a.grantee = holder LIMIT 1),
+                              'It is a superuser, or may do so through another role or PUBLIC.');
+  END LOOP;
+END
+$$;
+COMMENT ON FUNCTION @extschema@.totp_revoke(name, text) IS
+  'Revokes one capability from a role: verify, enroll, admin, or audit';
 
 -- New functions.
 CREATE FUNCTION @extschema@.totp_check_confirm(
@@ -417,8 +535,6 @@ AS 'MODULE_PATHNAME', 'totp_read_tokens_wrapper';
 
 COMMENT ON FUNCTION @extschema@.totp_enroll(text, text, text, text, text, integer, integer, boolean) IS
   'Creates a secret for a device and returns it, this one time; it is pending until its first good code';
-COMMENT ON FUNCTION @extschema@.totp_grant(name, text) IS
-  'Grants a role one capability: verify, enroll, admin, or audit';
 COMMENT ON FUNCTION @extschema@.totp_confirm(text, text, text, text) IS
   'Activates a secret of a device with its first good code, and a proof if the user has MFA';
 COMMENT ON FUNCTION @extschema@.totp_check(text, text, text) IS
@@ -473,7 +589,7 @@ BEGIN
      WHERE new.oid = ANY (of_extension)
        AND new.proname IN ('totp_enroll', 'totp_grant', 'totp_confirm', 'totp_check', 'totp_status', 'totp_health', 'totp_recovery_codes',
                            'totp_import', 'totp_check_confirm', 'totp_check_recover', 'totp_reset_recovery_codes', 'totp_unenroll',
-                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics', 'totp_list', 'totp_acknowledge_restore', 'totp_audit_verify', 'totp_audit_seal', 'seal_step', 'seal_line', 'totp_read_tokens')
+                           'totp_rename_device', 'totp_resync', 'totp_move_device', 'totp_metrics', 'totp_list', 'totp_acknowledge_restore', 'totp_audit_verify', 'totp_audit_seal', 'seal_step', 'seal_line', 'totp_read_tokens', 'totp_revoke', 'routines_of', 'record_right')
   LOOP
     IF function_.old IS NOT NULL THEN
       EXECUTE format('ALTER FUNCTION %s OWNER TO %s', function_.name, function_.owner);

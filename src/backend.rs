@@ -24,6 +24,35 @@ pub fn transaction_id() -> pg_sys::TransactionId {
     unsafe { pg_sys::GetTopTransactionIdIfAny() }
 }
 
+/// Returns the id that the rows have which are written now: of the innermost subtransaction, if there is one. Assigns it.
+pub fn own_transaction_id() -> pg_sys::TransactionId {
+    // SAFETY: raises in parallel mode and during recovery, where nothing is written.
+    unsafe { pg_sys::GetCurrentTransactionId() }
+}
+
+/// Returns when the statement of the client began. A function's own statements are a part of it.
+pub fn statement_start() -> pg_sys::TimestampTz {
+    // SAFETY: a read of backend state.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() }
+}
+
+/// Calls `f` before each transaction of this backend commits, is prepared, or is rolled back. A commit may fail after that.
+/// `f` must not raise or look anything up: a transaction that fails calls it too.
+pub fn at_end_of_transaction(f: fn()) {
+    // SAFETY: the callback has the type that is asked for.
+    unsafe { pg_sys::RegisterXactCallback(Some(transaction_ends), f as *mut std::ffi::c_void) }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, f: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_PRE_COMMIT, XACT_EVENT_PRE_PREPARE};
+    if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE | XACT_EVENT_ABORT) {
+        // SAFETY: the pointer is that of `at_end_of_transaction`.
+        let f = unsafe { std::mem::transmute::<*mut std::ffi::c_void, fn()>(f) };
+        f();
+    }
+}
+
 /// Returns whether a transaction id is that of this transaction, or of a subtransaction of it that was not rolled back.
 pub fn is_own_transaction(id: pg_sys::TransactionId) -> bool {
     // SAFETY: a read of backend state.

@@ -82,6 +82,8 @@ pub enum Error {
     Anchor,
     #[error("invalid age")]
     Age,
+    #[error("invalid capability")]
+    Capability,
     #[error("cannot execute {0}() within security-restricted operation")]
     Restricted(&'static str),
     #[error("permission denied to export secrets")]
@@ -157,7 +159,8 @@ impl Error {
             | Self::MasterKeyLoaded
             | Self::NoKeyOfMaster
             | Self::Age
-            | Self::Anchor => ERRCODE_INVALID_PARAMETER_VALUE,
+            | Self::Anchor
+            | Self::Capability => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::Restricted(_) | Self::SuperuserOnly | Self::OwnerOnly(_) | Self::RotationOnly(_) => {
                 ERRCODE_INSUFFICIENT_PRIVILEGE
             }
@@ -195,6 +198,7 @@ impl Error {
             Self::Qr(e) => Some(e.detail().into()),
             Self::Anchor => Some("It must be a line \"totp: event=audit_sealed seal=… last=… rows=… mac=…\" of the server log, or its part from \"seal=\" on.".into()),
             Self::Age => Some("The interval must be positive and at most 1000 years.".into()),
+            Self::Capability => Some("Accepted are verify, enroll, admin and audit.".into()),
             Self::BatchSize => Some("It must be 1 to 100000.".into()),
             Self::PageSize => Some("It must be 1 to 10000.".into()),
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),

@@ -5,7 +5,7 @@
 //!
 //! # The law
 //!
-//! `api` → `removed`, `audit`, `counters`, `replay_floor`, `trail` → `keyring` → `store` → `inplace` → `backend`, `error`. Beside them are the
+//! `api` → `removed`, `audit` (with `audit_lines`), `counters`, `replay_floor`, `trail` → `keyring` → `store` → `inplace` → `backend`, `error`. Beside them are the
 //! small modules that each of these may use (`user`, `timestamp`, `clock`, `settings`, `server_log`, `random`) and the pure
 //! crates, which know nothing of PostgreSQL. No arrow runs upward, but one, through SQL text: the UPDATE of a rotation in
 //! `store/rotation.rs` calls `totp.reseal` and `totp.reseal_recovery_codes`, which are in `api/rotation.rs`.
@@ -37,6 +37,7 @@ compile_error!("pg_totp must be built with panic = \"unwind\"");
 
 mod api;
 mod audit;
+mod audit_lines;
 mod backend;
 mod clock;
 mod counters;
@@ -76,6 +77,7 @@ extern "C-unwind" fn _PG_init() {
     }
     settings::register();
     store::relcache::watch();
+    audit_lines::watch();
 }
 
 #[cfg(test)]

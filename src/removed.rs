@@ -43,7 +43,7 @@ impl Removed {
 
     /// Returns the detail for the audit row of the call.
     pub fn detail(&self) -> Detail {
-        self.0.map(|until| (USED_UNTIL, until.to_string())).into_iter().collect()
+        self.0.map(|until| (USED_UNTIL, until.into())).into_iter().collect()
     }
 
     /// Reads the used steps of removed secrets of a user from the audit log.

@@ -62,6 +62,11 @@ impl Line {
         })
     }
 
+    /// Adds a boolean.
+    pub fn flag(self, key: &str, value: bool) -> Self {
+        self.add(|line| write!(line, " {key}={value}"))
+    }
+
     fn add(mut self, write: impl FnOnce(&mut String) -> std::fmt::Result) -> Self {
         // Writing to a String cannot fail.
         let _ = self.0.as_mut().map(write);

@@ -134,6 +134,7 @@ mod tests {
             Error::BatchSize => [Error::BatchSize],
             Error::Age => [Error::Age],
             Error::Anchor => [Error::Anchor],
+            Error::Capability => [Error::Capability],
             Error::Restricted(_) => [Error::Restricted("totp_verify")],
             Error::SuperuserOnly => [Error::SuperuserOnly],
             Error::OwnerOnly(_) => [Error::OwnerOnly("totp_prune_audit")],

@@ -342,7 +342,7 @@ BEGIN
       HINT = 'Only the owner of the router grants its capabilities.';
   END IF;
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
-    RAISE EXCEPTION 'role does not exist' USING ERRCODE = 'undefined_object',
+    RAISE EXCEPTION 'role "%%" does not exist', role USING ERRCODE = 'undefined_object',
       HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
   END IF;
   FOR r IN SELECT c.routine::regprocedure FROM totp_router.capabilities AS c WHERE c.capability = $2 LOOP
@@ -355,6 +355,66 @@ BEGIN
   IF capability = 'audit' THEN
     EXECUTE format('GRANT SELECT ON totp.audit_log TO %%I', role);
   END IF;
+END
+$plpgsql$;$$, :'home');
+
+-- As totp_revoke() of the extension: what another capability of the role needs too stays.
+SELECT format($$CREATE OR REPLACE FUNCTION %1$s.totp_revoke(role name, capability text) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS
+$plpgsql$
+DECLARE
+  holder  CONSTANT oid := (SELECT oid FROM pg_roles WHERE rolname = role);
+  kept    text[];
+  revoked text[];
+  r       text;
+BEGIN
+  IF role IS NULL OR capability IS NULL OR capability NOT IN ('verify', 'enroll', 'admin', 'audit') THEN
+    RAISE EXCEPTION 'invalid capability' USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = 'Accepted are verify, enroll, admin and audit, each of one role.';
+  END IF;
+  IF NOT pg_has_role(current_user, 'totp_router', 'USAGE') THEN
+    RAISE EXCEPTION 'permission denied for function totp_revoke' USING ERRCODE = 'insufficient_privilege',
+      HINT = 'Only the owner of the router revokes its capabilities.';
+  END IF;
+  IF holder IS NULL THEN
+    RAISE EXCEPTION 'role "%%" does not exist', role USING ERRCODE = 'undefined_object',
+      HINT = 'Name one role. Nothing of pg_totp is ever granted to PUBLIC.';
+  END IF;
+  IF holder = 'totp_router'::regrole THEN
+    RAISE EXCEPTION 'role "%%" owns functions of the router', role USING ERRCODE = 'invalid_parameter_value',
+      DETAIL = 'An owner has the privileges without a grant, and the functions run with them.';
+  END IF;
+  kept := ARRAY(
+    SELECT c FROM unnest(ARRAY['admin', 'enroll', 'verify', 'audit']) AS c
+     WHERE c <> ALL (CASE $2 WHEN 'enroll' THEN ARRAY['enroll', 'verify']
+                             WHEN 'admin' THEN ARRAY['admin', 'enroll', 'verify'] ELSE ARRAY[$2] END)
+       AND NOT EXISTS (SELECT FROM totp_router.capabilities AS f JOIN pg_proc AS p ON p.oid = f.routine::regprocedure
+                        WHERE f.capability = c AND NOT EXISTS (SELECT FROM aclexplode(p.proacl) AS a WHERE a.grantee = holder))
+       AND (c <> 'audit' OR EXISTS (SELECT FROM pg_class AS t CROSS JOIN LATERAL aclexplode(t.relacl) AS a
+                                     WHERE t.oid = 'totp.audit_log'::regclass AND a.grantee = holder)));
+  revoked := ARRAY(SELECT f.routine FROM totp_router.capabilities AS f WHERE f.capability = $2
+                   EXCEPT SELECT f.routine FROM totp_router.capabilities AS f WHERE f.capability = ANY (kept));
+  IF revoked = '{}' AND capability <> 'audit' THEN
+    RAISE WARNING 'role "%%" keeps capability %%', role, capability
+      USING DETAIL = format('It is a part of capability %%s, which the role has.', kept[1]),
+            HINT = 'Revoke that capability instead.';
+    RETURN;
+  END IF;
+  FOREACH r IN ARRAY revoked LOOP
+    EXECUTE format('REVOKE EXECUTE ON ROUTINE %%s FROM %%I', r, role);
+  END LOOP;
+  IF capability = 'audit' THEN
+    EXECUTE format('REVOKE SELECT ON totp.audit_log FROM %%I', role);
+  END IF;
+  IF capability IN ('admin', 'audit') AND NOT kept && ARRAY['admin', 'audit'] THEN
+    EXECUTE format('REVOKE USAGE ON SCHEMA totp FROM %%I', role);
+  END IF;
+  FOREACH r IN ARRAY revoked LOOP
+    IF has_function_privilege(holder, r::regprocedure, 'EXECUTE') THEN
+      RAISE WARNING 'role "%%" can still call %%', role, r;
+      EXIT;
+    END IF;
+  END LOOP;
 END
 $plpgsql$;$$, :'home');
 

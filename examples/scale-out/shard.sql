@@ -367,7 +367,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     WHEN first_argument = 'user_id' THEN 'user'
     WHEN name IN ('totp_stats', 'totp_metrics', 'totp_health', 'totp_keys', 'totp_rotate_key', 'totp_prune_audit', 'totp_forget_unreadable') THEN 'all'
     WHEN name IN ('totp_qr_svg', 'totp_qr_png', 'totp_qr_text', 'totp_code_at', 'totp_read_tokens') THEN 'any'
-    WHEN name IN ('totp_grant', 'totp_rotate_key_online') THEN 'router'
+    WHEN name IN ('totp_grant', 'totp_revoke', 'totp_rotate_key_online') THEN 'router'
     WHEN name IN ('totp_export', 'totp_list', 'totp_acknowledge_restore', 'totp_audit_seal', 'totp_audit_verify') THEN 'refused'
   END
 $$;

@@ -174,14 +174,14 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     let secret_id = insert(user, device, uri, &of_device, version, slot, past, now)?;
     let mut detail = removed.detail();
     match plan.event {
-        Event::Enrolled => detail.push(("keep_current", keep_current.to_string())),
+        Event::Enrolled => detail.push(("keep_current", keep_current.into())),
         Event::Imported => {
             inplace::note_import();
-            detail.push(("confirmed", (slot == Slot::Active).to_string()));
+            detail.push(("confirmed", (slot == Slot::Active).into()));
         }
         _ => {}
     }
-    detail.push(("version", version.to_string()));
+    detail.push(("version", version.into()));
     audit::record_with(plan.event, now, Some(user), Some(device), &detail)?;
     if slot == Slot::Active && !binding::has_mfa(&existing) {
         binding::forget_earlier(user, secret_id, now)?;

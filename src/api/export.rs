@@ -29,9 +29,10 @@ fn totp_export(fcinfo: pg_sys::FunctionCallInfo) -> Result<(), ErrorReport> {
     // SAFETY: that of this call.
     unsafe { guard::superuser(fcinfo, "totp_export") }?;
     let now = clock::now()?;
-    audit::exported(now)?;
     let snapshot = Snapshot::latest();
-    let rows = secrets::export(&snapshot, now)?
+    let sealed = secrets::export(&snapshot, now)?;
+    audit::exported(sealed.len(), now)?;
+    let rows = sealed
         .into_iter()
         .map(|row| {
             let user_id = row.user_id.clone();

@@ -23,7 +23,7 @@ use crate::store::secrets::{SealedSecret, Slot};
 use crate::store::sign_in::{Candidate, LookUp};
 use crate::store::used_codes::UsedCode;
 use crate::timestamp::Timestamp;
-use crate::user::UserId;
+use crate::user::{DeviceName, UserId};
 use crate::{keyring, replay_floor, settings};
 
 /// Which secrets of the user a code may belong to.
@@ -45,6 +45,10 @@ impl<'a> Scope<'a> {
     /// A sign-in.
     pub fn of(device: Option<&'a str>) -> Self {
         device.map_or(Self::AnyDevice, Self::Device)
+    }
+
+    fn is_sign_in(self) -> bool {
+        !matches!(self, Self::Pending { .. })
     }
 
     fn covers(self, secret: &SealedSecret) -> bool {
@@ -75,7 +79,7 @@ impl<'a> Scope<'a> {
 
     /// Takes away the secrets that the call does not cover, and returns why none is left.
     fn retain(self, secrets: &mut Vec<Candidate>, has_mfa: bool, now: Timestamp) -> Result<(), Reason> {
-        let is_sign_in = !matches!(self, Self::Pending { .. });
+        let is_sign_in = self.is_sign_in();
         let needs_proof = |c: &Candidate| binding::needs_proof(c.secret.slot, has_mfa);
         let keep = |secrets: &mut Vec<Candidate>, reason, is_kept: &dyn Fn(&Candidate) -> bool| {
             secrets.retain(is_kept);
@@ -110,6 +114,8 @@ struct Attempt<'a> {
     counter: Counter,
     /// The secrets of the call that can sign in.
     candidates: Vec<Candidate>,
+    /// The confirmed secrets of disabled devices of the user, if it is a sign-in.
+    disabled: Vec<Candidate>,
     /// A secret of the user was not inserted or updated by this transaction.
     is_known_user: bool,
     /// A secret of the user was confirmed once.
@@ -199,6 +205,8 @@ fn prepare<'a>(
     let has_mfa = candidates.iter().any(|s| s.is_enforced);
     let has_staged = candidates.iter().any(|s| s.secret.slot == Slot::Pending);
     let odds = within_odds(policy, &candidates, has_mfa, now);
+    let is_of_disabled_device = |c: &&Candidate| scope.is_sign_in() && c.disabled && c.secret.slot == Slot::Active;
+    let disabled = candidates.iter().filter(is_of_disabled_device).cloned().collect();
     match scope.retain(&mut candidates, has_mfa, now) {
         Err(Reason::NotEnrolled) => return Ok(ControlFlow::Break(Answer::not_enrolled())),
         Err(reason) => return Ok(ControlFlow::Break(Answer::new(reason, counter, &policy, now))),
@@ -217,6 +225,7 @@ fn prepare<'a>(
         attempts,
         counter,
         candidates,
+        disabled,
         is_known_user,
         has_mfa,
         has_staged,
@@ -269,7 +278,10 @@ impl Attempt<'_> {
             Verdict::Wrong { newly_locked } => {
                 counters::count(Counted::Wrong);
                 lsn.inspect(|l| if newly_locked { l.make_durable() } else { l.flush_soon() });
-                audit::failed(self.user, &counter, newly_locked, self.now)?;
+                match self.disabled_device() {
+                    None => audit::failed(self.user, &counter, newly_locked, self.now),
+                    Some(device) => audit::disabled_code(self.user, device, &counter, newly_locked, self.now),
+                }?;
                 Reason::Wrong
             }
             _ => {
@@ -278,6 +290,16 @@ impl Attempt<'_> {
             }
         };
         Ok(Some(Answer::new(reason, counter, &self.policy, self.now)))
+    }
+
+    /// Returns the disabled device that a wrong code belongs to. For the audit log, and only after the charge: see
+    /// docs/design/decisions.md.
+    fn disabled_device(&self) -> Option<DeviceName<'_>> {
+        let has_code = |found: &&Candidate| {
+            keyring::open_secret_at_hand(self.user, &found.secret)
+                .is_some_and(|opened| self.typed.step(found, &opened, self.now).is_some())
+        };
+        self.disabled.iter().find(has_code).map(|found| found.secret.device())
     }
 
     /// Makes an accepted code durable, and activates its secret if it waited for its first code.

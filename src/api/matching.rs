@@ -27,7 +27,7 @@ impl Typed<'_> {
     }
 
     /// Returns the step of the code, or of the later one of two.
-    fn step(self, candidate: &Candidate, secret: &Secret, now: Timestamp) -> Option<TimeStep> {
+    pub fn step(self, candidate: &Candidate, secret: &Secret, now: Timestamp) -> Option<TimeStep> {
         let parameters = candidate.secret.parameters;
         let now = TimeStep::at(now.unix_seconds(), parameters.period);
         match self {

@@ -24,10 +24,12 @@
 //! | `totp_health` | `health/` |
 //! | `totp_metrics` | `metrics.rs` |
 //! | `totp_acknowledge_restore` | `restore.rs` |
+//! | `totp.record_right` | `rights.rs` |
 //!
 //! `old_sql.rs` has what the SQL of 0.1.0 calls.
 //!
-//! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, `totp_audit_seal` one in `sql/sealing.sql`, and `totp_grant` a function in `sql/rights.sql`.
+//! `totp_rotate_key_online` is a procedure in `sql/rotation.sql`, `totp_audit_seal` one in `sql/sealing.sql`, and `totp_grant` and `totp_revoke` are functions in
+//! `sql/rights.sql`.
 //!
 //! Owns what a caller sees. Must never run an SQL statement, which is in `store`, nor touch a page.
 
@@ -58,6 +60,7 @@ mod recovery_codes;
 mod rename;
 mod restore;
 mod resync;
+mod rights;
 mod rotation;
 mod rows;
 mod secret_text;

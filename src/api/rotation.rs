@@ -14,6 +14,7 @@ use super::guard;
 use crate::error::Error;
 use crate::store::data_keys;
 use crate::store::rotation;
+use crate::store::spi::Snapshot;
 use crate::{audit, clock, keyring};
 
 /// Creates a data key under the current master key, moves every secret to it, and destroys the old keys, all in the
@@ -31,7 +32,8 @@ fn totp_rotate_key() -> Result<TableIterator<'static, (name!(key_id, i32), name!
     let key = keyring::replace_current()?;
     let secrets = rotation::move_all(key)?;
     data_keys::delete_retiring()?;
-    audit::key_rotated(key, secrets, clock::now()?)?;
+    let to = data_keys::find(&Snapshot::latest(), key)?.ok_or(Error::RowsAltered)?.master_key;
+    audit::key_rotated(key, secrets, old.iter().map(|k| k.master_key.as_str()).collect(), &to, clock::now()?)?;
     Ok(TableIterator::once((key.get(), secrets)))
 }
 
@@ -111,7 +113,8 @@ mod totp {
         check_rotation(Some(1))?;
         data_keys::lock_set();
         let keys = data_keys::list(&Snapshot::latest())?;
-        let retiring: Vec<_> = keys.iter().filter(|k| k.state == KeyState::Retiring).map(|k| k.id).collect();
+        let (retiring, from): (Vec<_>, Vec<_>) =
+            keys.iter().filter(|k| k.state == KeyState::Retiring).map(|k| (k.id, k.master_key.as_str())).unzip();
         // Another rotation may have ended this one.
         if retiring.is_empty() {
             return Ok(true);
@@ -123,7 +126,7 @@ mod totp {
         data_keys::delete(&retiring)?;
         if let Some(current) = data_keys::list(&Snapshot::latest())?.into_iter().find(|k| k.state == KeyState::Current)
         {
-            audit::key_rotated(current.id, current.secrets, clock::now()?)?;
+            audit::key_rotated(current.id, current.secrets, from, &current.master_key, clock::now()?)?;
         }
         Ok(true)
     }

@@ -22,6 +22,6 @@ pub use key_file::is_environment;
 pub use mac_keys::{current as current_mac_key, find as find_mac_key};
 pub use master_keys::{count, reads};
 pub use sealing::{
-    SecretContext, open_recovery_codes, open_secret, reseal_recovery_codes, reseal_secret, seal_recovery_codes,
-    seal_secret,
+    SecretContext, open_recovery_codes, open_secret, open_secret_at_hand, reseal_recovery_codes, reseal_secret,
+    seal_recovery_codes, seal_secret,
 };

@@ -55,6 +55,13 @@ pub fn open_secret(snapshot: &Snapshot, user: UserId, stored: &SealedSecret) -> 
     open(snapshot, &SecretContext::of(user, stored).bound(), &stored.sealed).map(Secret::from_bytes)
 }
 
+/// Opens a stored secret if this backend has its data key in memory. Reads nothing, waits for nothing, and raises nothing.
+pub fn open_secret_at_hand(user: UserId, stored: &SealedSecret) -> Option<Secret> {
+    let id = seal::key_id(&stored.sealed).ok()?;
+    let context = SecretContext::of(user, stored);
+    seal::open(&*cached(id)?, id, &context.bound(), &stored.sealed).ok().map(Secret::from_bytes)
+}
+
 /// Seals a secret under a data key that the caller holds.
 pub fn seal_secret(key: KeyId, context: SecretContext, secret: &Secret) -> Result<Vec<u8>, Error> {
     seal(key, &context.bound(), secret.as_bytes())

@@ -16,7 +16,60 @@ VALUES ($1, $2, $3, $4, coalesce($5, session_user::text), session_user, pg_catal
         pg_catalog.current_setting('application_name'), pg_catalog.jsonb_object($6))");
 
 /// The names and values of a detail.
-pub type Detail = Vec<(&'static str, String)>;
+pub type Detail = Vec<(&'static str, Value)>;
+
+/// A value of a detail. In a row each is text.
+pub enum Value {
+    Text(String),
+    Number(i64),
+    Flag(bool),
+}
+
+impl Value {
+    fn to_text(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+            Self::Flag(flag) => flag.to_string(),
+        }
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<i32> for Value {
+    fn from(number: i32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl From<usize> for Value {
+    fn from(number: usize) -> Self {
+        Self::Number(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
 
 /// A row of `totp_stats()`.
 pub struct EventCount {
@@ -61,7 +114,7 @@ pub fn prune(now: Timestamp, older_than: Interval) -> Result<i64, Error> {
 
 /// Converts to name, value, name, value; NULL if there is none.
 fn text_array(detail: &Detail) -> Arg {
-    let flat: Vec<&str> = detail.iter().flat_map(|(key, value)| [*key, value]).collect();
+    let flat: Vec<String> = detail.iter().flat_map(|(key, value)| [(*key).into(), value.to_text()]).collect();
     if flat.is_empty() { None } else { flat.into_datum() }
 }
 

@@ -111,7 +111,7 @@ SELECT h.schema::text, h.is_of_functions, h.is_owner, coalesce(r.oid = d.datdba,
  WHERE r.rolsuper IS NOT TRUE
  ORDER BY 1, 3 DESC, 5 NULLS FIRST");
 
-// The functions that totp_grant() never grants.
+// The functions that totp_grant() never grants: those that are reserved in sql/rights.sql.
 statement!(reads OWNER_FUNCTIONS(), c"
 SELECT DISTINCT p.oid::pg_catalog.regprocedure::text, CASE WHEN a.grantee <> 0 THEN pg_catalog.pg_get_userbyid(a.grantee)::text END
   FROM pg_catalog.pg_extension e
@@ -120,8 +120,9 @@ SELECT DISTINCT p.oid::pg_catalog.regprocedure::text, CASE WHEN a.grantee <> 0 T
   JOIN pg_catalog.pg_proc p ON p.oid = d.objid
  CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
  WHERE e.extname = 'pg_totp' AND a.grantee <> p.proowner
-   AND p.proname IN ('totp_grant', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore', 'totp_export',
-                     'totp_audit_seal', 'seal_step', 'seal_line',
+   AND p.proname IN ('totp_grant', 'totp_revoke', 'totp_prune_audit', 'totp_forget_unreadable', 'totp_acknowledge_restore', 'totp_export',
+                     'totp_audit_seal',
+                     'routines_of', 'record_right', 'seal_step', 'seal_line',
                      'reseal', 'reseal_recovery_codes')
  ORDER BY 1, 2 NULLS FIRST");
 

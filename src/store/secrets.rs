@@ -50,6 +50,7 @@ impl Slot {
 }
 
 /// A stored secret, with everything that it is bound to except its user.
+#[derive(Clone)]
 pub struct SealedSecret {
     device: String,
     pub slot: Slot,

@@ -24,6 +24,7 @@ pub struct LookUp {
 }
 
 /// A secret that a code may belong to.
+#[derive(Clone)]
 pub struct Candidate {
     pub secret: SealedSecret,
     pub created_at: Timestamp,

@@ -120,6 +120,7 @@ BEGIN
       ('totp_stats()', '{}', NULL),
       ('totp_metrics()', '{}', NULL),
       ('totp_grant(''reader'', $1)', ARRAY['verify'], NULL),
+      ('totp_revoke(''reader'', $1)', ARRAY['verify'], NULL),
       ('totp_prune_audit(''100 years'')', '{}', NULL),
       ('totp_acknowledge_restore()', '{}', NULL),
       ('CALL totp_audit_seal()', '{}', NULL),

@@ -9,17 +9,14 @@ from datetime import timedelta
 from itertools import islice
 
 import pytest
+from log_lines import LINE, is_of_act, unquoted
 from server import wait_until
 from totp import MAX_ATTEMPTS, NOON, NO_CODE, SECRET, check, code_at, enroll, fix_clock, good, import_secret, recover, recovery_codes, wrong_codes
 
 
-# The default log_line_prefix, and the whole line after it.
-LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:.]+ \S+ \[\d+\] LOG:  (totp: event=.*)")
-
-
 @pytest.fixture
 def log(cluster):
-    """A function: the events logged since it was last called, without the line of the floor; every line must be one."""
+    """A function: the events logged since it was last called, without the line of the floor and those of acts; every line must be one."""
     position = len(cluster.log_text())
 
     def read():
@@ -30,7 +27,7 @@ def log(cluster):
         assert lines.pop() == ""
         events = [LINE.fullmatch(line) for line in lines]
         assert None not in events, text
-        return [event[1] for event in events if "event=floor" not in event[1]]
+        return [event[1] for event in events if "event=floor" not in event[1] and not is_of_act(event[1])]
 
     return read
 
@@ -103,7 +100,8 @@ def test_the_first_judgment_of_a_cluster_has_a_line(db, cluster):
             enroll(conn, "alice")
     with closing(db.connect()) as conn:
         enroll(conn, "alice")
-    assert [LINE.fullmatch(line)[1] for line in cluster.log_text()[position:].splitlines()] == ["totp: event=floor timeline=1"]
+    first, *others = [LINE.fullmatch(line)[1] for line in cluster.log_text()[position:].splitlines()]
+    assert first == "totp: event=floor timeline=1" and [line.split()[1] for line in others] == ["event=enrolled"] * 3
 
 
 # --- the code --------------------------------------------------------------------------
@@ -182,21 +180,6 @@ HOSTILE = [
     "next\u0085line", "separators\u2028\u2029", "right to left \u202e", "zero\u200bwidth", "é日本語🎉", "%s%n%m$1", " ", "=", 'user="bob"',
     "\x01", "x" * 256, "\U0010ffff", 'alice" failures=0 event="unlocked', 'alice\\" failures=0', "\x1b[2K\x1b[1Aalice\x07\x9b", "a\u2028b\u2029c\x85d\x0be", "\u202eecila",
 ]
-
-
-def unquoted(line):
-    """The values of a line by name: bare, or quoted with \\" \\\\ and \\u{hex}."""
-    values = {}
-    at = len("totp: ")
-    pair = re.compile(r'([a-z_]+)=(?:([a-z0-9_]+)|"((?:[^"\\]|\\["\\]|\\u\{[0-9a-f]+\})*)")(?: |$)')
-    while at < len(line):
-        found = pair.match(line, at)
-        assert found, line
-        name, bare, quoted = found.groups()
-        values[name] = bare if quoted is None else re.sub(
-            r'\\(?:(["\\])|u\{([0-9a-f]+)\})', lambda e: e[1] or chr(int(e[2], 16)), quoted)
-        at = found.end()
-    return values
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: ascii(name)[:24])

@@ -43,7 +43,7 @@ CALLS = [
     "totp.reseal_recovery_codes('{user}', {set_id}, 7::smallint, '{sealed_codes}', {key_id})",
     "totp_keys()", "totp_health()", "totp_health(true)", "totp_list()", "totp_acknowledge_restore()", "totp_stats()", "totp_metrics()", "totp_forget_unreadable('0123456789abcdef')", "totp_prune_audit('1 year')",
     "totp.seal_step()", "totp.seal_line(1)", "totp_audit_verify()", "totp_audit_verify('seal=1 last=1 rows=1 mac=" + "0" * 64 + "', 1)",
-    "totp_grant('postgres', 'verify')", "totp_export()",
+    "totp_grant('postgres', 'verify')", "totp_revoke('pg_monitor', 'verify')", "totp.routines_of('verify')", "totp.record_right(true, 'app', 'verify')", "totp_export()",
 ]
 OUT_OF_TABLES = {"totp_qr_svg", "totp_qr_png", "totp_qr_text", "totp_code_at", "totp_read_tokens"}
 ONLINE = "CALL totp_rotate_key_online(10)"  # commits, so it is called by itself

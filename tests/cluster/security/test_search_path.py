@@ -5,7 +5,7 @@ from contextlib import closing
 import pytest
 from capabilities import FUNCTIONS
 from search_path_traps import OUR_TABLES, set_traps
-from totp import NOON, code_at, fix_clock, wrong_codes
+from totp import NOON, code_at, error_of, fix_clock, wrong_codes
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +92,15 @@ def test_grant_keeps_out_of_the_traps(conn, trapped):
         session.execute("SET search_path = evil, pg_catalog")
         assert session.execute("SELECT ext.totp_verify('nobody', '123456')").fetchone() == (False,)
         session.execute("SELECT FROM totp.audit_log")
+    for capability in ("verify", "enroll", "admin", "audit"):
+        conn.execute("SELECT ext.totp_revoke(%s, %s)", [role, capability])
+    with closing(trapped.connect(user=role)) as session:
+        assert error_of(session, "SELECT ext.totp_verify('nobody', '123456')").sqlstate == "42501"
 
 
 def test_every_later_function_keeps_out_of_the_traps(conn, trapped):
     """The functions that the tests above do not name: no trap is called, whatever the answer is."""
-    named = {"totp_grant"}
+    named = {"totp_grant", "totp_revoke"}
     existing = {name for [name] in trapped.execute("SELECT proname::pg_catalog.text FROM pg_catalog.pg_proc WHERE pronamespace = 'ext'::pg_catalog.regnamespace")}
     for name in existing & set(FUNCTIONS) - named:
         query = FUNCTIONS[name][0].replace(name, f"ext.{name}")

@@ -8,6 +8,7 @@ import signal
 from contextlib import closing
 
 import pytest
+from log_lines import is_of_act
 from server import Cluster, Database, Template, wait_until
 from totp import NOON, active_user, fix_clock
 
@@ -88,15 +89,33 @@ def proof_is_off(cluster, conn):
 def log(cluster):
     """A function that returns the lines of pg_totp in the server log since the test began, without their prefix.
 
-    Without who did it, the superuser, and without the line of the floor, which is new in each test.
+    Without who did it, the superuser, and without the line of the floor, which is new in each test, and those of acts.
     """
     begin = len(cluster.log_text())
 
     def lines():
-        found = re.findall(r"LOG:  totp: (event=(?!floor).*)", cluster.log_text()[begin:])
-        return [line.replace(' db_user="postgres"', "", 1) for line in found]
+        return [line for line in _lines(cluster.log_text()[begin:]) if not is_of_act(line)]
 
     return lines
+
+
+@pytest.fixture
+def acts(cluster):
+    """A function that returns the lines of acts since it was last called, in the same form."""
+    position = len(cluster.log_text())
+
+    def lines():
+        nonlocal position
+        text = cluster.log_text()[position:]
+        position += len(text)
+        return [line for line in _lines(text) if is_of_act(line)]
+
+    return lines
+
+
+def _lines(text: str) -> list[str]:
+    found = re.findall(r"LOG:  totp: (event=(?!floor).*)", text)
+    return [line.replace(' db_user="postgres"', "", 1) for line in found]
 
 
 @pytest.fixture

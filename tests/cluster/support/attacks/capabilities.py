@@ -31,7 +31,7 @@ FUNCTIONS = {
     "totp_rename_user": ("SELECT totp_rename_user('nobody', 'noone')", "admin"),
     "totp_rotate_key": ("SELECT * FROM totp_rotate_key()", "admin"),
     "totp_rotate_key_online": ("CALL totp_rotate_key_online()", "admin"),
-    "totp_keys": ("SELECT * FROM totp_keys()", "admin"),
+    "totp_keys": ("SELECT * FROM totp_keys()", "audit"),
     "totp_health": ("SELECT * FROM totp_health()", "admin"),
     "totp_list": ("SELECT * FROM totp_list()", "admin"),
     "totp_code_at": ("SELECT totp_code_at('GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ', '2030-01-01')", "admin"),
@@ -43,12 +43,13 @@ FUNCTIONS = {
     "totp_prune_audit": ("SELECT totp_prune_audit('1 year')", "owner"),
     "totp_acknowledge_restore": ("SELECT totp_acknowledge_restore()", "owner"),
     "totp_grant": ("SELECT totp_grant('postgres', 'verify')", "owner"),
+    "totp_revoke": ("SELECT totp_revoke('pg_monitor', 'verify')", "owner"),
     "totp_export": ("SELECT * FROM totp_export()", "owner"),
 }
 # Helpers of other functions: who may call those may call these, and they do nothing else.
 HELPERS = {
     "rotation_begin": "admin", "rotation_step": "admin", "rotation_end": "admin",
-    "reseal": "owner", "reseal_recovery_codes": "owner", "seal_step": "owner", "seal_line": "owner",
+    "reseal": "owner", "reseal_recovery_codes": "owner", "seal_step": "owner", "seal_line": "owner", "routines_of": "owner", "record_right": "owner",
 }
 
 # The functions that the extension made in a database.

@@ -27,6 +27,7 @@ READS = {
     "totp_keys": "public.totp_keys()",
     "totp_health": "public.totp_health()",
     "totp_list": "public.totp_list()",
+    "routines_of": "totp.routines_of('admin')",
     "totp_qr_svg": f"public.totp_qr_svg('{URI}')",
     "totp_qr_png": f"public.totp_qr_png('{URI}')",
     "totp_qr_text": f"public.totp_qr_text('{URI}')",
@@ -42,9 +43,11 @@ OWNERS = {
     "totp_grant": "public.totp_grant('{app}', 'admin')",
     "seal_step": "totp.seal_step()",
     "seal_line": "totp.seal_line(1)",
+    "totp_revoke": "public.totp_revoke('{app}', 'audit')",
 }
-# Only a rotation can use these. The sealed values are what a reader of the tables has.
+# Only a rotation can use these, and only the owner the first. The sealed values are what a reader of the tables has.
 INTERNAL = {
+    "record_right": "totp.record_right(true, '{app}', 'admin')",
     "reseal": "app.secrets AS s, totp.reseal(s.user_id, s.device, s.secret_id, s.algorithm, s.digits, s.period, s.sealed, s.key_id)",
     "reseal_recovery_codes": "app.recovery_codes AS r, totp.reseal_recovery_codes(r.user_id, r.set_id, r.count, r.sealed, r.key_id)",
 }

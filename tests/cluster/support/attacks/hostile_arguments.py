@@ -37,7 +37,7 @@ GOOD = {
     "account_name": "alice@example.com", "issuer": "Example", "algorithm": "SHA1", "digits": 6, "period": 30, "keep_current": True,
     "secret": OWN_SECRET, "confirmed": True, "allow_weak": True, "encoding": None, "at": "2030-01-01 12:00:00+00", "uri": f"otpauth://totp/a?secret={OWN_SECRET}",
     "code1": "918274", "code2": "918275", "drift": 0,
-    "scale": 2, "count": 3, "recovery_codes": 2, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify",
+    "scale": 2, "count": 3, "recovery_codes": 2, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify", "granted": True,
     "full": True, "after": None, "max": 3, "prefix": "a",
     "master_key": "0123456789abcdef", "after_user": "", "secret_id": 1, "set_id": 1, "key_id": 1, "sealed": b"\x01\0\0\0\x01" + bytes(56),
     "document": DOCUMENT, "format": "pskc", "key": bytes.fromhex("12345678901234567890123456789012"), "password": "PASSWORD918273",
