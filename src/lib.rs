@@ -23,7 +23,8 @@
 //!    so no other writer is there. `totp_rename_user` and `totp_move_device` take the old id, then the new one: of two in
 //!    opposite directions PostgreSQL ends one with 40P01.
 //! 4. Other rows of that user.
-//! 5. Pages of rows that change in place: `attempts` before `used_codes`, or `floor` alone. They are released within the
+//! 5. Pages of rows that change in place: `attempts` before `used_codes`, or `floor` alone, or `counters` alone if nobody else
+//!    has it. They are released within the
 //!    change. All other locks last until the end of the transaction.
 //!
 //! Locks of tables are not in the list. All are weak ones that do not conflict with each other (ACCESS SHARE, ROW EXCLUSIVE);

@@ -95,6 +95,14 @@ def test_a_proof_counts_as_the_code_that_it_is(db, watch):
     assert sums(watch) == {"accepted": 4, "recovery_codes_used": 1, "wrong": 2, "replayed": 1}
 
 
+def test_a_first_code_that_the_floor_refuses_counts_as_replayed(db, watch):
+    phone = enroll(watch, "alice", device="phone")
+    watch.execute("UPDATE totp.floor SET timeline = 0")  # as after a promotion
+    with judging(db, LATER) as conn:
+        assert confirm(conn, code_at(phone, LATER), "phone", code_at(SECRET, LATER)) is False
+    assert sums(watch) == {"replayed": 1}
+
+
 def test_the_sums_are_those_of_the_log_and_of_the_committed_rows(db, watch, cluster):
     begin = len(cluster.log_text())
     codes = recovery_codes(watch, "alice", 5)

@@ -11,7 +11,7 @@ from hostile_arguments import functions
 from server import wait_until
 from totp import NOON, NO_CODE, OTHER_SECRET, SECRET, check, enabled, enroll, fix_clock, good, import_secret, recovery_codes, verify, wrong
 
-TABLES = ["attempts", "used_codes", "secrets", "recovery_codes", "data_keys", "floor", "audit_log", "audit_seals", "audit_keys"]
+TABLES = ["attempts", "used_codes", "secrets", "recovery_codes", "data_keys", "floor", "counters", "audit_log", "audit_seals", "audit_keys"]
 
 TYPES = {  # and what becomes of a value
     "integer": "length({}::text)", "bigint": "length({}::text)", "smallint": "length({}::text)", "text": "{}::text", "varchar": "{}::text",
