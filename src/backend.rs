@@ -211,9 +211,9 @@ pub fn in_last_transaction(work: impl FnOnce()) {
     unsafe {
         pg_sys::AbortOutOfAnyTransaction();
         pg_sys::StartTransactionCommand();
-        if !is_read_only() {
-            work();
-        }
+        // What was counted was counted in a transaction that could write, whatever the default of the session is.
+        pg_sys::XactReadOnly = false;
+        work();
         pg_sys::CommitTransactionCommand();
     }
 }

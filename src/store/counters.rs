@@ -43,10 +43,13 @@ impl InPlace for Counts {
 }
 
 statement!(reads SUMS(), c"
-SELECT pg_catalog.sum(accepted)::bigint, pg_catalog.sum(wrong)::bigint, pg_catalog.sum(replayed)::bigint,
-       pg_catalog.sum(locked)::bigint, pg_catalog.sum(recovery_codes_used)::bigint
-  FROM totp.counters
-HAVING pg_catalog.count(*) > 0");
+SELECT GREATEST(LEAST(accepted, 9223372036854775807), 0)::bigint, GREATEST(LEAST(wrong, 9223372036854775807), 0)::bigint,
+       GREATEST(LEAST(replayed, 9223372036854775807), 0)::bigint, GREATEST(LEAST(locked, 9223372036854775807), 0)::bigint,
+       GREATEST(LEAST(recovery_codes_used, 9223372036854775807), 0)::bigint
+  FROM (SELECT pg_catalog.sum(accepted) AS accepted, pg_catalog.sum(wrong) AS wrong, pg_catalog.sum(replayed) AS replayed,
+               pg_catalog.sum(locked) AS locked, pg_catalog.sum(recovery_codes_used) AS recovery_codes_used
+          FROM totp.counters
+        HAVING pg_catalog.count(*) > 0) AS sums");
 
 /// Adds to a row. False if it would have to wait, or if there is no such table, or no row: then nothing is changed. It takes
 /// a lock on the table, which the caller releases, and may raise.

@@ -39,10 +39,15 @@ fn without_data_key(number: i64) -> Check {
 /// What to do about a time in the future.
 const CORRECT: &str = "the clock was ahead, or is behind now: correct it";
 
-/// Compares the clock with the floor, and reports a restore or failover. No row if the floor has none.
+/// Compares the clock with the floor, and reports a restore or failover.
 pub fn floor(now: Timestamp) -> Result<Vec<Check>, Error> {
-    let found = health::floor(now)?;
-    Ok(found.iter().flat_map(|floor| [clock(floor), recovery_after_restore(floor)]).collect())
+    Ok(match health::floor(now)? {
+        Some(floor) => vec![clock(&floor), recovery_after_restore(&floor)],
+        None => vec![Check::fail(
+            "clock",
+            "table totp.floor has no row, so no code is judged: INSERT INTO totp.floor VALUES ('-infinity', 0, 0, 0, 0, true)",
+        )],
+    })
 }
 
 fn clock(floor: &FloorSeen) -> Check {
