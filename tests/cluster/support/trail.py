@@ -96,9 +96,11 @@ def mac_of_seal(key: bytes, sealed: bytes) -> bytes:
 # --- The tables --------------------------------------------------------------------
 
 COLUMNS = "id, at, event, user_id, device, actor, db_user::text, client_addr, application_name, detail::text"
-COVERED = f"""SELECT {COLUMNS} FROM totp.audit_log a
-               WHERE a.id BETWEEN %(first)s AND %(last)s AND NOT a.id <@ %(holes)s::int8multirange OR a.id <@ %(late)s::int8multirange
-               ORDER BY a.id"""
+COVERED = f"""SELECT {COLUMNS} FROM totp.audit_log a WHERE a.id BETWEEN %(first)s AND %(last)s AND NOT a.id <@ %(holes)s::int8multirange
+              UNION ALL
+              SELECT {COLUMNS} FROM totp.audit_log a
+               WHERE a.id BETWEEN lower(%(late)s::int8multirange) AND upper(%(late)s::int8multirange) AND a.id <@ %(late)s::int8multirange
+               ORDER BY id"""
 
 
 def check_all(conn: psycopg.Connection, master_key: str) -> int:
