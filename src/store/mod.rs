@@ -1,6 +1,6 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else uses SPI.
 //!
-//! One file per table, and besides `sign_in`, the look-up of the hot path; `rotation`; `audit_rows`; `owner`; and `health` with
+//! One file per table, and besides `sign_in`, the look-up of the hot path; `list`; `rotation`; `audit_rows`; `owner`; and `health` with
 //! `health_rights` and `health_settings`. They use `spi`, or `scan` if a plan costs too much; both return a `row`. `shape`
 //! knows the columns of the tables.
 //!
