@@ -16,9 +16,10 @@ use crate::audit::{self, Event};
 use crate::clock;
 use crate::error::Error;
 use crate::inplace::{self, Lsn, Outcome, RowAddress, Target};
-use crate::store::attempts::Attempts;
-use crate::store::secrets::{SealedSecret, Slot};
-use crate::store::sign_in::{Candidate, LookUp};
+use crate::store::attempts::{Attempts, Seen};
+use crate::store::secrets::{self, SealedSecret, Slot};
+use crate::store::sign_in::{Candidate, FirstLook, LookUp};
+use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
 use crate::timestamp::Timestamp;
 use crate::user::UserId;
@@ -134,9 +135,8 @@ pub fn compare<'a>(
     let mut keys_were_read = false;
     loop {
         // Look up, and refuse what needs no comparison.
-        let look_up = LookUp::begin()?;
-        let mut attempt = match prepare(&look_up, user, code, scope, policy)? {
-            ControlFlow::Continue(attempt) => attempt,
+        let (look_up, mut attempt) = match prepare(user, code, scope, policy)? {
+            ControlFlow::Continue(prepared) => prepared,
             ControlFlow::Break(answer) => return Ok(Compared::Answered(answer)),
         };
 
@@ -171,23 +171,29 @@ pub fn compare<'a>(
 /// Looks up the user, and answers if no code can be compared: the user is locked or has no secret that the call covers, or
 /// the code cannot be a code of one.
 fn prepare<'a>(
-    look_up: &LookUp,
     user: UserId<'a>,
     code: Option<&'a Code>,
     scope: Scope,
     policy: Policy,
-) -> Result<ControlFlow<Answer, Attempt<'a>>, Error> {
+) -> Result<ControlFlow<Answer, (LookUp, Attempt<'a>)>, Error> {
     let now = clock::now()?;
-    let attempts = look_up.attempts(user)?;
-    let counter = attempts.as_ref().map(|seen| seen.attempts.codes.believed(&policy, now.0));
-    if let Some(counter) = counter.filter(|counter| counter.is_locked(now.0)) {
-        return Ok(ControlFlow::Break(Answer::new(Reason::Locked, counter, &policy, now)));
+    let counted = |seen: &Seen| seen.attempts.codes.believed(&policy, now.0);
+    let locked = |seen: &Option<Seen>| seen.as_ref().map(counted).filter(|counter| counter.is_locked(now.0));
+    let refused = |counter| Ok(ControlFlow::Break(Answer::new(Reason::Locked, counter, &policy, now)));
+    let first = FirstLook::at(user)?;
+    if let Some(counter) = locked(&first.attempts) {
+        return refused(counter);
+    }
+    let look_up = first.go_on(user)?;
+    if let Some(counter) = locked(&look_up.attempts) {
+        return refused(counter);
     }
     let mut candidates = look_up.secrets(user)?;
     if candidates.is_empty() {
         return Ok(ControlFlow::Break(Answer::not_enrolled()));
     }
-    let (seen, counter) = attempts.zip(counter).ok_or(Error::RowsAltered)?;
+    let seen = look_up.attempts.as_ref().ok_or(Error::RowsAltered)?;
+    let counter = counted(seen);
     let is_known_user = candidates.iter().any(|s| !s.is_own);
     let has_mfa = candidates.iter().any(|s| s.is_enforced);
     let has_staged = candidates.iter().any(|s| s.secret.slot == Slot::Pending);
@@ -202,18 +208,9 @@ fn prepare<'a>(
         return Ok(ControlFlow::Break(Answer::new(Reason::Malformed, counter, &odds, now)));
     };
     let (attempts, policy) = (seen.address, odds);
-    Ok(ControlFlow::Continue(Attempt {
-        user,
-        code,
-        now,
-        policy,
-        attempts,
-        counter,
-        candidates,
-        is_known_user,
-        has_mfa,
-        has_staged,
-    }))
+    let attempt =
+        Attempt { user, code, now, policy, attempts, counter, candidates, is_known_user, has_mfa, has_staged };
+    Ok(ControlFlow::Continue((look_up, attempt)))
 }
 
 /// Returns the policy for guesses that are compared with every code in the windows of all secrets that can sign in.
@@ -329,7 +326,8 @@ impl<'a> Matched<'a> {
     /// A secret that waits for its first code becomes active. For that the user is locked.
     pub fn judge(self) -> Result<Option<Answer>, Error> {
         if self.secret().slot != Slot::Active {
-            binding::make_room(self.user(), self.secret().device(), self.now())?;
+            let existing = secrets::of_user(&Snapshot::latest(), self.user())?;
+            binding::make_room(self.user(), self.secret().device(), &existing, self.now())?;
         }
         let used = self.open_used()?;
         let floor = self.floor();

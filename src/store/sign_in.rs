@@ -14,13 +14,21 @@ use crate::inplace::RowAddress;
 use crate::timestamp::Timestamp;
 use crate::user::UserId;
 
+/// The first part of a look-up, which is enough to refuse a user who is locked.
+pub struct FirstLook {
+    table: OpenTable,
+    snapshot: Snapshot,
+    /// Where the user's attempts are counted, and their values.
+    pub attempts: Option<Seen>,
+}
+
 /// The tables of a sign-in, locked, and one snapshot of them.
 pub struct LookUp {
-    attempts: OpenTable,
     used_codes: OpenTable,
     secrets: OpenTable,
     /// Keeps the rows where they are found, and the data keys that open them.
     pub snapshot: Snapshot,
+    pub attempts: Option<Seen>,
 }
 
 /// A secret that a code may belong to.
@@ -61,22 +69,33 @@ impl Candidate {
     }
 }
 
-impl LookUp {
-    /// Opens and locks the tables. Every wait for a lock ends before the snapshot is taken.
+impl FirstLook {
+    /// Opens and locks the table of the attempts, and reads those of the user.
+    ///
+    /// Errors: XX001 if the table is altered, or if there are two rows.
+    pub fn at(user: UserId) -> Result<Self, Error> {
+        let table = attempts::open()?;
+        let snapshot = Snapshot::latest();
+        let attempts = attempts::read(&table, user, &snapshot)?;
+        Ok(Self { table, snapshot, attempts })
+    }
+
+    /// Opens and locks the other tables. Every wait for a lock ends before the snapshot is taken. If a transaction has ended
+    /// since the first look, the attempts are read again, so that everything is seen by one snapshot.
     ///
     /// Errors: XX001 if a table is altered.
-    pub fn begin() -> Result<Self, Error> {
-        let (attempts, used_codes, secrets) = (attempts::open()?, used_codes::open()?, secrets::open()?);
-        Ok(Self { attempts, used_codes, secrets, snapshot: Snapshot::latest() })
+    pub fn go_on(self, user: UserId) -> Result<LookUp, Error> {
+        let (used_codes, secrets) = (used_codes::open()?, secrets::open()?);
+        let snapshot = Snapshot::latest();
+        let attempts = match snapshot.sees_the_same_as(&self.snapshot) {
+            true => self.attempts,
+            false => attempts::read(&self.table, user, &snapshot)?,
+        };
+        Ok(LookUp { used_codes, secrets, snapshot, attempts })
     }
+}
 
-    /// Returns where the user's attempts are counted, and their current values.
-    ///
-    /// Errors: XX001 if there are two rows.
-    pub fn attempts(&self, user: UserId) -> Result<Option<Seen>, Error> {
-        attempts::read(&self.attempts, user, &self.snapshot)
-    }
-
+impl LookUp {
     /// Returns the user's secrets, active ones first.
     pub fn secrets(&self, user: UserId) -> Result<Vec<Candidate>, Error> {
         let used = self.used_codes.rows_of(user, &self.snapshot, used_codes::read)?;

@@ -31,6 +31,24 @@ impl Snapshot {
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
     }
 
+    /// Returns whether no transaction has ended between two snapshots, so that they see the same rows.
+    pub fn sees_the_same_as(&self, other: &Self) -> bool {
+        // SAFETY: both are registered, so they and the arrays that they point at are there. Without running transactions a
+        // pointer may be NULL.
+        unsafe {
+            let (a, b) = (&*self.0, &*other.0);
+            let ids = |array: *mut pg_sys::TransactionId, count: usize| match count {
+                0 => &[][..],
+                _ => std::slice::from_raw_parts(array, count),
+            };
+            let running = |s: &pg_sys::SnapshotData| ids(s.xip, s.xcnt as usize);
+            let below = |s: &pg_sys::SnapshotData| ids(s.subxip, usize::try_from(s.subxcnt).unwrap_or(0));
+            (a.xmin, a.xmax, a.curcid, a.suboverflowed) == (b.xmin, b.xmax, b.curcid, b.suboverflowed)
+                && running(a) == running(b)
+                && below(a) == below(b)
+        }
+    }
+
     /// Sees the same, or in parallel mode, where there is no newer snapshot, what the running statement sees.
     pub fn to_read() -> Self {
         if !backend::is_parallel() {
@@ -118,6 +136,23 @@ pub fn text(value: &str) -> Arg {
     value.into_datum()
 }
 
+/// Makes a `name` argument.
+pub fn name(value: &str) -> Arg {
+    let value = std::ffi::CString::new(value).ok()?;
+    // SAFETY: namein takes a C string, and copies at most 63 bytes of it.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::namein, &[Some(pg_sys::Datum::from(value.as_ptr()))]) }
+}
+
+/// Makes a `jsonb` argument: an object of these texts, or NULL if there are none.
+pub fn json(members: &[(&str, String)]) -> Arg {
+    let flat: Vec<&str> = members.iter().flat_map(|(key, value)| [*key, value]).collect();
+    if flat.is_empty() {
+        return None;
+    }
+    // SAFETY: jsonb_object takes an array of text: name, value, name, value.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_object, &[flat.into_datum()]) }
+}
+
 /// Makes a `bytea` argument.
 pub fn bytes(value: &[u8]) -> Arg {
     value.into_datum()
@@ -151,6 +186,11 @@ pub fn key_id(id: KeyId) -> Arg {
 /// Makes an argument with the numbers of data keys.
 pub fn key_ids(ids: &[KeyId]) -> Arg {
     ids.iter().map(|id| id.get()).collect::<Vec<_>>().into_datum()
+}
+
+/// Makes a `smallint` argument. One that does not fit is NULL.
+pub fn int2(value: u16) -> Arg {
+    i16::try_from(value).ok().and_then(IntoDatum::into_datum)
 }
 
 /// Makes an `integer` argument.
