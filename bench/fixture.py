@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import pyotp
@@ -166,18 +167,28 @@ def seconds(conn, statement: str) -> float:
     return (after - before).total_seconds()
 
 
+def cpu_seconds(conn, statement: str) -> float:
+    """Returns how long a statement runs on a processor: what else the machine does then does not count, nor does a wait."""
+    schedstat = Path(f"/proc/{conn.info.backend_pid}/schedstat")  # nanoseconds on a processor, waiting for one, …
+    if not schedstat.exists():
+        return seconds(conn, statement)
+    before = int(schedstat.read_text().split()[0])
+    conn.execute(statement)
+    return (int(schedstat.read_text().split()[0]) - before) / 1e9
+
+
 def loop_microseconds(conn, call: str, first: int, last: int) -> float:
-    """Returns the microseconds per call in the server, one transaction each, for `n` from first to last.
+    """Returns the CPU time of a call in the server, in microseconds, one transaction each, for `n` from first to last.
 
     An assignment evaluates only the call, while PERFORM would run a query around it.
     """
     return statements_microseconds(conn, f"r := {call};", first, last)
 
 
-def statements_microseconds(conn, statements: str, first: int, last: int, declare: str = "r boolean;") -> float:
-    """Returns the same for statements of PL/pgSQL."""
-    statement = f"DO $do$ DECLARE {declare} BEGIN FOR n IN {first} .. {last} LOOP {statements} COMMIT; END LOOP; END $do$"
-    return seconds(conn, statement) * 1e6 / (last - first + 1)
+def statements_microseconds(conn, statements: str, first: int, last: int, declare: str = "r boolean;", by: int = 1) -> float:
+    """Returns the same for statements of PL/pgSQL, for each `by`th number."""
+    statement = f"DO $do$ DECLARE {declare} BEGIN FOR n IN {first} .. {last} BY {by} LOOP {statements} COMMIT; END LOOP; END $do$"
+    return cpu_seconds(conn, statement) * 1e6 / len(range(first, last + 1, by))
 
 
 def uses(database: Database) -> int:
