@@ -185,10 +185,11 @@ def loop_microseconds(conn, call: str, first: int, last: int) -> float:
     return statements_microseconds(conn, f"r := {call};", first, last)
 
 
-def statements_microseconds(conn, statements: str, first: int, last: int, declare: str = "r boolean;", by: int = 1) -> float:
+def statements_microseconds(conn, statements: str, first: int, last: int, declare: str = "r boolean;", by: int = 1,
+                            timer=cpu_seconds) -> float:
     """Returns the same for statements of PL/pgSQL, for each `by`th number."""
     statement = f"DO $do$ DECLARE {declare} BEGIN FOR n IN {first} .. {last} BY {by} LOOP {statements} COMMIT; END LOOP; END $do$"
-    return cpu_seconds(conn, statement) * 1e6 / len(range(first, last + 1, by))
+    return timer(conn, statement) * 1e6 / len(range(first, last + 1, by))
 
 
 def uses(database: Database) -> int:
