@@ -176,24 +176,27 @@ fn prepare<'a>(
     scope: Scope,
     policy: Policy,
 ) -> Result<ControlFlow<Answer, (LookUp, Attempt<'a>)>, Error> {
-    let now = clock::now()?;
-    let counted = |seen: &Seen| seen.attempts.codes.believed(&policy, now.0);
-    let locked = |seen: &Option<Seen>| seen.as_ref().map(counted).filter(|counter| counter.is_locked(now.0));
-    let refused = |counter| Ok(ControlFlow::Break(Answer::new(Reason::Locked, counter, &policy, now)));
+    let locked = |seen: &Option<Seen>, now: Timestamp| {
+        let counter = seen.as_ref().map(|seen| seen.attempts.codes.believed(&policy, now.0));
+        counter
+            .filter(|counter| counter.is_locked(now.0))
+            .map(|counter| Answer::new(Reason::Locked, counter, &policy, now))
+    };
     let first = FirstLook::at(user)?;
-    if let Some(counter) = locked(&first.attempts) {
-        return refused(counter);
+    if let Some(answer) = locked(&first.attempts, clock::now()?) {
+        return Ok(ControlFlow::Break(answer));
     }
     let look_up = first.go_on(user)?;
-    if let Some(counter) = locked(&look_up.attempts) {
-        return refused(counter);
+    let now = clock::now()?; // what comes before may wait
+    if let Some(answer) = locked(&look_up.attempts, now) {
+        return Ok(ControlFlow::Break(answer));
     }
     let mut candidates = look_up.secrets(user)?;
     if candidates.is_empty() {
         return Ok(ControlFlow::Break(Answer::not_enrolled()));
     }
     let seen = look_up.attempts.as_ref().ok_or(Error::RowsAltered)?;
-    let counter = counted(seen);
+    let counter = seen.attempts.codes.believed(&policy, now.0);
     let is_known_user = candidates.iter().any(|s| !s.is_own);
     let has_mfa = candidates.iter().any(|s| s.is_enforced);
     let has_staged = candidates.iter().any(|s| s.secret.slot == Slot::Pending);

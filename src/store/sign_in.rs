@@ -3,12 +3,14 @@
 //! Owns which tables a sign-in reads, and in which order they are locked. Must never wait after the snapshot is taken.
 
 use otp::TimeStep;
+use pgrx::pg_sys;
 
 use super::attempts::{self, Seen};
 use super::scan::OpenTable;
 use super::secrets::{self, SealedSecret};
 use super::spi::Snapshot;
 use super::used_codes;
+use crate::backend;
 use crate::error::Error;
 use crate::inplace::RowAddress;
 use crate::timestamp::Timestamp;
@@ -18,9 +20,13 @@ use crate::user::UserId;
 pub struct FirstLook {
     table: OpenTable,
     snapshot: Snapshot,
+    began: pg_sys::TimestampTz,
     /// Where the user's attempts are counted, and their values.
     pub attempts: Option<Seen>,
 }
+
+/// Microseconds that no lock takes if nobody else holds it.
+const NO_WAIT: i64 = 1_000;
 
 /// The tables of a sign-in, locked, and one snapshot of them.
 pub struct LookUp {
@@ -75,21 +81,24 @@ impl FirstLook {
     /// Errors: XX001 if the table is altered, or if there are two rows.
     pub fn at(user: UserId) -> Result<Self, Error> {
         let table = attempts::open()?;
-        let snapshot = Snapshot::latest();
+        let (began, snapshot) = (backend::clock_time(), Snapshot::latest());
         let attempts = attempts::read(&table, user, &snapshot)?;
-        Ok(Self { table, snapshot, attempts })
+        Ok(Self { table, snapshot, began, attempts })
     }
 
-    /// Opens and locks the other tables. Every wait for a lock ends before the snapshot is taken. If a transaction has ended
-    /// since the first look, the attempts are read again, so that everything is seen by one snapshot.
+    /// Opens and locks the other tables. Every wait for a lock ends before the snapshot is taken. If it waited, or if a
+    /// transaction has ended since the first look, the attempts are read again: all rows are of one snapshot, and of the time
+    /// after the wait.
     ///
     /// Errors: XX001 if a table is altered.
     pub fn go_on(self, user: UserId) -> Result<LookUp, Error> {
         let (used_codes, secrets) = (used_codes::open()?, secrets::open()?);
         let snapshot = Snapshot::latest();
-        let attempts = match snapshot.sees_the_same_as(&self.snapshot) {
-            true => self.attempts,
-            false => attempts::read(&self.table, user, &snapshot)?,
+        let has_waited = backend::clock_time().saturating_sub(self.began) > NO_WAIT;
+        let attempts = if has_waited || !snapshot.sees_the_same_as(&self.snapshot) {
+            attempts::read(&self.table, user, &snapshot)?
+        } else {
+            self.attempts
         };
         Ok(LookUp { used_codes, secrets, snapshot, attempts })
     }
