@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import pyotp
@@ -102,49 +103,60 @@ def in_parallel(work, arguments: list[tuple]) -> list:
         return list(pool.map(lambda each: work(*each), arguments))
 
 
-def make_bare(database: Database) -> None:
-    """Creates the bare side: tables of the same shape with the same rows, and the bare statements as PL/pgSQL functions.
+# The bare statements that do the same work, with a variable `s` for the row of the secret.
+_BARE_SELECT = "SELECT * INTO s FROM bare_secrets WHERE user_id = {who} AND device = 'default' AND slot = 'active';"
+BARE = {
+    "sign_in": _BARE_SELECT + """
+        INSERT INTO bare_used AS u (time_step, used_at, uses, recovery_mask, secret_id, user_id)
+        VALUES ({step}, clock_timestamp(), 1, 0, s.secret_id, {who})
+        ON CONFLICT (user_id, secret_id) DO UPDATE SET time_step = EXCLUDED.time_step, used_at = EXCLUDED.used_at,
+                                                       uses = u.uses + 1;""",
+    "failure": _BARE_SELECT + """
+        INSERT INTO bare_attempts AS a (locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures, user_id)
+        VALUES ('-infinity', '-infinity', clock_timestamp(), 1, 0, {who})
+        ON CONFLICT (user_id) DO UPDATE SET failures = a.failures + 1, last_failed_at = EXCLUDED.last_failed_at;
+        INSERT INTO bare_audit (at, event, user_id, actor, db_user, client_addr, application_name)
+        VALUES (clock_timestamp(), 'failed', {who}, session_user, session_user, inet_client_addr(), current_setting('application_name'));""",
+    "select": _BARE_SELECT,
+}
 
-    In functions they cost one call and one round trip, as ours do: the kindest way to run them.
+
+def make_bare(database: Database) -> None:
+    """Creates the bare side: tables and indexes of the same shape with the same rows, and the bare statements as PL/pgSQL
+    functions.
+
+    In functions they cost one call and one round trip, as ours do. `bare_statements` has them written out.
     """
-    database.psql("""
+    functions = "\n".join(
+        f"""CREATE FUNCTION bare_{name}(who text{', step bigint' if 'step' in body else ''}) RETURNS boolean LANGUAGE plpgsql AS $$
+        DECLARE s bare_secrets;
+        BEGIN
+          {body.format(who='who', step='step')}
+          RETURN FOUND;
+        END $$;""" for name, body in BARE.items())
+    database.psql(f"""
         CREATE TABLE bare_secrets AS SELECT * FROM totp.secrets;
         ALTER TABLE bare_secrets ADD PRIMARY KEY (user_id, device, slot);
         CREATE TABLE bare_used AS SELECT * FROM totp.used_codes;
         ALTER TABLE bare_used ADD PRIMARY KEY (user_id, secret_id);
         CREATE TABLE bare_attempts AS SELECT * FROM totp.attempts;
         ALTER TABLE bare_attempts ADD PRIMARY KEY (user_id);
-        CREATE TABLE bare_audit (LIKE totp.audit_log INCLUDING ALL);
-        CREATE FUNCTION bare_sign_in(who text, step bigint) RETURNS boolean LANGUAGE plpgsql AS $$
-        DECLARE s bare_secrets;
-        BEGIN
-          SELECT * INTO s FROM bare_secrets WHERE user_id = who AND device = 'default' AND slot = 'active';
-          INSERT INTO bare_used AS u (time_step, used_at, uses, recovery_mask, secret_id, user_id)
-          VALUES (step, clock_timestamp(), 1, 0, s.secret_id, who)
-          ON CONFLICT (user_id, secret_id) DO UPDATE SET time_step = EXCLUDED.time_step, used_at = EXCLUDED.used_at,
-                                                         uses = u.uses + 1;
-          RETURN FOUND;
-        END $$;
-        CREATE FUNCTION bare_failure(who text) RETURNS boolean LANGUAGE plpgsql AS $$
-        DECLARE s bare_secrets;
-        BEGIN
-          SELECT * INTO s FROM bare_secrets WHERE user_id = who AND device = 'default' AND slot = 'active';
-          INSERT INTO bare_attempts AS a (locked_until, recovery_locked_until, last_failed_at, failures, recovery_failures, user_id)
-          VALUES ('-infinity', '-infinity', clock_timestamp(), 1, 0, who)
-          ON CONFLICT (user_id) DO UPDATE SET failures = a.failures + 1, last_failed_at = EXCLUDED.last_failed_at;
-          INSERT INTO bare_audit (at, event, user_id, actor, db_user, client_addr, application_name)
-          VALUES (clock_timestamp(), 'failed', who, session_user, session_user, inet_client_addr(), current_setting('application_name'));
-          RETURN false;
-        END $$;
-        CREATE FUNCTION bare_select(who text) RETURNS boolean LANGUAGE plpgsql AS $$
-        DECLARE s bare_secrets;
-        BEGIN
-          SELECT * INTO s FROM bare_secrets WHERE user_id = who AND device = 'default' AND slot = 'active';
-          RETURN false;
-        END $$;
+        CREATE TABLE bare_audit (LIKE totp.audit_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS);
+        INSERT INTO bare_audit SELECT * FROM totp.audit_log ORDER BY id;
+        ALTER TABLE bare_audit ADD PRIMARY KEY (id);
+        CREATE INDEX ON bare_audit (user_id, at);
+        CREATE INDEX ON bare_audit (event, at);
+        CREATE INDEX ON bare_audit (at);
+        REINDEX SCHEMA totp;
+        {functions}
         VACUUM (ANALYZE);
         CHECKPOINT;
     """)
+
+
+def bare_statements(name: str, step: int = 0) -> str:
+    """Returns the bare statements of a user `'u' || n`, for `loop_microseconds`."""
+    return BARE[name].format(who="'u' || n", step=step)
 
 
 def seconds(conn, statement: str) -> float:
@@ -155,13 +167,29 @@ def seconds(conn, statement: str) -> float:
     return (after - before).total_seconds()
 
 
+def cpu_seconds(conn, statement: str) -> float:
+    """Returns how long a statement runs on a processor: what else the machine does then does not count, nor does a wait."""
+    schedstat = Path(f"/proc/{conn.info.backend_pid}/schedstat")  # nanoseconds on a processor, waiting for one, …
+    if not schedstat.exists():
+        return seconds(conn, statement)
+    before = int(schedstat.read_text().split()[0])
+    conn.execute(statement)
+    return (int(schedstat.read_text().split()[0]) - before) / 1e9
+
+
 def loop_microseconds(conn, call: str, first: int, last: int) -> float:
-    """Returns the microseconds per call in the server, one transaction each, for `n` from first to last.
+    """Returns the CPU time of a call in the server, in microseconds, one transaction each, for `n` from first to last.
 
     An assignment evaluates only the call, while PERFORM would run a query around it.
     """
-    statement = f"DO $do$ DECLARE r boolean; BEGIN FOR n IN {first} .. {last} LOOP r := {call}; COMMIT; END LOOP; END $do$"
-    return seconds(conn, statement) * 1e6 / (last - first + 1)
+    return statements_microseconds(conn, f"r := {call};", first, last)
+
+
+def statements_microseconds(conn, statements: str, first: int, last: int, declare: str = "r boolean;", by: int = 1,
+                            timer=cpu_seconds) -> float:
+    """Returns the same for statements of PL/pgSQL, for each `by`th number."""
+    statement = f"DO $do$ DECLARE {declare} BEGIN FOR n IN {first} .. {last} BY {by} LOOP {statements} COMMIT; END LOOP; END $do$"
+    return timer(conn, statement) * 1e6 / len(range(first, last + 1, by))
 
 
 def uses(database: Database) -> int:

@@ -1,10 +1,12 @@
-"""Time of a sign-in with 10,000, 1,000,000 and 10,000,000 users; the disk space of a user; the memory of a backend."""
+"""Time of a sign-in with 10,000, 1,000,000 and 10,000,000 users; the disk space of a user; the memory of a backend; and the
+cost of every function."""
 
 import re
 import statistics
 from contextlib import closing
 from pathlib import Path
 
+import costs
 import fixture
 
 SIZES = tuple(fixture.scaled(size, 1_000) for size in (10_000, 1_000_000, 10_000_000))
@@ -35,6 +37,7 @@ def measure(compare, figure):
         lines = list(_times(databases, compare))
         lines += _sizes(databases, figure)
         lines += _memory(databases[0], figure)
+        lines += costs.measure(databases, SIZES, [size // REAL for size in SIZES], figure)
         return fixture.version(cluster), lines
 
 

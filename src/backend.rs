@@ -53,6 +53,12 @@ unsafe extern "C-unwind" fn transaction_ends(event: pg_sys::XactEvent::Type, f: 
     }
 }
 
+/// Returns the id of this transaction, with its epoch, so that no other one has ever had it. Assigns one if it has none.
+pub fn assigned_transaction_id() -> u64 {
+    // SAFETY: what the first change of any row does.
+    unsafe { pg_sys::GetTopFullTransactionId().value }
+}
+
 /// Returns whether a transaction id is that of this transaction, or of a subtransaction of it that was not rolled back.
 pub fn is_own_transaction(id: pg_sys::TransactionId) -> bool {
     // SAFETY: a read of backend state.
@@ -153,6 +159,19 @@ pub fn table_oid(schema: &CStr, table: &CStr) -> pg_sys::Oid {
     unsafe { pg_sys::get_relname_relid(table.as_ptr(), pg_sys::get_namespace_oid(schema.as_ptr(), true)) }
 }
 
+/// Returns whether the current user may insert into a table.
+pub fn may_insert(table: pg_sys::Oid) -> bool {
+    // SAFETY: a look-up in the system caches.
+    let answer = unsafe { pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_INSERT as _) };
+    answer == pg_sys::AclResult::ACLCHECK_OK
+}
+
+/// Returns the next number of a sequence.
+pub fn next_number(sequence: pg_sys::Oid) -> Option<i64> {
+    // SAFETY: nextval_oid takes the OID of a sequence, and raises for anything else.
+    unsafe { pgrx::direct_function_call(pg_sys::nextval_oid, &[Some(sequence.into())]) }
+}
+
 /// Locks a table until the end of the transaction. If it does not exist, this locks nothing.
 pub fn lock_table(table: pg_sys::Oid, mode: u32) {
     // SAFETY: takes an ordinary lock.
@@ -224,17 +243,21 @@ pub fn lock_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) {
     unsafe { pg_sys::LockDatabaseObject(class, object, 0, mode as i32) }
 }
 
-/// Takes a heavyweight lock on an object until the end of the transaction, if no other session has it.
-pub fn try_lock_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) -> bool {
-    // What PostgreSQL's SET_LOCKTAG_OBJECT does.
-    let tag = pg_sys::LOCKTAG {
+/// Names an object of this database for the lock manager, as PostgreSQL's SET_LOCKTAG_OBJECT does.
+fn object_tag(class: pg_sys::Oid, object: pg_sys::Oid) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
         locktag_field1: database().to_u32(),
         locktag_field2: class.to_u32(),
         locktag_field3: object.to_u32(),
         locktag_field4: 0,
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
         locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-    };
+    }
+}
+
+/// Takes a heavyweight lock on an object until the end of the transaction, if no other session has it.
+pub fn try_lock_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) -> bool {
+    let tag = object_tag(class, object);
     // SAFETY: takes an ordinary lock, without waiting.
     let result = unsafe { pg_sys::LockAcquire(&tag, mode as i32, false, true) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
@@ -257,6 +280,18 @@ pub fn replayed_timeline() -> u32 {
     // SAFETY: a read of shared memory.
     unsafe { pg_sys::GetXLogReplayRecPtr(&mut timeline) };
     timeline
+}
+
+/// Returns whether this transaction has such a lock.
+pub fn holds_object(class: pg_sys::Oid, object: pg_sys::Oid, mode: u32) -> bool {
+    let tag = object_tag(class, object);
+    // SAFETY: a look into the table of the locks of this backend.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return pg_sys::LockHeldByMe(&tag, mode as i32);
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        return pg_sys::LockHeldByMe(&tag, mode as i32, false);
+    }
 }
 
 /// Releases a lock on an object that this transaction has taken.
@@ -285,6 +320,18 @@ pub fn session_user() -> String {
         let name = pg_sys::GetUserNameFromId(role, true);
         if name.is_null() { role.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
     }
+}
+
+/// Returns the address of the client, an `inet`, or NULL if it came by a unix socket.
+pub fn client_address() -> Option<pg_sys::Datum> {
+    // SAFETY: inet_client_addr takes no argument.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::inet_client_addr, &[]) }
+}
+
+/// Returns the name that the client gave the session, a `text`.
+pub fn application_name() -> Option<pg_sys::Datum> {
+    // SAFETY: PostgreSQL keeps the setting as a NUL-terminated text, which is copied.
+    unsafe { Some(pg_sys::cstring_to_text(pg_sys::application_name).into()) }
 }
 
 /// Returns all settings of the server and of its extensions.

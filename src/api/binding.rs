@@ -57,8 +57,7 @@ pub fn needs_proof(slot: Slot, has_mfa: bool) -> bool {
 /// place is needed. Proposed secrets take no place.
 ///
 /// Errors: 54000 if the user has too many devices.
-pub fn make_room(user: UserId, device: DeviceName, now: Timestamp) -> Result<(), Error> {
-    let existing = secrets::of_user(&Snapshot::latest(), user)?;
+pub fn make_room(user: UserId, device: DeviceName, existing: &[Existing], now: Timestamp) -> Result<(), Error> {
     let mut others: Vec<_> = existing.iter().filter(|s| s.device() != device && s.slot != Slot::Proposed).collect();
     others.dedup_by(|a, b| a.device() == b.device());
     let mut count = others.len();
@@ -74,8 +73,12 @@ pub fn make_room(user: UserId, device: DeviceName, now: Timestamp) -> Result<(),
 
 /// Makes room for a proposed secret: a user has at most `totp.max_devices`, and the oldest one of another device goes. But if
 /// the active secrets are lost, those that were staged to replace them stay: they alone show that the user has MFA.
-pub fn make_room_for_proposed(user: UserId, device: DeviceName, now: Timestamp) -> Result<(), Error> {
-    let existing = secrets::of_user(&Snapshot::latest(), user)?;
+pub fn make_room_for_proposed(
+    user: UserId,
+    device: DeviceName,
+    existing: &[Existing],
+    now: Timestamp,
+) -> Result<(), Error> {
     let mut others: Vec<_> = existing.iter().filter(|s| s.device() != device && s.slot == Slot::Proposed).collect();
     others.sort_by_key(|s| (s.codes.created_at, s.secret_id));
     let too_many = (others.len() + 1).saturating_sub(settings::max_devices());

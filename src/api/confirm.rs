@@ -19,6 +19,8 @@ use super::recovery_codes::NewSet;
 use super::secret_text::SecretText;
 use crate::error::Error;
 use crate::store::attempts;
+use crate::store::secrets;
+use crate::store::spi::Snapshot;
 use crate::user::UserId;
 use crate::{keyring, settings};
 
@@ -128,7 +130,7 @@ fn bind(found: &Matched, proof: &str) -> Result<Answer, Error> {
         return Ok(answer);
     }
     let (user, device) = (found.user(), found.secret().device());
-    binding::make_room(user, device, found.now())?;
+    binding::make_room(user, device, &secrets::of_user(&Snapshot::latest(), user)?, found.now())?;
     let used = found.open_used()?;
     let (kind, answer) = match proof::judge(user, proof)? {
         Judged::Good(kind, answer) => (kind, answer),

@@ -148,10 +148,11 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     }
     let keep_current = plan.without_proof(&existing)?;
     match plan.slot {
-        Slot::Proposed => binding::make_room_for_proposed(user, device, now)?,
-        _ => binding::make_room(user, device, now)?,
+        Slot::Proposed => binding::make_room_for_proposed(user, device, &existing, now)?,
+        _ => binding::make_room(user, device, &existing, now)?,
     }
-    let known = if plan.event == Event::Imported { find_known(user, device, uri)? } else { None };
+    let may_be_known = plan.event == Event::Imported && !existing.is_empty();
+    let known = if may_be_known { find_known(user, device, uri)? } else { None };
     let was_active = known.as_ref().is_some_and(|k| k.slot == Slot::Active);
     let slot = if was_active { Slot::Active } else { plan.slot };
 
@@ -222,7 +223,7 @@ fn insert(
 ) -> Result<SecretId, Error> {
     let confirmed = slot == Slot::Active;
     let key = keyring::hold_current()?;
-    let secret_id = secrets::next_id(&Snapshot::latest())?;
+    let secret_id = secrets::next_id()?;
     let context = SecretContext { user, device, secret_id, parameters: uri.parameters };
     let enforced_since = of_device.iter().find_map(|s| s.enforced_since);
     secrets::insert(&NewSecret {
@@ -231,8 +232,8 @@ fn insert(
         slot,
         secret_id,
         version,
-        key_id: key,
-        sealed: &keyring::seal_secret(key, context, &uri.secret)?,
+        key_id: key.id(),
+        sealed: &keyring::seal_secret(&key, context, &uri.secret)?,
         parameters: uri.parameters,
         issuer: uri.issuer.as_deref(),
         account_name: &uri.account,

@@ -19,8 +19,9 @@ use crate::counters::{self, Counted};
 use crate::error::Error;
 use crate::inplace::{self, Lsn, Outcome, RowAddress, Target};
 use crate::store::attempts::Attempts;
-use crate::store::secrets::{SealedSecret, Slot};
+use crate::store::secrets::{self, SealedSecret, Slot};
 use crate::store::sign_in::{Candidate, LookUp};
+use crate::store::spi::Snapshot;
 use crate::store::used_codes::UsedCode;
 use crate::timestamp::Timestamp;
 use crate::user::{DeviceName, UserId};
@@ -362,7 +363,8 @@ impl<'a> Matched<'a> {
     /// A secret that waits for its first code becomes active. For that the user is locked.
     pub fn judge(self) -> Result<Option<Answer>, Error> {
         if self.secret().slot != Slot::Active {
-            binding::make_room(self.user(), self.secret().device(), self.now())?;
+            let existing = secrets::of_user(&Snapshot::latest(), self.user())?;
+            binding::make_room(self.user(), self.secret().device(), &existing, self.now())?;
         }
         let used = self.open_used()?;
         let (floor, use_of_code) = (self.floor(), self.use_of_code());

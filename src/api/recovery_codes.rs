@@ -98,9 +98,9 @@ impl NewSet {
         let codes =
             (0..count).map(|_| random::bytes().map(RecoveryCode::from_random)).collect::<Result<Vec<_>, Error>>()?;
         let hashes = RecoverySet::from_codes(&codes).map_err(|_| Error::RecoveryCount)?.to_bytes();
-        let set_id = secrets::next_id(&Snapshot::latest())?;
-        let sealed = keyring::seal_recovery_codes(key, user, set_id, count, &hashes)?;
-        Ok(Self { codes, set_id, key, sealed })
+        let set_id = secrets::next_id()?;
+        let sealed = keyring::seal_recovery_codes(&key, user, set_id, count, &hashes)?;
+        Ok(Self { codes, set_id, key: key.id(), sealed })
     }
 
     /// Creates a set, or none for 0 codes.

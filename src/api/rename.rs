@@ -52,21 +52,21 @@ fn totp_rename_user(user_id: Option<&str>, new_user_id: Option<&str>) -> Result<
     let mut devices = Vec::new();
     for stored in &found {
         let secret = keyring::open_secret(&snapshot, old, stored)?;
-        let sealed = keyring::seal_secret(key, SecretContext::of(new, stored), &secret)?;
+        let sealed = keyring::seal_secret(&key, SecretContext::of(new, stored), &secret)?;
         let used = used_codes::take(old, stored.secret_id)?;
         let of_stored = existing.iter().find(|e| e.secret_id == stored.secret_id).ok_or(Error::RowsAltered)?;
         lost.add(used, of_stored.codes, now)?;
         used_codes::insert(new, &before.raise(used, stored.parameters.period))?;
-        secrets::rename(old, stored.secret_id, new, stored.device(), key, &sealed)?;
+        secrets::rename(old, stored.secret_id, new, stored.device(), key.id(), &sealed)?;
         devices.push(stored.device().as_str());
     }
     devices.sort_unstable();
     devices.dedup();
     if let Some(set) = recovery_codes::sealed(old)? {
         let hashes = keyring::open_recovery_codes(&snapshot, old, &set)?;
-        let sealed = keyring::seal_recovery_codes(key, new, set.set_id, set.count, &hashes)?;
+        let sealed = keyring::seal_recovery_codes(&key, new, set.set_id, set.count, &hashes)?;
         used_codes::insert(new, &used_codes::take(old, set.set_id)?)?;
-        recovery_codes::rename(old, new, key, &sealed)?;
+        recovery_codes::rename(old, new, key.id(), &sealed)?;
     }
     audit::renamed(old, ("new_user_id", new), lost.detail(), now)?;
     audit::renamed(new, ("old_user_id", old), inherited.detail(), now)?;
@@ -174,7 +174,7 @@ fn move_device(from: &Place, to: &Place, existing: &[Existing]) -> Result<(), Er
     in_the_way.iter().try_for_each(|staged| binding::remove(to.user, staged, now))?;
     let is_same_user = from.user == to.user;
     if !is_same_user {
-        binding::make_room(to.user, to.device, now)?;
+        binding::make_room(to.user, to.device, &of_new_owner, now)?;
         refuse_second_copy(from, to)?;
     }
     let before = Removed::of_user(to.user, now)?;
@@ -255,8 +255,8 @@ fn seal_again(
         .map(|stored: &SealedSecret| {
             let secret = keyring::open_secret(&snapshot, user, stored)?;
             let context = SecretContext { device: new_device, ..SecretContext::of(new_user, stored) };
-            let sealed = keyring::seal_secret(key, context, &secret)?;
-            Ok(Moved { secret_id: stored.secret_id, key, sealed })
+            let sealed = keyring::seal_secret(&key, context, &secret)?;
+            Ok(Moved { secret_id: stored.secret_id, key: key.id(), sealed })
         })
         .collect()
 }

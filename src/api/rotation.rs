@@ -98,7 +98,7 @@ mod totp {
     ) -> Result<TableIterator<'static, (name!(moved, i64), name!(last_user, Option<String>))>, ErrorReport> {
         let batch_size = check_rotation(batch_size)?;
         data_keys::lock_set();
-        let key = keyring::hold_current()?;
+        let key = keyring::hold_current()?.id();
         keyring::cache_all()?;
         let Batch { users, last_user } = rotation::lock_batch(key, after_user.unwrap_or(""), batch_size)?;
         let moved = rotation::move_users(key, &users)?;

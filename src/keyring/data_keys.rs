@@ -33,21 +33,40 @@ thread_local! {
     static CACHE: RefCell<Cache> = const { RefCell::new(Cache { keys: Vec::new(), removals: 0 }) };
 }
 
+/// A data key that seals, and that no rotation destroys before the end of the transaction. It was read from its table in this
+/// call: a cached one may be another, after DROP and CREATE EXTENSION.
+pub struct HeldKey(StoredKey);
+
+impl HeldKey {
+    /// Its number.
+    pub fn id(&self) -> KeyId {
+        self.0.id
+    }
+
+    /// Opens it. Errors as [`unwrapped`].
+    pub fn unwrapped(&self) -> Result<Rc<DataKey>, Error> {
+        unwrapped(&self.0)
+    }
+}
+
 /// Returns the data key that seals new secrets, and holds it until the end of the transaction, so that no rotation destroys
 /// it meanwhile. The first call ever creates it.
 ///
 /// Every function that writes rows of a user calls this, or [`hold_existing`], before it takes any row lock: the lock order
 /// of `lib.rs`.
-pub fn hold_current() -> Result<KeyId, Error> {
+pub fn hold_current() -> Result<HeldKey, Error> {
     loop {
         let Some(key) = data_keys::current(&Snapshot::latest())? else {
             create_first()?;
             continue;
         };
+        if data_keys::is_locked_shared(key.id) {
+            return Ok(HeldKey(key));
+        }
         data_keys::lock_shared(key.id);
         // It may have been replaced while we waited.
         if data_keys::current(&Snapshot::latest())?.is_some_and(|k| k.id == key.id) {
-            return Ok(key.id);
+            return Ok(HeldKey(key));
         }
         data_keys::unlock_shared(key.id);
     }

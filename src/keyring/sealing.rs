@@ -6,7 +6,7 @@ use otp::{Parameters, Secret};
 use seal::{Context, KeyId};
 use zeroize::Zeroizing;
 
-use super::data_keys::{cached, reread_after_reload, unwrapped};
+use super::data_keys::{HeldKey, cached, reread_after_reload, unwrapped};
 use super::master_keys;
 use crate::error::Error;
 use crate::random;
@@ -62,8 +62,8 @@ pub fn open_secret_at_hand(user: UserId, stored: &SealedSecret) -> Option<Secret
     seal::open(&*cached(id)?, id, &context.bound(), &stored.sealed).ok().map(Secret::from_bytes)
 }
 
-/// Seals a secret under a data key that the caller holds.
-pub fn seal_secret(key: KeyId, context: SecretContext, secret: &Secret) -> Result<Vec<u8>, Error> {
+/// Seals a secret.
+pub fn seal_secret(key: &HeldKey, context: SecretContext, secret: &Secret) -> Result<Vec<u8>, Error> {
     seal(key, &context.bound(), secret.as_bytes())
 }
 
@@ -72,9 +72,9 @@ pub fn open_recovery_codes(snapshot: &Snapshot, user: UserId, set: &SealedSet) -
     open(snapshot, &context_of_set(user, set.set_id, set.count), &set.sealed)
 }
 
-/// Seals the hashes of a set of recovery codes under a data key that the caller holds.
+/// Seals the hashes of a set of recovery codes.
 pub fn seal_recovery_codes(
-    key: KeyId,
+    key: &HeldKey,
     user: UserId,
     set_id: SecretId,
     count: u8,
@@ -105,12 +105,10 @@ fn reseal(to: KeyId, context: &Context, sealed: &[u8]) -> Result<Vec<u8>, Error>
     seal::seal(&key, to, random::bytes()?, context, &plaintext).map_err(|_| Error::Internal("seal a value"))
 }
 
-fn seal(id: KeyId, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
-    // Read from the table, never only from the cache: after DROP and CREATE EXTENSION an id may name another key.
-    let stored = data_keys::find(&Snapshot::latest(), id)?.ok_or(Error::NoDataKey(id))?;
+fn seal(key: &HeldKey, context: &Context, plaintext: &[u8]) -> Result<Vec<u8>, Error> {
     reread_after_reload();
-    let key = unwrapped(&stored)?;
-    seal::seal(&key, id, random::bytes()?, context, plaintext).map_err(|_| Error::Internal("seal a value"))
+    seal::seal(&*key.unwrapped()?, key.id(), random::bytes()?, context, plaintext)
+        .map_err(|_| Error::Internal("seal a value"))
 }
 
 fn open(snapshot: &Snapshot, context: &Context, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Error> {

@@ -72,6 +72,10 @@ statement!(writes LOCK(TEXTOID), c"SELECT FROM totp.attempts WHERE user_id = $1 
 /// Makes sure that the user has a row, and locks it until the end of the transaction. Rows that are read under a new
 /// snapshot after this do not change.
 pub fn lock_or_insert(user: UserId) -> Result<(), Error> {
+    // A row that this transaction inserts is locked by that: others wait for the end of the transaction.
+    if find(user)?.is_none() && insert(user, Attempts::CLEAR)? {
+        return Ok(());
+    }
     while !lock(user)? {
         insert(user, Attempts::CLEAR)?;
         pgrx::check_for_interrupts!();

@@ -2,18 +2,22 @@
 //!
 //! Owns the rows. Must never update one.
 
-use super::spi::{self, Arg, Snapshot, statement, text, time};
 use pgrx::IntoDatum;
 use pgrx::datum::Interval;
 
+use super::insert::insert_table;
+use super::spi::{self, Snapshot, int8, statement, text, time};
+use super::{next_number, shape};
+use crate::backend;
 use crate::error::Error;
 use crate::timestamp::Timestamp;
 use crate::user::{DeviceName, UserId};
 
-statement!(writes INSERT(TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID), c"
-INSERT INTO totp.audit_log (at, event, user_id, device, actor, db_user, client_addr, application_name, detail)
-VALUES ($1, $2, $3, $4, coalesce($5, session_user::text), session_user, pg_catalog.inet_client_addr(),
-        pg_catalog.current_setting('application_name'), pg_catalog.jsonb_object($6))");
+statement!(writes INSERT(INT8OID, TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, NAMEOID, INETOID, TEXTOID, JSONBOID), c"
+INSERT INTO totp.audit_log (id, at, event, user_id, device, actor, db_user, client_addr, application_name, detail)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+
+insert_table!(NEW, &shape::AUDIT_LOG, &INSERT);
 
 /// The names and values of a detail.
 pub type Detail = Vec<(&'static str, Value)>;
@@ -87,15 +91,16 @@ SELECT event, pg_catalog.count(*), pg_catalog.count(DISTINCT user_id), pg_catalo
  ORDER BY event");
 statement!(writes PRUNE(TIMESTAMPTZOID, INTERVALOID), c"DELETE FROM totp.audit_log WHERE at < $1 - $2");
 
-statement!(reads LATEST_NUMBER(TEXTOID, TIMESTAMPTZOID, TEXTOID), c"
-SELECT pg_catalog.max((detail->>$3)::bigint)
+statement!(reads NUMBERS(TEXTOID, TIMESTAMPTZOID, TEXTOID), c"
+SELECT (detail->>$3)::bigint
   FROM totp.audit_log
  WHERE user_id = $1 AND at > $2 AND detail ? $3");
 
 /// Returns the highest number in a detail of the rows of a user since a time.
 pub fn latest_number(user: UserId, since: Timestamp, detail: &str) -> Result<Option<i64>, Error> {
     let args = [spi::user(user), time(since), text(detail)];
-    Ok(LATEST_NUMBER.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok(row.get(1))))?.flatten())
+    let numbers = NUMBERS.with(|s| s.rows(&Snapshot::latest(), &args, |row| Ok(row.get(1))))?;
+    Ok(numbers.into_iter().flatten().max()) // cheaper than a node of the plan
 }
 
 /// Counts the events in the interval before `now`.
@@ -112,12 +117,6 @@ pub fn prune(now: Timestamp, older_than: Interval) -> Result<i64, Error> {
     Ok(PRUNE.with(|s| s.count(&[time(now), older_than.into_datum()]))?.cast_signed())
 }
 
-/// Converts to name, value, name, value; NULL if there is none.
-fn text_array(detail: &Detail) -> Arg {
-    let flat: Vec<String> = detail.iter().flat_map(|(key, value)| [(*key).into(), value.to_text()]).collect();
-    if flat.is_empty() { None } else { flat.into_datum() }
-}
-
 /// Appends a row. The user and the client come from the session. If `actor` is `None`, it is the session user.
 pub fn insert(
     event: &str,
@@ -127,14 +126,21 @@ pub fn insert(
     actor: Option<&str>,
     detail: &Detail,
 ) -> Result<(), Error> {
-    INSERT.with(|s| {
-        s.change_one(&[
+    let db_user = backend::session_user();
+    let detail: Vec<_> = detail.iter().map(|(name, value)| (*name, value.to_text())).collect();
+    // The table is locked before the id is taken: docs/design/trail.md.
+    NEW.insert(|| {
+        Ok([
+            int8(next_number(c"audit_ids")?),
             time(at),
             text(event),
             user.and_then(spi::user),
             device.and_then(|d| text(d.as_str())),
-            actor.and_then(text),
-            text_array(detail),
+            text(actor.unwrap_or(&db_user)),
+            spi::name(&db_user),
+            backend::client_address(),
+            backend::application_name(),
+            spi::json(&detail),
         ])
     })
 }

@@ -8,8 +8,9 @@
 use pgrx::pg_sys;
 use seal::KeyId;
 
+use super::scan::SmallTable;
 use super::spi::{Row, Snapshot, bytes, key_id, key_ids, statement, text, time};
-use super::table_oid;
+use super::{shape, table_oid};
 use crate::backend;
 use crate::error::Error;
 use crate::timestamp::Timestamp;
@@ -47,8 +48,9 @@ impl KeyState {
 /// A data key as it is stored: wrapped by the master key with that fingerprint.
 pub struct StoredKey {
     pub id: KeyId,
-    pub wrapped: Vec<u8>,
+    state: KeyState,
     pub master_key: String,
+    pub wrapped: Vec<u8>,
 }
 
 /// A data key as `totp_keys()` lists it.
@@ -60,12 +62,12 @@ pub struct ListedKey {
     pub master_key: String,
 }
 
-statement!(reads CURRENT(), c"SELECT key_id, wrapped, master_key FROM totp.data_keys WHERE state = 'current'");
-statement!(reads FIND(INT4OID), c"SELECT key_id, wrapped, master_key FROM totp.data_keys WHERE key_id = $1");
+static TABLE: SmallTable = SmallTable { table: &shape::DATA_KEYS, select: &SELECT };
+
+statement!(reads SELECT(), c"SELECT key_id, state, master_key, wrapped FROM totp.data_keys");
 statement!(reads NEXT_ID(), c"SELECT pg_catalog.nextval('totp.key_ids')::integer");
 statement!(writes INSERT(INT4OID, BYTEAOID, TEXTOID, TIMESTAMPTZOID), c"
 INSERT INTO totp.data_keys (key_id, state, wrapped, master_key, created_at) VALUES ($1, 'current', $2, $3, $4)");
-statement!(reads ALL(), c"SELECT key_id, wrapped, master_key FROM totp.data_keys");
 statement!(writes RETIRE(), c"UPDATE totp.data_keys SET state = 'retiring' WHERE state = 'current'");
 // NOT EXISTS is not used here: it may become a join that hashes every secret.
 statement!(writes DELETE_RETIRING(), c"
@@ -89,17 +91,22 @@ SELECT k.key_id, k.state, k.created_at, k.master_key,
  ORDER BY k.key_id");
 
 fn stored(row: &Row) -> Result<StoredKey, Error> {
-    Ok(StoredKey { id: row.key_id(1)?, wrapped: row.must(2)?, master_key: row.must(3)? })
+    Ok(StoredKey {
+        id: row.key_id(1)?,
+        state: KeyState::from_stored(row.text(2)?),
+        master_key: row.must(3)?,
+        wrapped: row.must(4)?,
+    })
 }
 
 /// Returns the key that seals new secrets, if there is one.
 pub fn current(snapshot: &Snapshot) -> Result<Option<StoredKey>, Error> {
-    CURRENT.with(|s| s.first(snapshot, &[], stored))
+    Ok(all(snapshot)?.into_iter().find(|key| key.state == KeyState::Current))
 }
 
 /// Returns one key.
 pub fn find(snapshot: &Snapshot, id: KeyId) -> Result<Option<StoredKey>, Error> {
-    FIND.with(|s| s.first(snapshot, &[key_id(id)], stored))
+    Ok(all(snapshot)?.into_iter().find(|key| key.id == id))
 }
 
 /// Returns a key id that was never used before.
@@ -129,7 +136,7 @@ pub fn delete(ids: &[KeyId]) -> Result<(), Error> {
 
 /// Returns all keys as they are stored.
 pub fn all(snapshot: &Snapshot) -> Result<Vec<StoredKey>, Error> {
-    ALL.with(|s| s.rows(snapshot, &[], stored))
+    TABLE.rows(snapshot, stored)
 }
 
 /// Returns whether something is sealed under a data key that this master key wraps.
@@ -158,6 +165,11 @@ const SET: KeyId = KeyId::new(0);
 /// Keeps a key from being destroyed until the end of the transaction.
 pub fn lock_shared(id: KeyId) {
     lock(id, pg_sys::ShareLock);
+}
+
+/// Returns whether this transaction keeps a key from being destroyed.
+pub fn is_locked_shared(id: KeyId) -> bool {
+    backend::holds_object(table_oid(c"data_keys"), object(id), pg_sys::ShareLock)
 }
 
 /// Releases a key that is no longer current.

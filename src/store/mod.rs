@@ -1,8 +1,8 @@
 //! Every SQL statement of the extension, and the types of its rows. Nothing else uses SPI.
 //!
 //! One file per table, and besides `sign_in`, the look-up of the hot path; `list`; `rotation`; `audit_rows`; `owner`; and `health` with
-//! `health_rights` and `health_settings`. They use `spi`, or `scan` if a plan costs too much; both return a `row`. `shape`
-//! knows the columns of the tables.
+//! `health_rights` and `health_settings`. They use `spi`, or `scan` and `insert` if a plan costs too much; `spi` and `scan`
+//! return a `row`. `shape` knows the columns of the tables.
 //!
 //! Owns every statement that the library runs. Must never call a function of `api`, except in the place that `lib.rs` names.
 
@@ -17,6 +17,7 @@ pub mod floor;
 pub mod health;
 pub mod health_rights;
 pub mod health_settings;
+mod insert;
 pub mod list;
 pub mod metrics;
 pub mod owner;
@@ -37,8 +38,17 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 
 use crate::backend;
+use crate::error::Error;
 
 /// Returns the OID of a table in schema `totp`, or 0.
 fn table_oid(name: &CStr) -> pg_sys::Oid {
     backend::table_oid(c"totp", name)
+}
+
+/// Returns the next number of a sequence in schema `totp`. Errors: XX001 if it is missing.
+fn next_number(name: &CStr) -> Result<i64, Error> {
+    match table_oid(name) {
+        pg_sys::InvalidOid => Err(Error::RowsAltered),
+        sequence => backend::next_number(sequence).ok_or(Error::RowsAltered),
+    }
 }

@@ -2,10 +2,13 @@
 //!
 //! Owns the rows. Must never write a hash that is not sealed.
 
+use pgrx::pg_sys;
 use seal::KeyId;
 
 use super::attempts::{self, Attempts, Seen};
 use super::row::Row;
+use super::scan::UserTable;
+use super::shape;
 use super::spi::{self, Snapshot, bytes, int4, key_id, secret_id, statement, time};
 use super::used_codes::{self, UsedCode};
 use crate::error::Error;
@@ -48,6 +51,8 @@ impl LookUp {
     }
 }
 
+static TABLE: UserTable = UserTable { table: &shape::RECOVERY_CODES, select: &SELECT };
+
 statement!(reads LOOK_UP(TEXTOID), c"
 SELECT r.set_id, r.count, r.sealed,
        (SELECT pg_catalog.count(s.disabled_at) > 0
@@ -60,7 +65,8 @@ statement!(reads ANY(), c"SELECT EXISTS (SELECT FROM totp.recovery_codes)");
 statement!(writes INSERT(TEXTOID, INT8OID, INT4OID, INT4OID, BYTEAOID, TIMESTAMPTZOID), c"
 INSERT INTO totp.recovery_codes (user_id, set_id, count, key_id, sealed, created_at) VALUES ($1, $2, $3, $4, $5, $6)");
 statement!(writes DELETE(TEXTOID), c"DELETE FROM totp.recovery_codes WHERE user_id = $1");
-statement!(reads SEALED(TEXTOID), c"SELECT set_id, count, sealed FROM totp.recovery_codes WHERE user_id = $1");
+statement!(reads SELECT(TEXTOID), c"
+SELECT user_id, set_id, count, key_id, sealed, created_at, tableoid, ctid, xmin FROM totp.recovery_codes WHERE user_id = $1");
 statement!(writes RENAME(TEXTOID, TEXTOID, INT4OID, BYTEAOID), c"
 UPDATE totp.recovery_codes SET user_id = $2, key_id = $3, sealed = $4 WHERE user_id = $1");
 
@@ -76,7 +82,9 @@ pub fn look_up(user: UserId) -> Result<Option<LookUp>, Error> {
     let (attempts, used_codes) = (attempts::open()?, used_codes::open()?);
     let snapshot = Snapshot::latest();
     let set = LOOK_UP.with(|s| {
-        s.first(&snapshot, &[spi::user(user)], |row| Ok((read_set(row)?, row.must(4)?, row.address(5)?.is_own())))
+        s.first(&snapshot, &[spi::user(user)], |row| {
+            Ok((read_set(row, [1, 2, 3])?, row.must(4)?, row.address(5)?.is_own()))
+        })
     })?;
     let Some((set, disabled, is_own)) = set else { return Ok(None) };
     let Seen { address: attempts, attempts: seen } =
@@ -87,9 +95,9 @@ pub fn look_up(user: UserId) -> Result<Option<LookUp>, Error> {
 }
 
 /// Reads the columns set_id, count, and sealed.
-fn read_set(row: &Row) -> Result<SealedSet, Error> {
-    let count = u8::try_from(row.must::<i16>(2)?).map_err(|_| Error::RowsAltered)?;
-    Ok(SealedSet { set_id: row.secret_id(1)?, count, sealed: row.must(3)? })
+fn read_set(row: &Row, [set_id, count, sealed]: [i32; 3]) -> Result<SealedSet, Error> {
+    let count = u8::try_from(row.must::<i16>(count)?).map_err(|_| Error::RowsAltered)?;
+    Ok(SealedSet { set_id: row.secret_id(set_id)?, count, sealed: row.must(sealed)? })
 }
 
 /// Replaces the user's set. The old one and its row of used codes are deleted.
@@ -118,7 +126,9 @@ pub fn delete(user: UserId) -> Result<bool, Error> {
 
 /// Returns the set of a user.
 pub fn sealed(user: UserId) -> Result<Option<SealedSet>, Error> {
-    SEALED.with(|s| s.first(&Snapshot::latest(), &[spi::user(user)], read_set))
+    let sets =
+        TABLE.open(pg_sys::AccessShareLock)?.rows_of(user, &Snapshot::latest(), |_, row| read_set(row, [2, 3, 5]))?;
+    Ok(sets.into_iter().next())
 }
 
 /// Moves the set, sealed again, to another user id.

@@ -7,7 +7,8 @@ use std::cell::Cell;
 use pgrx::pg_sys;
 
 thread_local! {
-    /// Counts the messages about changes of tables and schemas, by this session and by others.
+    /// Counts the messages about changes of tables and schemas, and of the functions and types that a constraint may use, by
+    /// this session and by others.
     static CHANGES: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -16,8 +17,10 @@ pub fn watch() {
     // SAFETY: both functions have the types that are asked for, and only count.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(table_changed), pg_sys::Datum::null());
-        let schemas = pg_sys::SysCacheIdentifier::NAMESPACENAME as i32;
-        pg_sys::CacheRegisterSyscacheCallback(schemas, Some(schema_changed), pg_sys::Datum::null());
+        use pg_sys::SysCacheIdentifier::{NAMESPACENAME, PROCOID, TYPEOID};
+        for cache in [NAMESPACENAME, PROCOID, TYPEOID] {
+            pg_sys::CacheRegisterSyscacheCallback(cache as i32, Some(object_changed), pg_sys::Datum::null());
+        }
     }
 }
 
@@ -25,7 +28,7 @@ unsafe extern "C-unwind" fn table_changed(_: pg_sys::Datum, _: pg_sys::Oid) {
     count();
 }
 
-unsafe extern "C-unwind" fn schema_changed(_: pg_sys::Datum, _: i32, _: u32) {
+unsafe extern "C-unwind" fn object_changed(_: pg_sys::Datum, _: i32, _: u32) {
     count();
 }
 
@@ -47,6 +50,16 @@ impl<T: Copy> Kept<T> {
         self.0.get().and_then(|(changes, value)| (changes == CHANGES.get()).then_some(value))
     }
 
+    /// Takes the value out, if nothing has changed since it was derived. An error in its use loses it.
+    pub fn take(&self) -> Option<Taken<T>> {
+        self.0.take().filter(|(changes, _)| *changes == CHANGES.get()).map(|(changes, value)| Taken { changes, value })
+    }
+
+    /// Puts a value back. What changed while it was out counts.
+    pub fn put(&self, Taken { changes, value }: Taken<T>) {
+        self.0.set(Some((changes, value)));
+    }
+
     /// Returns the value. Derives it again if something has changed.
     pub fn get_or<E>(&self, derive: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         if let Some(value) = self.get() {
@@ -56,5 +69,19 @@ impl<T: Copy> Kept<T> {
         let value = derive()?;
         self.0.set(Some((before, value)));
         Ok(value)
+    }
+}
+
+/// A value that is in use, and not kept.
+pub struct Taken<T> {
+    changes: u64,
+    pub value: T,
+}
+
+impl<T> Taken<T> {
+    /// Derives a value. What changes meanwhile counts.
+    pub fn new(derive: impl FnOnce() -> T) -> Self {
+        let changes = CHANGES.get();
+        Self { changes, value: derive() }
     }
 }

@@ -156,7 +156,7 @@ pub fn sealed_under(snapshot: &Snapshot, keys: &[KeyId]) -> Result<Vec<Lost>, Er
     SEALED_UNDER.with(|s| {
         s.rows(snapshot, &[key_ids(keys)], |row| {
             let device = row.get(2);
-            let codes = device.as_ref().map(|_: &String| read_codes(row, 4)).transpose()?;
+            let codes = device.as_ref().map(|_: &String| read_codes(row, 4, 5)).transpose()?;
             Ok(Lost { user_id: row.must(1)?, device, secret_id: row.secret_id(3)?, codes })
         })
     })

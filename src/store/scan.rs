@@ -1,4 +1,4 @@
-//! Reads a user's rows of one table by primary key, without SPI: running a plan costs more than the rest of a sign-in.
+//! Reads a user's rows of one table by primary key, or all rows of a small table, without SPI: running a plan costs more than the rest of a sign-in.
 //! PostgreSQL reads its own catalogs in this way.
 //!
 //! Owns the scan. Must never read a table that was not checked, nor compare user ids in another way than byte by byte.
@@ -54,33 +54,79 @@ impl OpenTable {
             let select = |s: &Statement| s.rows(snapshot, &[spi::user(user)], |row| read(row.address(address)?, row));
             return self.table.select.with(select);
         };
-        let (mut rows, mut row) = (Vec::new(), Row::default());
-        // SAFETY: the table is open and locked, its key was looked for when it was checked. A tuple stays pinned until the next
-        // one is asked for, and `read` copies what it takes. After an error PostgreSQL ends the scan itself.
+        let mut key = pg_sys::ScanKeyData::default();
+        let wanted = user.as_str().into_datum().unwrap_or(pg_sys::Datum::null());
+        // SAFETY: the table is open and locked, its key was looked for when it was checked. The key of the scan is filled in.
         unsafe {
-            let mut key = pg_sys::ScanKeyData::default();
-            let wanted = user.as_str().into_datum().unwrap_or(pg_sys::Datum::null());
             let equal = (pg_sys::BTEqualStrategyNumber as u16, pg_sys::F_TEXTEQ.into());
             pg_sys::ScanKeyInit(&mut key, column, equal.0, equal.1, wanted);
-            let scan = pg_sys::systable_beginscan(self.open.relation(), index, true, snapshot.0, 1, &mut key);
-            let result = loop {
-                let tuple = pg_sys::systable_getnext(scan);
-                if tuple.is_null() {
-                    break Ok(rows);
-                }
-                let address = RowAddress {
-                    table: (*self.open.relation()).rd_id,
-                    tid: (*tuple).t_self,
-                    xmin: (*(*tuple).t_data).t_choice.t_heap.t_xmin,
-                    may_be_going: inplace::may_be_going(&*(*tuple).t_data),
-                };
-                match read(address, row.load(tuple, (*self.open.relation()).rd_att)) {
-                    Ok(value) => rows.push(value),
-                    Err(error) => break Err(error),
-                }
-            };
-            pg_sys::systable_endscan(scan);
-            result
+            scan(&self.open, Some((index, &mut key)), snapshot, read)
         }
+    }
+}
+
+/// A table with few rows, which are not of users.
+pub struct SmallTable {
+    pub table: &'static Table,
+    /// Selects its columns. For a table that is partitioned or has children.
+    pub select: &'static LocalKey<Statement>,
+}
+
+impl SmallTable {
+    /// Reads the rows that the snapshot sees, one after the other.
+    ///
+    /// Errors: XX001 if the table is missing or altered.
+    pub fn rows<T>(
+        &'static self,
+        snapshot: &Snapshot,
+        mut read: impl FnMut(&Row) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let open = self.table.open(pg_sys::AccessShareLock)?;
+        if !open.is_plain() {
+            return self.select.with(|s| s.rows(snapshot, &[], read));
+        }
+        // SAFETY: the table is open and locked.
+        unsafe { scan(&open, None, snapshot, |_, row| read(row)) }
+    }
+}
+
+/// Reads the rows that an index finds for a key, or all rows.
+///
+/// # Safety
+/// The table is open and locked, the index is one of its own, and the key fits it.
+unsafe fn scan<T>(
+    open: &Open,
+    by: Option<(pg_sys::Oid, &mut pg_sys::ScanKeyData)>,
+    snapshot: &Snapshot,
+    mut read: impl FnMut(RowAddress, &Row) -> Result<T, Error>,
+) -> Result<Vec<T>, Error> {
+    let (mut rows, mut row) = (Vec::new(), Row::default());
+    let (index, keys, key) = match by {
+        Some((index, key)) => (index, 1, std::ptr::from_mut(key)),
+        None => (pg_sys::InvalidOid, 0, std::ptr::null_mut()),
+    };
+    // SAFETY: promised by the caller. A tuple stays pinned until the next one is asked for, and `read` copies what it takes.
+    // After an error PostgreSQL ends the scan itself.
+    unsafe {
+        let relation = open.relation();
+        let scan = pg_sys::systable_beginscan(relation, index, keys > 0, snapshot.0, keys, key);
+        let result = loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break Ok(rows);
+            }
+            let address = RowAddress {
+                table: (*relation).rd_id,
+                tid: (*tuple).t_self,
+                xmin: (*(*tuple).t_data).t_choice.t_heap.t_xmin,
+                may_be_going: inplace::may_be_going(&*(*tuple).t_data),
+            };
+            match read(address, row.load(tuple, (*relation).rd_att)) {
+                Ok(value) => rows.push(value),
+                Err(error) => break Err(error),
+            }
+        };
+        pg_sys::systable_endscan(scan);
+        result
     }
 }

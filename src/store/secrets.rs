@@ -8,17 +8,18 @@ use otp::{Algorithm, Digits, Parameters, Period};
 use pgrx::pg_sys;
 use seal::KeyId;
 
+use super::insert::insert_table;
 use super::scan::{OpenTable, UserTable};
 use super::shape;
-use super::spi::{self, Row, Snapshot, bytes, int4, statement, text, time};
+use super::spi::{self, Row, Snapshot, bytes, int2, int4, statement, text, time};
 use super::used_codes::{self, UsedCode};
 use crate::backend;
 use crate::error::Error;
 use crate::timestamp::Timestamp;
 use crate::user::{DeviceName, SecretId, UserId};
 
-/// Which of a device's secrets.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Which of a device's secrets, in the order of their names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Slot {
     /// Signs in.
     Active,
@@ -87,10 +88,10 @@ fn read_parameters(row: &Row, column: i32) -> Result<Parameters, Error> {
     parameters(row.text(column)?, row.must(column + 1)?, row.must(column + 2)?)
 }
 
-/// Reads the columns created_at and period, from `column` on.
-pub fn read_codes(row: &Row, column: i32) -> Result<Codes, Error> {
-    let period = Period::new(row.must::<i16>(column + 1)?.into()).map_err(|_| Error::RowsAltered)?;
-    Ok(Codes { created_at: row.time(column)?, period })
+/// Reads the columns created_at and period.
+pub fn read_codes(row: &Row, created_at: i32, period: i32) -> Result<Codes, Error> {
+    let period = Period::new(row.must::<i16>(period)?.into()).map_err(|_| Error::RowsAltered)?;
+    Ok(Codes { created_at: row.time(created_at)?, period })
 }
 
 /// Converts the stored parameters of a secret.
@@ -181,23 +182,18 @@ pub struct Labels {
 }
 
 static TABLE: UserTable = UserTable { table: &shape::SECRETS, select: &SELECT };
+insert_table!(NEW, &shape::SECRETS, &INSERT);
 
 statement!(reads SELECT(TEXTOID), c"
 SELECT user_id, device, slot, secret_id, version, key_id, sealed, algorithm, digits, period, issuer, account_name,
        created_at, confirmed_at, enforced_since, expires_at, disabled_at, tableoid, ctid, xmin
   FROM totp.secrets
  WHERE user_id = $1");
-statement!(reads OF_USER(TEXTOID), c"
-SELECT device, slot, secret_id, version, enforced_since, created_at, period, expires_at, disabled_at IS NOT NULL
-  FROM totp.secrets
- WHERE user_id = $1
- ORDER BY device, slot");
-statement!(reads NEXT_ID(), c"SELECT pg_catalog.nextval('totp.secret_ids')");
-statement!(writes INSERT(TEXTOID, TEXTOID, TEXTOID, INT8OID, INT4OID, INT4OID, BYTEAOID, TEXTOID, INT4OID, INT4OID,
-                         TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID), c"
+statement!(writes INSERT(TEXTOID, TEXTOID, TEXTOID, INT8OID, INT4OID, INT4OID, BYTEAOID, TEXTOID, INT2OID, INT2OID,
+                         TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID), c"
 INSERT INTO totp.secrets (user_id, device, slot, secret_id, version, key_id, sealed, algorithm, digits, period,
-                          issuer, account_name, created_at, confirmed_at, enforced_since, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)");
+                          issuer, account_name, created_at, confirmed_at, enforced_since, expires_at, disabled_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)");
 statement!(writes DELETE(TEXTOID, INT8OID), c"DELETE FROM totp.secrets WHERE user_id = $1 AND secret_id = $2");
 statement!(writes DELETE_ALL(TEXTOID), c"DELETE FROM totp.secrets WHERE user_id = $1");
 statement!(reads ACTIVE(TEXTOID, TEXTOID), c"
@@ -206,9 +202,6 @@ statement!(writes ACTIVATE(TEXTOID, INT8OID, TIMESTAMPTZOID), c"
 UPDATE totp.secrets
    SET slot = 'active', confirmed_at = $3, enforced_since = coalesce(enforced_since, $3), expires_at = NULL
  WHERE user_id = $1 AND secret_id = $2 AND slot <> 'active'");
-statement!(reads SEALED(TEXTOID), c"
-SELECT device, slot, secret_id, version, key_id, sealed, algorithm, digits, period FROM totp.secrets WHERE user_id = $1
- ORDER BY slot, device");
 statement!(reads EXPORT(TIMESTAMPTZOID), c"
 SELECT user_id,
        CASE WHEN disabled_at IS NOT NULL THEN 'disabled' WHEN slot = 'active' THEN 'active' ELSE 'pending' END AS state,
@@ -231,6 +224,8 @@ statement!(writes RENAME(TEXTOID, INT8OID, TEXTOID, TEXTOID, INT4OID, BYTEAOID),
 UPDATE totp.secrets SET user_id = $3, device = $4, key_id = $5, sealed = $6 WHERE user_id = $1 AND secret_id = $2");
 /// The first column of a [`SealedSecret`] in the table, and some that come after it.
 pub const SEALED_COLUMNS: i32 = 2;
+const VERSION: i32 = 5;
+const PERIOD: i32 = 10;
 pub const CREATED_AT: i32 = 13;
 pub const ENFORCED_SINCE: i32 = 15;
 pub const EXPIRES_AT: i32 = 16;
@@ -243,33 +238,33 @@ pub fn open() -> Result<OpenTable, Error> {
 
 /// Returns the secrets of a user, by device, active before pending.
 pub fn of_user(snapshot: &Snapshot, user: UserId) -> Result<Vec<Existing>, Error> {
-    OF_USER.with(|s| {
-        s.rows(snapshot, &[spi::user(user)], |row| {
-            Ok(Existing {
-                device: row.must(1)?,
-                slot: Slot::from_stored(row.text(2)?)?,
-                secret_id: row.secret_id(3)?,
-                version: row.must(4)?,
-                enforced_since: row.time_or_null(5),
-                codes: read_codes(row, 6)?,
-                expires_at: row.time_or_null(8),
-                disabled: row.must(9)?,
-            })
+    let mut secrets = open()?.rows_of(user, snapshot, |_, row| {
+        Ok(Existing {
+            device: row.must(SEALED_COLUMNS)?,
+            slot: Slot::from_stored(row.text(SEALED_COLUMNS + 1)?)?,
+            secret_id: row.secret_id(SEALED_COLUMNS + 2)?,
+            version: row.must(VERSION)?,
+            enforced_since: row.time_or_null(ENFORCED_SINCE),
+            codes: read_codes(row, CREATED_AT, PERIOD)?,
+            expires_at: row.time_or_null(EXPIRES_AT),
+            disabled: row.time_or_null(DISABLED_AT).is_some(),
         })
-    })
+    })?;
+    secrets.sort_by(|a, b| (&a.device, a.slot).cmp(&(&b.device, b.slot)));
+    Ok(secrets)
 }
 
 /// Returns a secret id that was never used before.
-pub fn next_id(snapshot: &Snapshot) -> Result<SecretId, Error> {
-    NEXT_ID.with(|s| s.first(snapshot, &[], |row| row.secret_id(1)))?.ok_or(Error::RowsAltered)
+pub fn next_id() -> Result<SecretId, Error> {
+    super::next_number(c"secret_ids").map(SecretId::new)
 }
 
 /// Stores a secret, and the row of its used codes.
 pub fn insert(new: &NewSecret) -> Result<(), Error> {
     let used = UsedCode { secret_id: new.secret_id, ..new.used.unwrap_or(UsedCode::none(new.secret_id)) };
     used_codes::insert(new.user, &used)?;
-    INSERT.with(|s| {
-        s.change_one(&[
+    NEW.insert(|| {
+        Ok([
             spi::user(new.user),
             text(new.device.as_str()),
             text(new.slot.as_str()),
@@ -278,14 +273,15 @@ pub fn insert(new: &NewSecret) -> Result<(), Error> {
             spi::key_id(new.key_id),
             bytes(new.sealed),
             text(new.parameters.algorithm.as_str()),
-            int4(new.parameters.digits.get().into()),
-            int4(new.parameters.period.get().into()),
+            int2(new.parameters.digits.get().into()),
+            int2(new.parameters.period.get()),
             new.issuer.and_then(text),
             text(new.account_name),
             time(new.created_at),
             new.confirmed_at.and_then(time),
             new.enforced_since.and_then(time),
             new.expires_at.and_then(time),
+            None,
         ])
     })
 }
@@ -321,7 +317,7 @@ pub fn activate(
 ) -> Result<Option<Replaced>, Error> {
     let args = [spi::user(user), text(device.as_str())];
     let old =
-        ACTIVE.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok((row.secret_id(1)?, read_codes(row, 2)?))))?;
+        ACTIVE.with(|s| s.first(&Snapshot::latest(), &args, |row| Ok((row.secret_id(1)?, read_codes(row, 2, 3)?))))?;
     let old = old.map(|(old, codes)| Ok::<_, Error>(Replaced { used: delete(user, old)?, codes })).transpose()?;
     // The commit of this transaction is flushed, whatever synchronous_commit says.
     backend::force_sync_commit();
@@ -331,7 +327,9 @@ pub fn activate(
 
 /// Returns the sealed secrets of a user, active ones first.
 pub fn sealed_of_user(snapshot: &Snapshot, user: UserId) -> Result<Vec<SealedSecret>, Error> {
-    SEALED.with(|s| s.rows(snapshot, &[spi::user(user)], |row| SealedSecret::read(row, 1)))
+    let mut secrets = open()?.rows_of(user, snapshot, |_, row| SealedSecret::read(row, SEALED_COLUMNS))?;
+    secrets.sort_by(|a, b| (a.slot, &a.device).cmp(&(b.slot, &b.device)));
+    Ok(secrets)
 }
 
 /// Returns the secrets of all users, except pending ones that have expired, and those that nobody has approved, of

@@ -102,7 +102,7 @@ table!(
 );
 table!(
     RECOVERY_CODES,
-    c"recovery_codes",
+    c"recovery_codes" by user_id,
     [
         ("user_id", TEXTOID),
         ("set_id", INT8OID),
@@ -220,6 +220,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 struct Checked {
     table: pg_sys::Oid,
     user_id: Option<UserIdColumn>,
+    is_plain: bool,
 }
 
 /// How the rows of a user are found.
@@ -235,6 +236,7 @@ pub struct UserIdColumn {
 pub struct Open {
     relation: pg_sys::Relation,
     user_id: Option<UserIdColumn>,
+    is_plain: bool,
 }
 
 impl Open {
@@ -243,9 +245,21 @@ impl Open {
         self.relation
     }
 
+    /// Returns its OID.
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: the relation is open.
+        unsafe { (*self.relation).rd_id }
+    }
+
     /// Returns how the rows of a user are found, in a table by user id.
     pub fn user_id(&self) -> Option<UserIdColumn> {
         self.user_id
+    }
+
+    /// Returns whether it has the expected columns and no more, and all its rows are in itself, where an INSERT only checks
+    /// constraints, and adds the row to the table and its indexes.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
     }
 }
 
@@ -290,7 +304,7 @@ impl Table {
                 if !relation.is_null() {
                     // SAFETY: just opened.
                     match checked.get_or(|| unsafe { self.look(relation) }) {
-                        Ok(Checked { user_id, .. }) => return Ok(Open { relation, user_id }),
+                        Ok(Checked { user_id, is_plain, .. }) => return Ok(Open { relation, user_id, is_plain }),
                         Err(unfit) => {
                             // SAFETY: opened above. An unused table is not kept locked.
                             unsafe { pg_sys::table_close(relation, lock as i32) };
@@ -322,7 +336,7 @@ impl Table {
             }
             // SAFETY: just opened, and locked above.
             match checked.get_or(|| unsafe { self.look(relation) }) {
-                Ok(Checked { user_id, .. }) => Some(Open { relation, user_id }),
+                Ok(Checked { user_id, is_plain, .. }) => Some(Open { relation, user_id, is_plain }),
                 Err(_) => {
                     // SAFETY: opened above.
                     unsafe { pg_sys::table_close(relation, pg_sys::NoLock as i32) };
@@ -350,16 +364,18 @@ impl Table {
         if !matches!(kind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) || !self.fits(&columns) {
             return Err(Unfit::Altered);
         }
+        let is_table = kind == pg_sys::RELKIND_RELATION;
+        let is_plain = is_table && columns.len() == self.width() && !has_more_than_rows(class);
         if !self.by_user {
-            return Ok(Checked { table, user_id: None });
+            return Ok(Checked { table, user_id: None, is_plain });
         }
         let is_user_id = |c: &&pg_sys::FormData_pg_attribute| is_named(c, "user_id");
-        let is_plain = kind == pg_sys::RELKIND_RELATION && !class.relhassubclass;
+        let has_all_rows = is_table && !class.relhassubclass;
         match columns.iter().find(is_user_id).map(|c| (c.attnum, c.attcollation)) {
             Some((column, pg_sys::C_COLLATION_OID)) => {
                 // SAFETY: promised by the caller.
-                let key = if is_plain { unsafe { key_with(relation, column) } } else { None };
-                Ok(Checked { table, user_id: Some(UserIdColumn { column, key }) })
+                let key = if has_all_rows { unsafe { key_with(relation, column) } } else { None };
+                Ok(Checked { table, user_id: Some(UserIdColumn { column, key }), is_plain })
             }
             _ => Err(Unfit::Altered),
         }
@@ -394,6 +410,11 @@ impl Table {
     pub fn altered(&self) -> Error {
         Error::TableAltered(self.name())
     }
+}
+
+/// Returns whether rows may be elsewhere, or an INSERT may do more with a row than check it: by a rule, a trigger, or a policy.
+fn has_more_than_rows(class: &pg_sys::FormData_pg_class) -> bool {
+    class.relhassubclass || class.relispartition || class.relhasrules || class.relhastriggers || class.relrowsecurity
 }
 
 /// Returns the primary key, if it includes the column.

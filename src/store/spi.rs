@@ -138,6 +138,23 @@ pub fn text(value: &str) -> Arg {
     value.into_datum()
 }
 
+/// Makes a `name` argument.
+pub fn name(value: &str) -> Arg {
+    let value = std::ffi::CString::new(value).ok()?;
+    // SAFETY: namein takes a C string, and copies at most 63 bytes of it.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::namein, &[Some(pg_sys::Datum::from(value.as_ptr()))]) }
+}
+
+/// Makes a `jsonb` argument: an object of these texts, or NULL if there are none.
+pub fn json(members: &[(&str, String)]) -> Arg {
+    let flat: Vec<&str> = members.iter().flat_map(|(key, value)| [*key, value]).collect();
+    if flat.is_empty() {
+        return None;
+    }
+    // SAFETY: jsonb_object takes an array of text: name, value, name, value.
+    unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_object, &[flat.into_datum()]) }
+}
+
 /// Makes a `bytea` argument.
 pub fn bytes(value: &[u8]) -> Arg {
     value.into_datum()
@@ -171,6 +188,11 @@ pub fn key_id(id: KeyId) -> Arg {
 /// Makes an argument with the numbers of data keys.
 pub fn key_ids(ids: &[KeyId]) -> Arg {
     ids.iter().map(|id| id.get()).collect::<Vec<_>>().into_datum()
+}
+
+/// Makes a `smallint` argument. One that does not fit is NULL.
+pub fn int2(value: u16) -> Arg {
+    i16::try_from(value).ok().and_then(IntoDatum::into_datum)
 }
 
 /// Makes an `integer` argument.

@@ -5,6 +5,7 @@
 use otp::{Drift, Period, TimeStep};
 use pgrx::pg_sys;
 
+use super::insert::insert_table;
 use super::row::Row;
 use super::scan::{OpenTable, UserTable};
 use super::shape;
@@ -82,13 +83,14 @@ impl UsedCode {
 }
 
 static TABLE: UserTable = UserTable { table: &shape::USED_CODES, select: &SELECT };
+insert_table!(NEW, &shape::USED_CODES, &INSERT);
 
 statement!(reads SELECT(TEXTOID), c"
 SELECT time_step, used_at, uses, recovery_mask, secret_id, user_id, tableoid, ctid, xmin
   FROM totp.used_codes
  WHERE user_id = $1");
-statement!(writes INSERT(TEXTOID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID), c"
-INSERT INTO totp.used_codes (user_id, secret_id, time_step, used_at, uses, recovery_mask)
+statement!(writes INSERT(INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, TEXTOID), c"
+INSERT INTO totp.used_codes (time_step, used_at, uses, recovery_mask, secret_id, user_id)
 VALUES ($1, $2, $3, $4, $5, $6)");
 statement!(writes DELETE(TEXTOID, INT8OID), c"
 DELETE FROM totp.used_codes WHERE user_id = $1 AND secret_id = $2 RETURNING tableoid, ctid, xmin");
@@ -117,16 +119,8 @@ pub fn only_of(secret_id: SecretId, rows: &[(RowAddress, UsedCode)]) -> Option<(
 
 /// Adds the row of a secret or a recovery set.
 pub fn insert(user: UserId, used: &UsedCode) -> Result<(), Error> {
-    INSERT.with(|s| {
-        s.change_one(&[
-            spi::user(user),
-            spi::secret_id(used.secret_id),
-            int8(used.step.get()),
-            spi::time(used.used_at),
-            int8(used.uses),
-            int8(used.recovery_mask),
-        ])
-    })
+    let [step, used_at, uses, recovery_mask, secret_id] = used.to_words().map(int8);
+    NEW.insert(|| Ok([step, used_at, uses, recovery_mask, secret_id, spi::user(user)]))
 }
 
 /// Removes the row of one secret and returns its last contents.

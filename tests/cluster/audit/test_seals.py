@@ -384,3 +384,16 @@ def test_health_says_when_the_sequence_has_a_cache(conn):
     seal_all(conn)
     conn.execute("ALTER SEQUENCE totp.audit_ids CACHE 20")
     assert health(conn)["audit_ids"][0] == "warn"
+
+
+def test_a_writer_locks_the_log_before_it_takes_an_id(db, conn):
+    """By that lock a sealing knows that an id may still get its row. Here the writer waits for the sequence."""
+    conn.execute("SELECT totp_enroll('first')")
+    with closing(db.connect()) as holder:
+        holder.execute("BEGIN; ALTER SEQUENCE totp.audit_ids NO CYCLE")
+        with Background(db, "SELECT totp_enroll('alice')") as writer:
+            writer.wait_until_blocked(conn)
+            locks = conn.execute("SELECT relation::regclass::text, granted FROM pg_locks WHERE pid = %s AND relation IN (%s::regclass, %s::regclass)",
+                                 [writer.conn.info.backend_pid, "totp.audit_log", "totp.audit_ids"]).fetchall()
+            assert sorted(locks) == [("totp.audit_ids", False), ("totp.audit_log", True)]
+            holder.execute("COMMIT")
