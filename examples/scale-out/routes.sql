@@ -257,7 +257,7 @@ DECLARE
 BEGIN
   FOR s IN SELECT e.partition FROM totp_router.each_shard AS e ORDER BY random() LOOP
     BEGIN
-      RETURN totp_router.%I(s.partition, %stotp_router.caller());
+      %s totp_router.%I(s.partition, %stotp_router.caller());%s
     EXCEPTION WHEN OTHERS THEN
       IF NOT totp_router.is_dead(SQLSTATE) THEN
         RAISE;
@@ -267,7 +267,8 @@ BEGIN
   END LOOP;
   RAISE EXCEPTION 'no shard answers' USING ERRCODE = 'connection_failure', DETAIL = message;
 END
-$plpgsql$;$$, schema, name, arguments, result, name, numbers)
+$plpgsql$;$$, schema, name, arguments, result, CASE WHEN returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, name, numbers,
+              CASE WHEN returns_set THEN ' RETURN;' ELSE '' END)
   FROM totp_shard.routines WHERE route = 'any' ORDER BY name;
 
 SELECT format($$CREATE OR REPLACE %s %I.%I(%s) %s LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS
