@@ -156,6 +156,8 @@ mod tests {
             Error::TableAltered(_) => [Error::TableAltered("attempts")],
             Error::TableRewritten(_) => [Error::TableRewritten("attempts")],
             Error::Random => [Error::Random],
+            Error::Drift => [Error::Drift],
+            Error::PageSize => [Error::PageSize],
             Error::Internal(_) => [Error::Internal("run a query")],
         ]
     }
