@@ -2,10 +2,10 @@
 # Installs what the tests use of other registries. Quick, and silent, if all of it is there.
 #
 # usage: tools/test-packages.sh            target/venv: the Python packages of tests/requirements.txt, and the source of one
-#        tools/test-packages.sh clients    also target/clients: the packages of tests/clients/node, and the programs of
-#                                          tests/clients/rust
+#        tools/test-packages.sh clients    also target/clients: the packages of tests/clients/node and tests/clients/privacyidea,
+#                                          and the programs of tests/clients/rust
 #
-# Both are made again when their list, Python or Node changes.
+# All are made again when their list, Python or Node changes.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
@@ -40,6 +40,16 @@ if ! fresh "$CLIENTS/node" "$origin"; then
     cp tests/clients/node/package*.json "$CLIENTS/node"
     (cd "$CLIENTS/node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
     echo "$origin" >"$CLIENTS/node/origin"
+fi
+
+origin="$CLIENTS/privacyidea: $("$python" --version) $(cksum <tests/clients/privacyidea/requirements.txt)"
+if ! fresh "$CLIENTS/privacyidea" "$origin"; then
+    say "installing the packages of tests/clients/privacyidea into target/clients"
+    rm -rf "$CLIENTS/privacyidea"
+    "$python" -m venv "$CLIENTS/privacyidea"
+    # Without what it requires: most of that is for its server.
+    "$CLIENTS/privacyidea/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement tests/clients/privacyidea/requirements.txt
+    echo "$origin" >"$CLIENTS/privacyidea/origin"
 fi
 # Not the test of sqlx, which needs a server: tests/run-clients compiles it.
 cargo build --locked --quiet --features sqlx --bins --test sign_in --test drivers --manifest-path tests/clients/rust/Cargo.toml \
