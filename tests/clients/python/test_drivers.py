@@ -48,6 +48,8 @@ def check(call, row):
         if isinstance(value, datetime):
             assert value.tzinfo is not None, f"{name} has no time zone"
             assert value == datetime.fromisoformat(text), name
+        elif isinstance(value, float):
+            assert value == float(text), name
         elif type_ != "void":
             assert as_json(value) == text, name
 
