@@ -363,7 +363,7 @@ BEGIN
        AND NOT EXISTS (SELECT FROM totp.routines_of(c) AS r JOIN pg_proc p ON p.oid = r
                         WHERE NOT EXISTS (SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = holder))
        AND (c <> 'audit' OR EXISTS (SELECT FROM pg_class t CROSS JOIN LATERAL aclexplode(t.relacl) a
-                                     WHERE t.oid = 'totp.audit_log'::regclass AND a.grantee = holder)));
+                                     WHERE t.oid = to_regclass('totp.audit_log') AND a.grantee = holder)));
   revoked := ARRAY(SELECT totp.routines_of(capability) EXCEPT SELECT totp.routines_of(c) FROM unnest(kept) AS c);
   IF revoked = '{}' AND capability <> 'audit' THEN
     RAISE WARNING 'role "%" keeps capability %', role, capability
@@ -407,7 +407,7 @@ BEGIN
      UNION ALL
     SELECT 'read totp.audit_log', t.relacl
       FROM pg_class t
-     WHERE capability = 'audit' AND t.oid = 'totp.audit_log'::regclass AND has_table_privilege(holder, t.oid, 'SELECT')
+     WHERE capability = 'audit' AND t.oid = to_regclass('totp.audit_log') AND has_table_privilege(holder, t.oid, 'SELECT')
      LIMIT 1
   LOOP
     RAISE WARNING 'role "%" can still %', role, rest.action

@@ -205,6 +205,8 @@ pub fn try_in_subtransaction(work: impl FnOnce() -> bool) -> bool {
     // count of holdoffs to 0. No parallel query is running, as `guard` makes sure.
     unsafe {
         let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        // PostgreSQL writes messages of level DEBUG about the subtransaction. The context has the statement, and with it codes.
+        let messages = std::mem::replace(&mut *(&raw mut pg_sys::error_context_stack), std::ptr::null_mut());
         let holdoffs = pg_sys::InterruptHoldoffCount;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::InterruptHoldoffCount = holdoffs + 1;
@@ -213,6 +215,7 @@ pub fn try_in_subtransaction(work: impl FnOnce() -> bool) -> bool {
         pg_sys::InterruptHoldoffCount = holdoffs;
         pg_sys::CurrentMemoryContext = context;
         pg_sys::CurrentResourceOwner = owner;
+        pg_sys::error_context_stack = messages;
         answer
     }
 }

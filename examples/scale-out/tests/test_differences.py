@@ -143,8 +143,8 @@ SELECT * FROM totp_status('anna')
 SELECT totp_code_at('{SECRET}', at => '{AT}', digits => 8)
 SELECT totp_code_at('bad!', '{AT}')
 SELECT totp_qr_svg('{URI}'), totp_qr_png('{URI}'), totp_qr_png('{URI}', scale => 3), totp_qr_text(uri => '{URI}')
-SELECT * FROM totp_read_tokens(E'serial,secret,period,expires\n1,{SECRET},30,2030-01-01T00:00:00Z\n2,x,30', 'csv')
-SELECT * FROM totp_read_tokens('x', key => '\x00')
+SELECT * FROM totp_read_tokens(E'serial,secret,period,expires\\n1,{SECRET},30,2030-01-01T00:00:00Z\\n2,x,30', 'csv')
+SELECT * FROM totp_read_tokens('x', key => '\\x00')
 SELECT totp_qr_png('x', 0)
 SELECT totp_qr_text(repeat('x', 5000))
 SELECT * FROM totp_keys()
@@ -161,6 +161,8 @@ SELECT * FROM totp_prune_audit(older_than => '1 day')
 SELECT * FROM totp_health()
 SELECT totp_grant('postgres', 'nothing')
 SELECT totp_grant('no_such_role', 'verify')
+SELECT totp_revoke('postgres', 'nothing')
+SELECT totp_revoke('no_such_role', 'verify')
 SELECT totp_grant(role => 'postgres', capability => 'verify')
 SELECT totp_remove('nobody'), totp_remove('bob', device => 'none of his'), totp_remove('bob')
 SELECT * FROM totp_status('bob')
@@ -191,7 +193,7 @@ def test_every_function_does_its_work(both):
         later.ask("SELECT f.* FROM totp_keys() AS k, totp_forget_unreadable(k.master_key) AS f WHERE NOT k.master_key_loaded")
         later.ask("SELECT * FROM totp_keys()")
     assert {function.name for function in both.functions} - sides.done - later.done == set(REFUSED)
-    audit = "SELECT event, user_id, device, actor, detail FROM totp.audit_log ORDER BY id"
+    audit = "SELECT event, user_id, device, actor, detail FROM totp.audit_log WHERE event NOT IN ('granted', 'revoked') ORDER BY id"
     one, shard = (database.execute(audit) for database in both.behind)
     assert one == shard and len(one) > 50
 
@@ -260,7 +262,7 @@ def test_the_rights_are_the_same(both, capability):
     with both.sides(role) as sides:
         refused = {function.name for function in both.functions if sides.ask(*function.call(function.good())) == "42501"}
         if capability == "audit":
-            sides.ask("SELECT count(*) > 0 FROM totp.audit_log")
+            sides.ask("SELECT count(*) > 0 FROM totp.audit_log WHERE event <> 'granted'")
     assert len(refused) == len(both.functions) if capability is None else 0 < len(refused) < len(both.functions)
 
 

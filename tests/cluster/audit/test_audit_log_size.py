@@ -82,6 +82,7 @@ def _in_documents() -> dict[str, str]:
         blocks = re.findall(r"^```sql\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
         queries = [query for block in blocks for query in re.findall(r"^SELECT [^;]*?\bFROM totp\.audit_log\b[^;]*WHERE[^;]*", block, re.MULTILINE)]
         for number, query in enumerate(queries, start=1):
+            query = re.sub(r"\\gx?$|:payload\b", lambda psql: "1" if psql[0] == ":payload" else "", query.strip())
             found[f"{document.relative_to(CHECKOUT)} {number}"] = query.replace("now()", f"timestamptz '{NOW}'")
     return found
 

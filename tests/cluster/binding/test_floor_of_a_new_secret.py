@@ -13,7 +13,7 @@ def test_a_code_under_the_floor_binds_nothing_and_burns_no_proof(conn):
     assert conn.execute("SELECT floor_at FROM totp.floor").fetchone() == (NOON,)
     conn.execute("UPDATE totp.secrets SET created_at = created_at - interval '1 hour' WHERE device = 'new'")
     answer = check_confirm(conn, code_at(new, NOON), "new", proofs[0])
-    later = NOON + timedelta(seconds=90)
+    later = NOON + timedelta(seconds=120)
     assert answer[:3] == (False, "replayed", "new") and answer.retry_at == later
     assert codes_left(conn) == 10
     fix_clock(conn, later)

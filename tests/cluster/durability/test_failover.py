@@ -178,7 +178,7 @@ def test_codes_used_in_lost_wal_are_refused_once_and_for_a_minute(way, request):
         uses = db.value("SELECT sum(uses) FROM totp.used_codes")
         assert uses == USERS, "the copy knows what was to be lost"
         log = len(db.cluster.log_text())
-        until = datetime.fromtimestamp(NOW.timestamp() // PERIOD * PERIOD + 3 * PERIOD, UTC)
+        until = datetime.fromtimestamp(NOW.timestamp() // PERIOD * PERIOD + 4 * PERIOD, UTC)
 
         # The first calls, all at once and all rolled back, later and later: they set one floor, and it stays.
         def ask(number, conn):
@@ -203,10 +203,10 @@ def test_codes_used_in_lost_wal_are_refused_once_and_for_a_minute(way, request):
         assert re.findall(r"event=floor timeline=(\d+)", db.cluster.log_text()[log:]) == [str(WAYS[way])]
 
         with closing(db.connect()) as conn:
-            # Of another period the wait is three of those. A wrong code is not taken for one that may have been used.
+            # Of another period the wait is four of those. A wrong code is not taken for one that may have been used.
             fix_clock(conn, NOW)
             other = check(conn, "of another period", code_at(SECRET, NOW, digits=8, period=60))
-            assert (other.reason, other.retry_at) == ("replayed", datetime.fromtimestamp(NOW.timestamp() // 60 * 60 + 3 * 60, UTC))
+            assert (other.reason, other.retry_at) == ("replayed", datetime.fromtimestamp(NOW.timestamp() // 60 * 60 + 4 * 60, UTC))
             assert check(conn, "of another period", next(wrong_codes(SECRET, NOW, digits=8))).reason == "wrong"
             # Just before its end no code that can have been used is good. What is new is good at once.
             fix_clock(conn, until - timedelta(microseconds=1))

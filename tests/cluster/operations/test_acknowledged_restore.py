@@ -100,9 +100,9 @@ def test_an_acknowledged_floor_still_refuses_the_codes_before_it(original, copy_
         assert judge(conn) == "replayed"
         acknowledge(conn)
     with closing(copy.connect()) as conn:  # one that reads the floor again
-        for seconds in (0, 30, 60):
+        for seconds in (0, 30, 60, 90):
             assert judge(conn, LATER + timedelta(seconds=seconds)) == "replayed"
-        assert judge(conn, LATER + timedelta(seconds=90)) == "accepted"
+        assert judge(conn, LATER + timedelta(seconds=120)) == "accepted"
         assert not warns(conn)
 
 
@@ -155,7 +155,7 @@ def test_rollback_does_not_undo_it(original, copy_of, log):
             assert acknowledge(conn) is True
         assert not warns(conn)
         assert conn.execute("SELECT count(*) FROM totp.audit_log WHERE event = 'restore_acknowledged'").fetchone() == (0,)
-    assert [line for line in log() if "restore" in line] == [f'event=restore_acknowledged floor_at="{int(LATER.timestamp())}"']
+    assert [line for line in log() if "restore" in line] == [f'event=restore_acknowledged floor_at={int(LATER.timestamp())}']
 
 
 def test_it_survives_a_crash_right_after_the_answer(make_cluster):

@@ -148,7 +148,7 @@ def test_another_default_table_access_method_does_not_matter(cluster, empty_db):
         secret = enroll(conn, "alice")
     assert signs_in(empty_db, secret, NOON)
     methods = access_methods(empty_db)
-    assert methods.pop("mine") == "other" and len(methods) == 8 and set(methods.values()) == {"heap"}
+    assert methods.pop("mine") == "other" and len(methods) == 10 and set(methods.values()) == {"heap"}
 
     dump, contents = cluster.folder / "other.dump", cluster.folder / "other.list"
     cluster.client("pg_dump", "-d", empty_db.name, "-Fc", "-f", dump)

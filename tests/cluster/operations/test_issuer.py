@@ -121,7 +121,7 @@ def test_bytes_that_are_no_text_in_the_file_are_told(make_cluster):
 def test_an_owner_who_may_not_read_the_file_gets_the_rest(make_cluster):
     db = make_cluster(totp__issuer=COLON).create_database()
     role = db.create_role()
-    db.execute(f"ALTER FUNCTION totp_health() OWNER TO {role}; GRANT USAGE ON SCHEMA totp TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA totp TO {role}")
+    db.execute(f"ALTER FUNCTION totp_health(boolean) OWNER TO {role}; GRANT USAGE ON SCHEMA totp TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA totp TO {role}")
     with closing(db.connect()) as conn:
         assert health(conn)["issuer"] == FINE
         conn.execute(f"GRANT EXECUTE ON FUNCTION pg_show_all_file_settings() TO {role}")

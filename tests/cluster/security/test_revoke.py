@@ -131,9 +131,9 @@ def test_a_smaller_capability_can_be_given_in_the_same_transaction(dba, role):
 def test_what_was_granted_by_hand_stays(dba, role):
     """A function of no such capability, another table, the schema that other things are in."""
     grant(dba, role, "verify")
-    dba.execute(f"GRANT EXECUTE ON FUNCTION mfa.totp_health() TO {role}; GRANT SELECT ON totp.floor TO {role}")
+    dba.execute(f"GRANT EXECUTE ON FUNCTION mfa.totp_health(boolean) TO {role}; GRANT SELECT ON totp.floor TO {role}")
     revoke(dba, role, "verify")
-    assert rights(dba, role) == {("totp_health()", "EXECUTE"), ("totp.floor", "SELECT"), ("schema mfa", "USAGE")}
+    assert rights(dba, role) == {("totp_health(boolean)", "EXECUTE"), ("totp.floor", "SELECT"), ("schema mfa", "USAGE")}
     revoke(dba, role, "admin")
     assert rights(dba, role) == {("totp.floor", "SELECT")}
 

@@ -52,6 +52,8 @@ class Sides:
         if called & ON_ALL and isinstance(router, Rows):
             router = router.without_shard()
         one = answer(self.one, statement, parameters)
+        if called == {"totp_stats"} and isinstance(one, Rows):
+            one = one.without_grants()
         if isinstance(one, Failure):
             self.states.add(one.sqlstate)
         elif one.rows or not one.columns:
@@ -71,6 +73,10 @@ class Rows:
 
     def __init__(self, columns: list[tuple], rows: list[tuple]) -> None:
         self.columns, self.rows = columns, [tuple(map(_form, row)) for row in rows]
+
+    def without_grants(self) -> "Rows":
+        """A router has its own grants, and no event for them."""
+        return Rows(self.columns, [row for row in self.rows if row[0] not in ("granted", "revoked")])
 
     def without_shard(self) -> "Rows":
         names = [name for name, _ in self.columns]
@@ -135,7 +141,8 @@ class Both:
         for database in self.behind:
             database.execute(f"ALTER DATABASE {database.name} SET totp.clock = '{NOON.isoformat()}'")
         with closing(self.one.connect()) as conn:
-            self.functions = [function for function in functions(conn) if function.schema == "public"]
+            # Whom totp_grant and totp_revoke refuse depends on who owns the functions: the calls of test_differences.py have them.
+            self.functions = [function for function in functions(conn) if function.schema == "public" and function.name not in ("totp_grant", "totp_revoke")]
 
     def on_servers(self, statement: str) -> None:
         """What is done where the tables are."""

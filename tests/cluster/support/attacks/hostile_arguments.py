@@ -36,6 +36,7 @@ GOOD = {
     "new_device": "tablet", "proof": "827364", "recovery_codes": 3,
     "account_name": "alice@example.com", "issuer": "Example", "algorithm": "SHA1", "digits": 6, "period": 30, "keep_current": True,
     "secret": OWN_SECRET, "confirmed": True, "allow_weak": True, "encoding": None, "at": "2030-01-01 12:00:00+00", "uri": f"otpauth://totp/a?secret={OWN_SECRET}",
+    "seal_id": 1, "since_seal": 1, "anchor": "seal=1 last=1 rows=1 mac=" + "0" * 64,
     "code1": "918274", "code2": "918275", "drift": 0,
     "scale": 2, "count": 3, "recovery_codes": 2, "since": "1 day", "older_than": "1 day", "batch_size": 10, "role": "postgres", "capability": "verify", "granted": True,
     "full": True, "after": None, "max": 3, "prefix": "a",
