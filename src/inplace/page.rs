@@ -50,7 +50,7 @@ impl Target {
         Self::open::<T>(&RowAddress { table, tid, xmin: pg_sys::InvalidTransactionId, may_be_going: true })
     }
 
-    /// Turns to the row at an offset of the page, whoever inserted it. False if there is none.
+    /// Turns to the row at an offset of the page, no matter which transaction inserted it. False if there is none.
     ///
     /// # Safety
     /// The buffer is locked.

@@ -282,7 +282,7 @@ def test_no_session_changes_the_rules(conn, token, call, sqlstate):
 
 
 def test_who_may_enroll_may_measure_and_gains_nothing_by_it(quick_db, conn, token):
-    """Two right codes are needed, and are gone then: whoever has them could have signed in with either."""
+    """Two right codes are needed, and are gone then: with either, one could have signed in."""
     role = quick_db.create_role("enroll")
     with web_session(quick_db, role) as web:
         for number in range(MAX_ATTEMPTS):

@@ -233,7 +233,7 @@ def test_what_the_role_has_passed_on_is_in_the_way(database, dba, role):
     assert rights(dba, role) == rights(dba, other) == set()
 
 
-# --- Who may, and for whom ------------------------------------------------------------------------------------------------
+# --- Who may revoke, and from which role ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -141,7 +141,7 @@ class Both:
         for database in self.behind:
             database.execute(f"ALTER DATABASE {database.name} SET totp.clock = '{NOON.isoformat()}'")
         with closing(self.one.connect()) as conn:
-            # Whom totp_grant and totp_revoke refuse depends on who owns the functions: the calls of test_differences.py have them.
+            # Which roles totp_grant and totp_revoke refuse depends on who owns the functions: the calls of test_differences.py have them.
             self.functions = [function for function in functions(conn) if function.schema == "public" and function.name not in ("totp_grant", "totp_revoke")]
 
     def on_servers(self, statement: str) -> None:
