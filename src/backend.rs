@@ -206,7 +206,8 @@ pub fn try_in_subtransaction(work: impl FnOnce() -> bool) -> bool {
     unsafe {
         let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
         // PostgreSQL writes messages of level DEBUG about the subtransaction. The context has the statement, and with it codes.
-        let messages = std::mem::replace(&mut *(&raw mut pg_sys::error_context_stack), std::ptr::null_mut());
+        let messages = pg_sys::error_context_stack;
+        pg_sys::error_context_stack = std::ptr::null_mut();
         let holdoffs = pg_sys::InterruptHoldoffCount;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::InterruptHoldoffCount = holdoffs + 1;

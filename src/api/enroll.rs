@@ -139,7 +139,7 @@ pub fn begin(user: UserId) -> Result<(), Error> {
 /// secret of the last one works.
 pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) -> Result<(), Error> {
     // Before the time is read, so that this secret is younger than the floor.
-    replay_floor::current()?;
+    let floor_at = replay_floor::current()?;
     let now = clock::now()?;
     let existing = secrets::of_user(&Snapshot::latest(), user)?;
     let of_device: Vec<_> = existing.iter().filter(|s| s.device() == device).collect();
@@ -161,6 +161,9 @@ pub fn store(user: UserId, device: DeviceName, uri: &OtpauthUri, plan: &Plan) ->
     for old in &of_device {
         if let Some(known) = known.as_ref().filter(|k| k.secret_id == old.secret_id) {
             let used = secrets::take(user, old.secret_id)?;
+            // What may have been used in lost WAL was used under the old drift, which the import may change.
+            let floor = replay_floor::step(floor_at, old.codes.created_at, now, known.period, used.drift());
+            let used = UsedCode { step: used.step.max(floor.unwrap_or(used.step)), ..used };
             let used = used.in_period(known.period, uri.parameters.period);
             past = Past { created_at: old.codes.created_at, used: Some(used) };
         } else if old.slot == slot || slot == Slot::Active || !keep_current {

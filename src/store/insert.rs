@@ -61,15 +61,18 @@ impl Executor {
         }
     }
 
-    /// Checks the constraints, adds the row to the table and its indexes, and lets later statements see it.
+    /// Checks the constraints, adds the row to the table and its indexes, and lets later statements see it. Returns whether this
+    /// value may be used again: what an index on an expression needs is compiled for each row, and would pile up.
     ///
     /// # Safety
     /// The relation is the open table that this was made for, without triggers. The values are those of its columns, and of
     /// their types.
-    unsafe fn insert(&self, relation: pg_sys::Relation, row: &[Arg]) {
+    unsafe fn insert(&self, relation: pg_sys::Relation, row: &[Arg]) -> bool {
         // SAFETY: promised by the caller. These are the calls of PostgreSQL's worker.c for a row that it received. After an
         // error the abort of the transaction closes the indexes, and this value is used no more.
         unsafe {
+            // A function of a constraint that is marked STABLE sees what an INSERT of this moment would.
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
             (*self.target).ri_RelationDesc = relation;
             pg_sys::ExecOpenIndices(self.target, false);
             let slot = pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, pg_sys::table_slot_callbacks(relation));
@@ -79,12 +82,19 @@ impl Executor {
             }
             pg_sys::ExecStoreVirtualTuple(slot);
             pg_sys::ExecSimpleRelationInsert(self.target, self.state, slot);
+            let indexes = (*self.target).ri_NumIndices as usize;
+            let is_simple = (0..indexes).all(|i| {
+                let index = *(*self.target).ri_IndexRelationInfo.add(i);
+                (*index).ii_Expressions.is_null() && (*index).ii_Predicate.is_null()
+            });
             pg_sys::ExecCloseIndices(self.target);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
             if let Some(context) = (*self.state).es_per_tuple_exprcontext.as_ref() {
                 pg_sys::MemoryContextReset(context.ecxt_per_tuple_memory);
             }
+            pg_sys::PopActiveSnapshot();
             pg_sys::CommandCounterIncrement();
+            is_simple
         }
     }
 }
@@ -108,8 +118,11 @@ impl InsertTable {
             // in its memory, and nobody else uses it: it was taken out.
             unsafe {
                 let executor = of_this.unwrap_or_else(|| Taken::new(|| Executor::new(relation, transaction)));
-                executor.value.insert(relation, row);
-                kept.put(executor);
+                if executor.value.insert(relation, row) {
+                    kept.put(executor);
+                } else {
+                    pg_sys::FreeExecutorState(executor.value.state);
+                }
             }
         });
         Ok(())

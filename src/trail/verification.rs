@@ -312,7 +312,8 @@ impl Verification {
         let (status, problem, first_id) = if found.is_some() {
             ("lost", format!("Another seal has its number{}.", never_here()), None)
         } else if anchor.seal_id < self.pruned_seal {
-            ("pruned", "Its seal was pruned.".into(), None)
+            // Who has made a new trail and pruned it past the anchor would be believed.
+            ("unverifiable", "Its seal was pruned, so this anchor shows nothing: take a later one.".into(), None)
         } else {
             (
                 "lost",

@@ -12,7 +12,7 @@ use crate::base64;
 use crate::error::ReadError;
 use crate::problem::Problem;
 use crate::protobuf::{Value, fields};
-use crate::token::{self, Token, Tokens};
+use crate::token::{self, MAX_TOKENS, Token, Tokens};
 
 const SCHEME: &str = "otpauth-migration://offline?";
 
@@ -70,7 +70,10 @@ impl Link {
         let mut link = Link::default();
         fields(payload, |field, value| {
             match (field, value) {
-                (1, Value::Bytes(account)) => link.accounts.push(read_account(account)?),
+                // One more than is allowed shows that there are too many.
+                (1, Value::Bytes(account)) if link.accounts.len() <= MAX_TOKENS => {
+                    link.accounts.push(read_account(account)?);
+                }
                 (3, Value::Number(links)) => link.links = links,
                 (4, Value::Number(index)) => link.index = index,
                 (5, Value::Number(export)) => link.export = export,

@@ -111,16 +111,17 @@ fn read_encrypted(value: &Element) -> Result<Encrypted, Problem> {
 
 fn read_package(package: &Element, encryption: &mut Encryption, tokens: &mut Tokens) -> Result<(), ReadError> {
     tokens.between();
+    let device = Device::read(package);
     let mut keys = package.children(&["Key", "Secret"]).peekable();
     if keys.peek().is_none() {
         let mut token = Token::bad(Problem::NoSecret);
-        read_device(package, None, &mut token);
+        device.describe(None, &mut token);
         return tokens.push(token);
     }
     for key in keys {
         tokens.between();
         let mut token = Token::default();
-        read_device(package, Some(key), &mut token);
+        device.describe(Some(key), &mut token);
         match read_key(key, encryption, &mut token) {
             Ok(()) => {}
             Err(Stop::Token(problem)) => token.settle(Err(problem)),
@@ -131,19 +132,46 @@ fn read_package(package: &Element, encryption: &mut Encryption, tokens: &mut Tok
     Ok(())
 }
 
-/// Reads what is for display: device, user, and the earlier expiry date.
-fn read_device(package: &Element, key: Option<&Element>, token: &mut Token) {
-    let device = package.child("DeviceInfo").or(package.child("DeviceId"));
-    let text = |element: Option<&Element>, name: &str| {
-        element.and_then(|element| element.child(name)).map(|child| child.text())
-    };
-    token.serial = token.label(text(device, "SerialNo").as_ref().map(|text| text.as_str()));
-    token.manufacturer = token.label(text(device, "Manufacturer").as_ref().map(|text| text.as_str()));
-    token.model = token.label(text(device, "Model").as_ref().map(|text| text.as_str()));
-    token.user_id = token.user(text(key, "UserId").or(text(device, "UserId")).as_ref().map(|text| text.as_str()));
-    let policy = key.and_then(|key| key.child("Policy"));
-    let dates =
-        [text(policy, "ExpiryDate"), text(key, "ExpiryDate"), text(device, "ExpiryDate"), text(device, "Expiry")];
+/// What the keys of a package share. Read once for all of them: there may be many, and the texts may be long.
+struct Device(Token);
+
+impl Device {
+    fn read(package: &Element) -> Device {
+        let device = package.child("DeviceInfo").or(package.child("DeviceId"));
+        let mut shared = Token::default();
+        shared.serial = shared.label(text(device, "SerialNo").as_ref().map(|text| text.as_str()));
+        shared.manufacturer = shared.label(text(device, "Manufacturer").as_ref().map(|text| text.as_str()));
+        shared.model = shared.label(text(device, "Model").as_ref().map(|text| text.as_str()));
+        shared.user_id = shared.user(text(device, "UserId").as_ref().map(|text| text.as_str()));
+        read_expiry(&[text(device, "ExpiryDate"), text(device, "Expiry")], &mut shared);
+        Device(shared)
+    }
+
+    /// Fills in what is for display: device, user, and the earlier expiry date.
+    fn describe(&self, key: Option<&Element>, token: &mut Token) {
+        let Device(shared) = self;
+        token.serial = shared.serial.clone();
+        token.manufacturer = shared.manufacturer.clone();
+        token.model = shared.model.clone();
+        token.expires_at = shared.expires_at;
+        if let Some(problem) = shared.problem {
+            token.note(problem);
+        }
+        token.user_id = match text(key, "UserId") {
+            Some(user) => token.user(Some(user.as_str())),
+            None => shared.user_id.clone(),
+        };
+        let policy = key.and_then(|key| key.child("Policy"));
+        read_expiry(&[text(policy, "ExpiryDate"), text(key, "ExpiryDate")], token);
+    }
+}
+
+fn text(element: Option<&Element>, name: &str) -> Option<Zeroizing<String>> {
+    element.and_then(|element| element.child(name)).map(|child| child.text())
+}
+
+/// Keeps the earliest date.
+fn read_expiry(dates: &[Option<Zeroizing<String>>], token: &mut Token) {
     for date in dates.iter().flatten() {
         match date::parse(date) {
             Some(date) => token.expires_at = Some(token.expires_at.map_or(date, |before| before.min(date))),

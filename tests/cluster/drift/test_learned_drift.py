@@ -207,3 +207,19 @@ def test_what_is_stored_by_hand_does_no_harm(conn):
         assert check(conn, "alice", code_of(when, 0)).reason == "accepted"
         assert drift(conn) == (0 if stored != 0xFF else -1)
     assert conn.execute("SELECT DISTINCT recovery_codes_left FROM totp_status('alice')").fetchall() == [(10,)]
+
+
+@pytest.mark.parametrize("again", [{"drift": 1}, {"period": 15}], ids=["a lower drift", "another period"])
+def test_after_a_failover_an_import_gives_no_code_back(quick_db, conn, again):
+    """What may have been used in lost WAL was used under the old drift. An import that lowers it does not lower the floor."""
+    import_secret(conn, "alice", SECRET, drift=50)
+    conn.execute("UPDATE totp.floor SET timeline = 0")  # as after a promotion
+    with session(quick_db, NOON + timedelta(seconds=1)) as promoted:
+        assert check(promoted, "alice", code_of(NOON, 50)).reason == "replayed"
+        import_secret(promoted, "alice", SECRET, **again)
+        import_secret(promoted, "alice", SECRET)
+        for steps in range(60):
+            when = NOON + timedelta(seconds=steps * PERIOD)
+            fix_clock(promoted, when)
+            assert check(promoted, "alice", code_of(NOON, 50)).reason != "accepted", steps
+            promoted.execute("SELECT totp_unlock('alice')")

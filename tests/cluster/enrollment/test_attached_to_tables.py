@@ -108,3 +108,12 @@ def test_an_owner_who_may_not_insert_is_refused(cluster, taken_away):
         assert error_of(conn, IMPORT, ["bob"]).sqlstate == "42501"
         assert enrolled(conn) == ["alice"]
     database.drop()
+
+
+def test_a_function_of_a_constraint_sees_the_rows_of_the_statement(conn):
+    """Marked STABLE, it sees what an INSERT of that moment would: each row that was added before."""
+    conn.execute("CREATE FUNCTION few(u text) RETURNS boolean LANGUAGE plpgsql STABLE AS 'BEGIN RETURN (SELECT count(*) < 2 FROM totp.secrets WHERE user_id = u); END'")
+    conn.execute("ALTER TABLE totp.secrets ADD CHECK (few(user_id))")
+    error = error_of(conn, "SELECT totp_import('alice', repeat(chr(64 + n), 20), device => n::text, encoding => 'raw') FROM generate_series(1, 4) n")
+    assert error.sqlstate == "23514"
+    assert conn.execute("SELECT count(*) FROM totp.secrets").fetchone() == (0,)
