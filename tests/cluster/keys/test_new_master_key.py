@@ -127,7 +127,7 @@ def test_a_promoted_standby_knows_the_new_keys(fresh_cluster, make_standby):
             assert (error.sqlstate, error.diag.message_hint) == ("25006", "Call it on the primary. Only there can a code be used up and a guess be counted.")
         fresh_cluster.stop()
         standby.promote()
-        # Codes of the first minute and a half after the promotion may have been used on the old primary.
+        # Codes of the first two minutes after the promotion may have been used on the old primary.
         assert [sign_in_all(conn, users, NOON + n * MINUTE) for n in (1, 3)] == [0, 5]
         assert open_everything(conn) == (5, 0)
         conn.execute(AT_ONCE)

@@ -83,7 +83,7 @@ def test_a_code_that_may_have_been_used_is_refused_for_a_minute(upgraded):
         fix_clock(conn, NOON + timedelta(seconds=1))  # a secret of the very moment would be in no doubt
         for when in (NOON, NEXT):
             assert check(conn, "alice", code_at(upgraded["alice"], when))[:2] == (False, "replayed")
-        later = NOON + timedelta(seconds=90)
+        later = NOON + timedelta(seconds=120)
         fix_clock(conn, later)
         assert verify(conn, "alice", code_at(upgraded["alice"], later)) is True
 
@@ -95,7 +95,8 @@ def test_the_trail_is_sealed_as_before(upgraded):
         enroll(conn, "of the new server")
         seal_all(conn)
         assert deviations(conn, upgraded["anchor"]) == []
-        assert [finding.problem for finding in verify_trail(conn)].count(None) == len(verify_trail(conn)) - 1
+        of_seals = [finding.problem for finding in verify_trail(conn)[:-1]]
+        assert ["cluster" in problem for problem in of_seals if problem] == [True]  # the first one of the new server says so
 
 
 def test_everyone_signs_in_as_before(upgraded):
