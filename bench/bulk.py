@@ -40,7 +40,7 @@ def _make_legacy(conn) -> None:
     conn.execute("""
         CREATE TABLE legacy AS
         SELECT 'user' || n AS user_id,
-               upper(translate(substr(encode(sha256(n::text::bytea), 'hex'), 1, 32), '0189', 'GHIJ')) AS secret
+               'X' || upper(translate(substr(encode(sha256(n::text::bytea), 'hex'), 1, 31), '0189', 'GHIJ')) AS secret  -- X is no digit of hex
           FROM generate_series(1, %s) n""" % ROWS)
 
 

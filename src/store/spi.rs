@@ -64,6 +64,10 @@ pub struct Statement {
     plan: Cell<pg_sys::SPIPlanPtr>,
     is_planned: Cell<bool>,
     finds: Finds,
+    /// Whether one plan is good for all arguments: that of a statement that finds rows by index, and that of one that reads
+    /// PostgreSQL's catalogs alone. For the arrays of the latter PostgreSQL would plan at each call, which takes longer than to
+    /// run it.
+    is_generic: bool,
 }
 
 /// How a statement finds its rows.
@@ -222,6 +226,7 @@ impl Statement {
             plan: Cell::new(std::ptr::null_mut()),
             is_planned: Cell::new(false),
             finds,
+            is_generic: !matches!(finds, Finds::Anyhow) || !contains(sql.to_bytes(), b"totp."),
         }
     }
 
@@ -308,7 +313,7 @@ impl Statement {
 
     fn prepared(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
         if self.plan.get().is_null() {
-            let options = if self.finds != Finds::Anyhow { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
+            let options = if self.is_generic { pg_sys::CURSOR_OPT_GENERIC_PLAN as i32 } else { 0 };
             let (count, types) = (self.types.len() as i32, self.types.as_ptr().cast_mut());
             // SAFETY: called between SPI_connect and SPI_finish; the types are copied.
             unsafe {
