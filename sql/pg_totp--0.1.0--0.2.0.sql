@@ -84,6 +84,19 @@ COMMENT ON FUNCTION @extschema@.totp_qr_text(text) IS
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
+-- PostgreSQL 19 has REPACK (CONCURRENTLY), which would lose what changes in place meanwhile. It refuses these tables. They are
+-- locked in the order of a sign-in, which would otherwise wait for this script while the script waits for it.
+DO $$
+BEGIN
+  IF pg_catalog.current_setting('server_version_num')::integer OPERATOR(pg_catalog.>=) 190000 THEN
+    LOCK TABLE totp.attempts, totp.used_codes, totp.secrets, totp.floor IN ACCESS EXCLUSIVE MODE;
+    ALTER TABLE totp.attempts REPLICA IDENTITY NOTHING;
+    ALTER TABLE totp.used_codes REPLICA IDENTITY NOTHING;
+    ALTER TABLE totp.floor REPLICA IDENTITY NOTHING;
+  END IF;
+END
+$$;
+
 -- What was pending counts as approved.
 ALTER TABLE totp.secrets DROP CONSTRAINT secrets_slot_check;
 ALTER TABLE totp.secrets ADD CONSTRAINT secrets_slot_check CHECK (
@@ -103,6 +116,13 @@ CREATE TABLE totp.counters (
   padding             char(400) COLLATE "C" NOT NULL DEFAULT ''
 ) USING heap WITH (fillfactor = 10);
 INSERT INTO totp.counters SELECT 0, 0, 0, 0, 0, stripe FROM pg_catalog.generate_series(0, 15) AS stripe;
+DO $$
+BEGIN
+  IF pg_catalog.current_setting('server_version_num')::integer OPERATOR(pg_catalog.>=) 190000 THEN
+    ALTER TABLE totp.counters REPLICA IDENTITY NOTHING;
+  END IF;
+END
+$$;
 
 -- The counters are of this database in this cluster. A restored database begins with the rows of this script.
 SELECT pg_catalog.pg_extension_config_dump('totp.counters', 'WHERE false');

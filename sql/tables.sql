@@ -188,6 +188,18 @@ CREATE TABLE totp.audit_seals (
   mac               bytea          NOT NULL
 ) USING heap;
 
+-- PostgreSQL 19 has REPACK (CONCURRENTLY), which would lose what changes in place meanwhile. It refuses these tables.
+DO $$
+BEGIN
+  IF pg_catalog.current_setting('server_version_num')::integer OPERATOR(pg_catalog.>=) 190000 THEN
+    ALTER TABLE totp.attempts REPLICA IDENTITY NOTHING;
+    ALTER TABLE totp.used_codes REPLICA IDENTITY NOTHING;
+    ALTER TABLE totp.floor REPLICA IDENTITY NOTHING;
+    ALTER TABLE totp.counters REPLICA IDENTITY NOTHING;
+  END IF;
+END
+$$;
+
 -- Without these, pg_dump would leave out every enrollment.
 SELECT pg_catalog.pg_extension_config_dump('totp.key_ids', '');
 SELECT pg_catalog.pg_extension_config_dump('totp.secret_ids', '');

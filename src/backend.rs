@@ -385,6 +385,18 @@ pub unsafe fn new_file_in(relation: pg_sys::Relation) -> pg_sys::SubTransactionI
     }
 }
 
+/// Returns whether REPACK (CONCURRENTLY), new in PostgreSQL 19, would take the table: whatever its replica identity is, but
+/// NOTHING. The lock that holds the table open keeps it so: a change of the identity needs ACCESS EXCLUSIVE.
+///
+/// # Safety
+/// `relation` is open, and locked in ROW EXCLUSIVE mode or above.
+pub unsafe fn can_be_repacked(relation: pg_sys::Relation) -> bool {
+    // SAFETY: an open relation has its pg_class row.
+    let identity = unsafe { (*(*relation).rd_rel).relreplident };
+    let has_repack = cfg!(not(any(feature = "pg15", feature = "pg16", feature = "pg17", feature = "pg18")));
+    has_repack && identity as u8 != pg_sys::REPLICA_IDENTITY_NOTHING
+}
+
 /// Adds bytes to a page of the WAL record under construction.
 ///
 /// # Safety

@@ -125,6 +125,9 @@ pub enum Error {
     TableAltered(&'static str),
     #[error("cannot judge a code in the transaction that rewrote table \"totp.{0}\"")]
     TableRewritten(&'static str),
+    /// REPACK (CONCURRENTLY) would take it.
+    #[error("replica identity of table \"totp.{0}\" is not NOTHING")]
+    TableRepackable(&'static str),
     #[error("could not generate random bytes")]
     Random,
     /// What could not be done. PostgreSQL or a file failed in a way that has no other error.
@@ -150,7 +153,9 @@ impl Error {
             Self::TimeRange | Self::Clock | Self::Drift => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::DeviceDisabled | Self::TableRewritten(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::DeviceDisabled | Self::TableRewritten(_) | Self::TableRepackable(_) => {
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
@@ -205,6 +210,9 @@ impl Error {
             Self::FirstRecoveryCount => Some("It must be 0, for none, to 20.".into()),
             Self::Drift => Some("It must be -60 to 60 steps.".into()),
             Self::TimeRange => Some("It must be between the years -4712 and 294276.".into()),
+            Self::TableRepackable(_) => {
+                Some("REPACK (CONCURRENTLY) could take the table, and would bring used codes and failures back.".into())
+            }
             Self::CallerUnknown(_) => {
                 Some("The function is SECURITY DEFINER, so it does not know who called it.".into())
             }
@@ -220,6 +228,9 @@ impl Error {
             Self::UnusedMasterKeyNotLoaded(key) => Some(format!(
                 "Nothing is sealed under its data keys. If it was thrown away, run SELECT * FROM totp_forget_unreadable('{key}'). \
                  If not, add it again to the file that totp.key_file names, below the current one."
+            )),
+            Self::TableRepackable(table) => Some(format!(
+                "Run ALTER TABLE totp.{table} REPLICA IDENTITY NOTHING, and what else totp_health() says."
             )),
             _ => self.constant_hint().map(str::to_owned),
         }

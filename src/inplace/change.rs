@@ -19,8 +19,8 @@ use crate::error::Error;
 pub struct Target<A>(page::Target, PhantomData<A>);
 
 impl<A: InPlace> Target<A> {
-    /// Opens a row. Errors: 55000 if this transaction made a copy of the row, or has rewritten its table; XX001 if the table
-    /// is altered.
+    /// Opens a row. Errors: 55000 if this transaction made a copy of the row, or has rewritten its table, or if the table may be
+    /// repacked meanwhile; XX001 if the table is altered.
     pub fn open(row: &RowAddress) -> Result<Self, Error> {
         copies::refuse(row)?;
         let target = page::Target::open::<A>(row)?;

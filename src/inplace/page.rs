@@ -32,6 +32,11 @@ impl Target {
                 pg_sys::table_close(relation, pg_sys::NoLock as i32);
                 return Err(Error::TableAltered(T::TABLE));
             }
+            // Before any change, and before a code is compared: a copy that is being made would not have the change.
+            if backend::can_be_repacked(relation) {
+                pg_sys::table_close(relation, pg_sys::NoLock as i32);
+                return Err(Error::TableRepackable(T::TABLE));
+            }
             let (block, _) = pgrx::itemptr::item_pointer_get_both(row.tid);
             Ok(Self {
                 relation,

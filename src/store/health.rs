@@ -40,6 +40,8 @@ pub enum Fault {
     PublicationOfAllTables(String),
     /// A subscription that writes to the table.
     Subscription(String),
+    /// The table, or a partition of it, that REPACK (CONCURRENTLY) would take.
+    ReplicaIdentity(String),
 }
 
 /// How many secrets and sets of recovery codes lack something.
@@ -140,7 +142,7 @@ part AS (
    UNION
   SELECT p.name, i.inhrelid FROM part p JOIN pg_catalog.pg_inherits i ON i.inhparent = p.oid),
 found AS (
-  SELECT e.name, e.columns, c.oid, c.relkind, c.relpersistence, m.amname
+  SELECT e.name, e.columns, c.oid, c.relkind, c.relpersistence, c.relreplident, m.amname
     FROM expected e
     LEFT JOIN part p ON p.name = e.name
     LEFT JOIN pg_catalog.pg_class c ON c.oid = p.oid
@@ -185,7 +187,12 @@ UNION ALL
 SELECT f.name, 'subscription', pg_catalog.quote_ident(s.subname)
   FROM found f
   JOIN pg_catalog.pg_subscription_rel r ON r.srrelid = f.oid
-  JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid");
+  JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid
+UNION ALL
+SELECT f.name, 'replica identity', f.oid::pg_catalog.regclass::text
+  FROM found f
+ WHERE f.relkind = 'r' AND f.relreplident <> 'n'
+   AND pg_catalog.current_setting('server_version_num')::integer >= 190000");
 
 statement!(reads DATA_KEYS(TIMESTAMPTZOID), c"
 SELECT coalesce(pg_catalog.bool_or(state = 'retiring'), false),
@@ -304,6 +311,7 @@ fn fault(row: &Row) -> Result<Fault, Error> {
         "publication of schema" => Fault::PublicationOfSchema(row.must(3)?),
         "publication of all tables" => Fault::PublicationOfAllTables(row.must(3)?),
         "subscription" => Fault::Subscription(row.must(3)?),
+        "replica identity" => Fault::ReplicaIdentity(row.must(3)?),
         _ => return Err(Error::Internal("name a fault of a table")),
     })
 }

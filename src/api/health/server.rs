@@ -112,6 +112,9 @@ fn fault(table: &str, fault: &Fault) -> String {
             "subscription {name} writes to it, and gets no changes in place: on the publisher, publish without schema totp; \
              then ALTER SUBSCRIPTION {name} SET PUBLICATION or REFRESH PUBLICATION"
         ),
+        Fault::ReplicaIdentity(name) => format!(
+            "REPACK (CONCURRENTLY) would lose its changes, so it is not changed: ALTER TABLE {name} REPLICA IDENTITY NOTHING"
+        ),
     }
 }
 
