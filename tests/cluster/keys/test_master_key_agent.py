@@ -29,7 +29,8 @@ STEP = timedelta(seconds=30)
 
 
 class Agent:
-    """Renders keys into a file in memory as the agents of Vault and OpenBao do: a new file, which takes the name of the old one."""
+    """Renders keys into a file in memory as the agents of Vault and OpenBao do: a new file, which has owner and mode already when
+    it takes the name of the old one."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pg_totp.", dir=MEMORY))
