@@ -18,8 +18,8 @@ from key_sources import MEMORY, PAGE, HostKey
 from many_users import AT_ONCE, import_users, secret_of, sign_in_all
 from master_keys import master_keys
 from server import SERVER_USER, wait_until
-from sessions import session
-from totp import NOON, code_at, fix_clock, parallel, verify
+from sessions import Background, session
+from totp import NOON, code_at, fix_clock, parallel, recovery_codes, verify
 
 CHANGES = amount("KEY_CHANGES", 25, light=8)
 STEP = timedelta(seconds=30)
@@ -88,15 +88,16 @@ def test_users_sign_in_while_an_agent_replaces_the_file(agent, fresh_cluster, ca
         users = import_users(conn, 4)
     ended = threading.Event()
     counts = [0] * len(users)
-    rounds: set[tuple[int, int]] = set()  # worker and change
+    rounds: set[tuple[int, int]] = set()  # each worker, and the changes after which it began to sign in
     change = 0
 
     def sign_in(conn, worker) -> None:
+        begun = change
         when = NOON + counts[worker] * STEP
         fix_clock(conn, when)
         assert verify(conn, users[worker], code_at(secret_of(users[worker]), when)) is True
         counts[worker] += 1
-        rounds.add((worker, change))
+        rounds.add((worker, begun))
 
     def stay(worker) -> None:
         with closing(db.connect()) as conn:
@@ -111,14 +112,14 @@ def test_users_sign_in_while_an_agent_replaces_the_file(agent, fresh_cluster, ca
     def keep_changing() -> None:
         nonlocal key, change
         with session(db) as conn:
-            for change in range(CHANGES):
+            for number in range(1, CHANGES + 1):
                 new = token_hex(32)
                 agent.render(new, key)
                 fresh_cluster.reload()
                 conn.execute(AT_ONCE)
                 agent.render(new)
                 fresh_cluster.reload()
-                key = new
+                key, change = new, number
                 wait_until(lambda: ended.is_set() or all((worker, change) in rounds for worker in range(len(users))), "each session to sign in")
 
     def run(i) -> None:
@@ -131,12 +132,33 @@ def test_users_sign_in_while_an_agent_replaces_the_file(agent, fresh_cluster, ca
     with capsys.disabled():
         print(f"\n  {CHANGES} changes of the master key, {sum(counts):,} sign-ins meanwhile, {len(errors)} errors")
     assert errors == []
-    assert len(rounds) == CHANGES * len(users)
+    assert rounds >= {(worker, number) for worker in range(len(users)) for number in range(1, CHANGES + 1)}
     assert agent.key_file.read_text() == f"{key}\n"
     with session(db) as conn:
         [(state, _, loaded)] = master_keys(conn)
         assert (state, loaded) == ("current", True)
         assert sign_in_all(conn, users, NOON + 1_000_000 * STEP) == len(users)
+
+
+@pytest.mark.parametrize("query", ["SELECT totp_verify('user-000000', %s)", "SELECT totp_recover('user-000000', %s)"], ids=["code", "recovery code"])
+def test_a_sign_in_that_began_before_a_rotation_outlives_the_old_key(fresh_cluster, query):
+    """It found the user's row under the old data key, and reads the file when the old master key has gone from it."""
+    old, new = token_hex(32), token_hex(32)
+    fresh_cluster.write_key_file(f"{old}\n")
+    db = fresh_cluster.create_database()
+    with session(db) as conn:
+        [user] = import_users(conn, 1)
+        right = recovery_codes(conn, user)[0] if "recover" in query else code_at(secret_of(user), NOON)
+        fresh_cluster.write_key_file(f"{new}\n{old}\n")
+        conn.execute("BEGIN")
+        conn.execute(AT_ONCE)
+        conn.execute("LOCK totp.data_keys")
+        with Background(db, query.replace("%s", f"'{right}'")) as sign_in:
+            with closing(db.connect()) as watch:
+                sign_in.wait_until_blocked(watch)
+            fresh_cluster.write_key_file(f"{new}\n")
+            conn.execute("COMMIT")
+        assert sign_in.answer == [(True,)]
 
 
 # --- the units -------------------------------------------------------------------------------------------
@@ -184,7 +206,7 @@ def test_the_unit_fills_the_file_before_the_server_starts(source, units):
     assert source.keys() == before
     # And a mistake in it would be seen.
     unit.write_text(unit.read_text().replace("Type=oneshot", "Type=once").replace("totp-key fill", "no-such-program"))
-    assert "Type" in faults(units.folder, "totp-key.service")
+    assert "is not executable" in faults(units.folder, "totp-key.service")
 
 
 def test_a_credential_is_copied_by_the_unit_of_the_server(source, units):
