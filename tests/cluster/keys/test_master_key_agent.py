@@ -21,7 +21,7 @@ from server import SERVER_USER, wait_until
 from sessions import Background, session
 from totp import NOON, code_at, fix_clock, parallel, recovery_codes, verify
 
-CHANGES = amount("KEY_CHANGES", 25, light=8)
+CHANGES = amount("KEY_CHANGES", 15, light=5)
 STEP = timedelta(seconds=30)
 
 
