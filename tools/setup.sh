@@ -96,6 +96,7 @@ need() {
 has_file_below() { [ -e "$("$PG_CONFIG" "$1")/$2" ]; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
 has_rsyslog_module() { compgen -G "/usr/lib/*/rsyslog/$1.so"; }
+has_library() { compgen -G "/usr/lib/*/$1"; }
 has_venv() { "$(system_python)" -c 'import ensurepip, venv'; }
 
 need gcc has cc
@@ -134,6 +135,13 @@ if [ "${1:-}" = test ]; then
     fi
     need sqlsmith has sqlsmith                        # random SQL
     need patch has patch                              # for the build with a fault
+    need systemd has systemd-creds                    # for those of master-key.md
+    need swtpm has swtpm
+    need tpm2-tools has tpm2_pcrextend
+    need libtss2-tcti-swtpm0 has_library libtss2-tcti-swtpm.so.0
+    need softhsm2 has softhsm2-util
+    need opensc has pkcs11-tool
+    need age has age
     need prometheus has promtool                      # for the tests of monitoring
     need prometheus-sql-exporter has prometheus-sql-exporter
     need prometheus-postgres-exporter has prometheus-postgres-exporter

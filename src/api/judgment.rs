@@ -153,13 +153,15 @@ pub fn compare<'a>(
             ControlFlow::Break(answer) => return Ok(Compared::Answered(answer)),
         };
 
-        // Open. This may wait. Then everything is looked at again, at the current time.
+        // Open. This may wait. Then everything is looked at again, at the current time, also if it did not open: a rotation may
+        // have ended meanwhile, and the key that it retired may be gone from the key file.
         let reads = keyring::reads();
-        let opened = attempt.open(&look_up)?;
+        let opened = attempt.open(&look_up);
         if keyring::reads() != reads && !keys_were_read {
             keys_were_read = true;
             continue;
         }
+        let opened = opened?;
         let Some(floor_at) = replay_floor::known(attempt.now) else {
             drop(opened);
             replay_floor::current()?;

@@ -72,12 +72,13 @@ pub fn judge_code(user_id: Option<&str>, code: Option<&str>) -> Result<Answer, E
         }
         let Some(code) = &code else { return Ok(Answer::new(Reason::Malformed, counter, &policy, now)) };
         let reads = keyring::reads();
-        let hashes = keyring::open_recovery_codes(&found.snapshot, user, &found.set)?;
+        let hashes = keyring::open_recovery_codes(&found.snapshot, user, &found.set);
         if keyring::reads() != reads && !keys_were_read {
-            // It may have waited: look again, at the current time.
+            // It may have waited: look again, at the current time, also if it did not open, as in judgment.rs.
             keys_were_read = true;
             continue;
         }
+        let hashes = hashes?;
         let set = RecoverySet::from_bytes(&hashes).map_err(|_| Error::DoesNotOpen)?;
         let Some(row) = attempts_row(&found)? else { continue };
         // From here on a wrong code touches the attempts row and nothing else, as in verify.rs.

@@ -25,7 +25,13 @@ const MAX_BYTES: u64 = 64 * 1024;
 pub fn read() -> Result<MasterKeys, Error> {
     match settings::key_file() {
         Some(path) => {
-            let text = read_file(Path::new(OsStr::from_bytes(path.to_bytes())))?;
+            let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+            let text = match read_file(path) {
+                // Kubernetes puts a new link in place of an old one, and then removes what that led to. Who was on its way there
+                // finds nothing, and the next time what is new.
+                Err(FileRule::Exists) => read_file(path),
+                read => read,
+            }?;
             MasterKeys::from_file_text(&text).map_err(|e| Error::KeyFile { line: e.line, rule: e.rule.as_str() })
         }
         None => {
@@ -40,20 +46,20 @@ pub fn is_environment() -> bool {
     settings::key_file().is_none()
 }
 
-fn read_file(path: &Path) -> Result<Zeroizing<String>, Error> {
+fn read_file(path: &Path) -> Result<Zeroizing<String>, FileRule> {
     if !path.metadata().map_err(FileRule::of)?.is_file() {
-        return Err(FileRule::Regular.into());
+        return Err(FileRule::Regular);
     }
     // O_NONBLOCK: if a FIFO took the place of the file meanwhile, the open does not wait for a writer.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(FileRule::of)?;
     check_permissions(&file.metadata().map_err(FileRule::of)?)?;
     if is_in_data_directory(path) {
-        return Err(FileRule::Outside.into());
+        return Err(FileRule::Outside);
     }
     let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize + 1));
     file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|_| FileRule::Text)?;
     if text.len() as u64 > MAX_BYTES {
-        return Err(FileRule::Short.into());
+        return Err(FileRule::Short);
     }
     Ok(text)
 }

@@ -3,7 +3,7 @@
 import blocks
 from check import ROOT
 
-RUN = {"sql", "conf", "sh", "cron"}  # the others are files that a document reads itself
+RUN = {"sql", "conf", "ini", "sh", "cron"}  # the others are files that a document reads itself
 
 
 def test_each_block_with_a_name_is_run_by_a_cluster_test():

@@ -1,0 +1,259 @@
+"""docs/operations/master-key.md: each recipe that can run here, by the page's own scripts and commands, beside a server."""
+
+import base64
+import os
+import shutil
+import stat
+
+import pytest
+from health import health
+from key_sources import Age, HostKey, Token, Tpm, found_on_disk, places_on_disk, written_forms
+from many_users import AT_ONCE, import_users, secret_of, sign_in_all
+from master_keys import FIX, MINUTE, OLD, RESTORE, fingerprint_of_current, reload_and_wait
+from server import SERVER_USER, CommandFailed
+from sessions import session
+from totp import NOON, code_at, error_of
+
+RECIPES = {"host key": HostKey, "TPM": Tpm, "token": Token, "age": Age}
+
+
+@pytest.fixture(scope="module", params=RECIPES.values(), ids=RECIPES)
+def source(request, make_module_cluster):
+    """A recipe whose keys a server reads. The tests leave one key, filled and sealed."""
+    with request.param(make_module_cluster()) as source:
+        yield source
+
+
+@pytest.fixture(scope="module")
+def db(source):
+    return source.cluster.create_database()
+
+
+@pytest.fixture(scope="module")
+def users(db):
+    with session(db) as conn:
+        return import_users(conn, 5)
+
+
+@pytest.fixture
+def when(_minutes=iter(range(1, 10_000))):
+    """Another time for each sign-in, so that no code is used twice."""
+    return lambda: NOON + next(_minutes) * MINUTE
+
+
+def all_sign_in(db, users, when) -> None:
+    at = when()
+    with session(db, at) as conn:
+        assert sign_in_all(conn, users, at) == len(users)
+
+
+def failures(db) -> int:
+    return db.value("SELECT sum(failures) FROM totp.attempts")
+
+
+def change_master_key(source, db) -> None:
+    """The steps of the page, between which users sign in."""
+    source.run("new-key")
+    db.execute(AT_ONCE)
+    source.run("old-key-goes")
+    source.cluster.reload()
+
+
+def test_users_sign_in_after_a_change_of_the_master_key(source, db, users, when):
+    [old] = source.keys()
+    fingerprint = fingerprint_of_current(db)
+    with session(db, when()) as conn:
+        assert sign_in_all(conn, users, when()) == 5
+        source.run("new-key")
+        [new, below] = source.keys()
+        assert below == old
+        assert sign_in_all(conn, users, when()) == 5
+        db.execute(AT_ONCE)
+        assert health(conn)["master_key"] == ("ok", "2 loaded; nothing to do")
+        assert sign_in_all(conn, users, when()) == 5
+        source.run("old-key-goes")
+        assert source.keys() == [new]
+        reload_and_wait(source.cluster, conn)
+        assert sign_in_all(conn, users, when()) == 5
+        assert health(conn)["master_key"] == ("ok", "1 loaded; nothing to do")
+        assert health(conn)["lost_master_key"][0] == "ok"
+    assert fingerprint_of_current(db) != fingerprint
+    source.restart_machine()
+    assert source.keys() == [new]
+    all_sign_in(db, users, when)
+
+
+def test_the_file_is_the_servers_alone(source):
+    found = source.key_file.stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, SERVER_USER.pw_uid)
+    assert sorted(os.listdir(source.memory)) == ["totp.key"]
+
+
+def test_it_is_away_while_the_server_runs(source, db, users, when):
+    """The file stays as it was, also when the unit is started again, and when PostgreSQL is."""
+    before = source.key_file.read_bytes()
+    source.away()
+    with pytest.raises(CommandFailed):
+        source.fill()
+    source.cluster.restart()
+    source.back()
+    assert source.key_file.read_bytes() == before
+    all_sign_in(db, users, when)
+
+
+def test_it_is_away_when_the_machine_starts(source, db, users, when):
+    source.away()
+    source.restart_machine()
+    with session(db, when()) as conn:
+        assert conn.execute("SELECT totp_enabled(%s)", [users[0]]).fetchone() == (True,)
+        code = code_at(secret_of(users[0]), when())
+        for query in ("SELECT totp_verify(%s, %s)", "SELECT accepted FROM totp_check(%s, %s)"):
+            error = error_of(conn, query, [users[0], code])
+            assert (error.sqlstate, error.diag.message_primary, error.diag.message_detail, error.diag.message_hint) == (
+                "F0000", "master key file is not valid", "There is no such file.", FIX)
+        said = health(conn)
+        assert said["master_key"] == ("fail", f"master key file is not valid: There is no such file. {FIX}")
+        assert said["lost_master_key"][0] == "fail"
+        assert failures(db) == 0
+        source.back()
+        source.fill()
+        assert sign_in_all(conn, users, when()) == 5  # the same session, without a reload
+        assert health(conn)["master_key"][0] == "ok"
+
+
+def test_a_stale_file(source, db, users, when):
+    """The sealed keys of before a change come back, as from a backup of /etc."""
+    sealed = source.etc / "sealed"
+    stale = sealed.read_bytes()
+    with session(db, when()) as older:
+        change_master_key(source, db)
+        reload_and_wait(source.cluster, older)
+        assert sign_in_all(older, users, when()) == 5
+        fresh = sealed.read_bytes()
+        sealed.write_bytes(stale)
+        source.fill()
+        assert sign_in_all(older, users, when()) == 5  # it has the new key, until a reload
+        current = fingerprint_of_current(db)
+        reload_and_wait(source.cluster, older)
+        with session(db, when()) as newer:
+            for conn in (older, newer):
+                error = error_of(conn, "SELECT totp_verify(%s, %s)", [users[0], code_at(secret_of(users[0]), when())])
+                assert (error.sqlstate, error.diag.message_primary) == ("F0000", f"sealed under master key {current}, which is not loaded")
+                assert error.diag.message_hint == RESTORE
+                assert health(conn)["master_key"] == ("ok", "1 loaded; nothing to do")
+                status, detail = health(conn)["lost_master_key"]
+                assert status == "fail" and current in detail
+        assert failures(db) == 0
+        sealed.write_bytes(fresh)
+        source.fill()
+        assert sign_in_all(older, users, when()) == 5  # without a reload
+    all_sign_in(db, users, when)
+
+
+@pytest.mark.parametrize("printed", ["", "<no value>", OLD[:63], f"{OLD}\n\n{OLD}", "<html>502</html>"], ids=["nothing", "no value", "half a key", "a blank line", "a page"])
+def test_what_is_no_key_is_not_filled(source, printed):
+    program = source.etc / "open"
+    text, before = program.read_text(), source.key_file.read_bytes()
+    program.write_text(f"#!/bin/sh\ncat >/dev/null\nprintf '{printed}'\n")
+    for verb in ("fill", "new", "keep"):
+        sealed = (source.etc / "sealed").read_bytes()
+        with pytest.raises(CommandFailed, match="these are no keys; nothing was changed"):
+            source.shell(f"totp-key {verb}")
+        assert source.key_file.read_bytes() == before
+        assert (source.etc / "sealed").read_bytes() == sealed
+    program.write_text(text)
+    source.fill()
+
+
+def test_what_does_not_open_replaces_nothing(source):
+    """Whatever seal did: the keys that were sealed before are still there."""
+    program = source.etc / "seal"
+    text, sealed = program.read_text(), (source.etc / "sealed").read_bytes()
+    program.write_text("#!/bin/sh\nexec tr 0-9a-f a-f0-9\n")
+    for verb, stdin in (("new", ""), ("keep", ""), ("take", f"{OLD}\n")):
+        with pytest.raises(CommandFailed):
+            source.shell(f"totp-key {verb}", stdin)
+        assert (source.etc / "sealed").read_bytes() == sealed
+    program.write_text(text)
+    source.fill()
+
+
+def test_a_key_from_a_file_is_taken_along(source, db, users, when):
+    """And back: what the page does with a key file on the disk, which then goes."""
+    [key] = source.keys()
+    old_file = source.disk / "totp.key"
+    try:
+        old_file.write_text(f"{key}\n")
+        (source.etc / "sealed").unlink()
+        source.key_file.unlink()
+        source.run("first-from-a-file")
+    finally:
+        old_file.unlink()
+    assert source.keys() == [key]
+    all_sign_in(db, users, when)
+
+
+only_tpm = pytest.mark.parametrize("source", [Tpm], ids=["TPM"], indirect=True)
+
+
+@only_tpm
+def test_the_tpm_opens_nothing_in_another_state_of_secure_boot(source, db, users, when):
+    """Nor does it ever again; the copy of the key does."""
+    [key] = source.keys()
+    source.measure("0ff")
+    with pytest.raises(CommandFailed):
+        source.fill()
+    source.key_file.unlink()
+    source.shell("totp-key take; totp-key fill", f"{key}\n")
+    assert source.keys() == [key]
+    all_sign_in(db, users, when)
+    source.away()  # which starts with the state of before
+    source.back()
+    with pytest.raises(CommandFailed):
+        source.fill()
+    source.shell("totp-key take; totp-key fill", f"{key}\n")
+
+
+@only_tpm
+def test_another_tpm_opens_nothing(source):
+    before = source.key_file.read_bytes()
+    source.away()
+    source.state.rename(source.disk / "other")
+    source.state.mkdir()
+    source.back()
+    with pytest.raises(CommandFailed):
+        source.fill()
+    source.away()
+    source.state.rename(source.disk / "second")
+    (source.disk / "other").rename(source.state)
+    source.back()
+    source.fill()
+    assert source.key_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("source", [HostKey], ids=["host key"], indirect=True)
+def test_the_search_sees_each_form(source):
+    """Wherever in a file it stands."""
+    [key] = source.keys()
+    planted = source.disk / "planted"
+    planted.mkdir()
+    forms = {form: b"before " + content + b" after" for form, content in written_forms(key).items()}
+    assert len(forms) == 12
+    texts = {f"base64 of hex, {before}": base64.b64encode(b"x" * before + f"{key}\n".encode()) for before in range(3)}
+    for written in (forms, texts):
+        for name, content in written.items():
+            (planted / name).write_bytes(content)
+        assert {found for found in found_on_disk(planted, {key})} >= {(name, name) for name in written}
+    shutil.rmtree(planted)
+
+
+def test_no_key_is_on_a_disk(source, db, users, when):
+    """Neither one of this test nor one of those before it: in no file of the server and of the recipe."""
+    change_master_key(source, db)
+    all_sign_in(db, users, when)
+    source.cluster.psql("CHECKPOINT")
+    places = {name for name, _ in places_on_disk(source.cluster.folder)}
+    assert {"log", "data/pg_wal", "data/global/pg_control", "disk/etc/sealed"} <= places
+    assert len(source.made) >= 2
+    assert found_on_disk(source.cluster.folder, source.made) == []
+    assert {form for _, form in found_on_disk(source.memory, source.made)} == {"hex"}
