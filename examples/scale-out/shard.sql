@@ -235,8 +235,9 @@ $$;
 COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Sets the partitions that this shard serves; calls about users of others are refused';
 
 -- Begins every call. The lock on totp_shard.served, which any SELECT takes, is held until the end of the call. A search_path
--- would have to be set and reset at each call: so there is none, and every name and operator has its schema.
-CREATE OR REPLACE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS void
+-- would have to be set and reset at each call: so there is none, and every name and operator has its schema. It returns the
+-- actor because PL/pgSQL evaluates an assignment faster than a PERFORM, which runs a query.
+CREATE OR REPLACE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
   bytes   CONSTANT pg_catalog.int4 := pg_catalog.octet_length(user_id);
@@ -259,7 +260,7 @@ BEGIN
                ' pgbouncer with totp_shard.served.';
     END IF;
   END IF;
-  PERFORM pg_catalog.set_config('totp.actor', COALESCE(caller, ''), true);
+  RETURN pg_catalog.set_config('totp.actor', COALESCE(caller, ''), true);
 END
 $$;
 COMMENT ON FUNCTION totp_shard.enter(text, text) IS 'Refuses a user that this shard does not serve, and sets totp.actor';
@@ -465,9 +466,9 @@ BEGIN
     END IF;
     CONTINUE WHEN r.route NOT IN ('user', 'all', 'any', 'step');
     EXECUTE format('CREATE OR REPLACE FUNCTION %s RETURNS %s LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-      r.remote, r.result, format(E'BEGIN\n  PERFORM totp_shard.enter(caller, %s);\n%s  %s %I.%I(%s);\nEND',
+      r.remote, r.result, format(E'BEGIN\n  caller := totp_shard.enter(caller, %s);\n%s  %s %I.%I(%s);\nEND',
         CASE WHEN r.route = 'user' THEN '$1' ELSE 'NULL' END,
-        CASE WHEN r.second_user IS NOT NULL THEN format(E'  PERFORM totp_shard.enter(caller, %s);\n', r.second_user) ELSE '' END,
+        CASE WHEN r.second_user IS NOT NULL THEN format(E'  caller := totp_shard.enter(caller, %s);\n', r.second_user) ELSE '' END,
         CASE WHEN r.returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, r.schema, r.name, rtrim(r.numbers, ', ')));
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', r.remote, 'For the router: ' || r.comment);
   END LOOP;
