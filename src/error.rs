@@ -125,6 +125,8 @@ pub enum Error {
     TableAltered(&'static str),
     #[error("cannot judge a code in the transaction that rewrote table \"totp.{0}\"")]
     TableRewritten(&'static str),
+    #[error("table \"totp.{0}\" is distributed by Citus")]
+    TableDistributed(&'static str),
     #[error("could not generate random bytes")]
     Random,
     /// What could not be done. PostgreSQL or a file failed in a way that has no other error.
@@ -150,7 +152,9 @@ impl Error {
             Self::TimeRange | Self::Clock | Self::Drift => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::DeviceDisabled | Self::TableRewritten(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::DeviceDisabled | Self::TableRewritten(_) | Self::TableDistributed(_) => {
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
@@ -204,6 +208,9 @@ impl Error {
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
             Self::FirstRecoveryCount => Some("It must be 0, for none, to 20.".into()),
             Self::Drift => Some("It must be -60 to 60 steps.".into()),
+            Self::TableDistributed(_) => {
+                Some("Its rows are in other tables, and a move of these would make used codes good again.".into())
+            }
             Self::TimeRange => Some("It must be between the years -4712 and 294276.".into()),
             Self::CallerUnknown(_) => {
                 Some("The function is SECURITY DEFINER, so it does not know who called it.".into())
@@ -268,6 +275,9 @@ impl Error {
                 Some("Restore it as a logged table of access method heap with its original columns.")
             }
             Self::TableRewritten(_) => Some("Commit first. A rollback would undo what was judged."),
+            Self::TableDistributed(_) => Some(
+                "Restore a dump of the extension and its rows in a database where no table of schema \"totp\" is distributed.",
+            ),
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
             Self::Restricted(_) => {
                 Some("Call it in a separate statement, not from an index, a materialized view, or similar.")

@@ -155,6 +155,7 @@ mod tests {
             Error::RowsAltered => [Error::RowsAltered],
             Error::TableAltered(_) => [Error::TableAltered("attempts")],
             Error::TableRewritten(_) => [Error::TableRewritten("attempts")],
+            Error::TableDistributed(_) => [Error::TableDistributed("attempts")],
             Error::Random => [Error::Random],
             Error::Drift => [Error::Drift],
             Error::PageSize => [Error::PageSize],
