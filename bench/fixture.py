@@ -197,14 +197,14 @@ def uses(database: Database) -> int:
     return int(database.value("SELECT sum(uses) FROM totp.used_codes"))
 
 
-def pgbench(database: Database, clients: int, per_client: int, script: str, *options: str, **variables) -> float:
-    """Runs a script that many times in each of that many prepared sessions; returns the tps. :k counts a client's turns from 1."""
+def pgbench(database: Database, clients: int, per_client: int, script: str, *options: str, mode: str = "prepared", **variables) -> float:
+    """Runs a script that many times in each of that many sessions; returns the tps. :k counts a client's turns from 1."""
     cluster = database.cluster
     path = cluster.folder / "script.sql"
     cluster.run("sh", "-c", 'cat >"$1"', "sh", path, stdin=f"\\set k :k + 1\n{script}")
     # Bound as parameters: a value has no quotes.
     given = [f"-D{name}={value}" for name, value in {"k": 0, **variables}.items()]
-    out = cluster.client("pgbench", "-n", "-M", "prepared", "-c", clients, "-j", min(clients, CORES), "-t", per_client,
+    out = cluster.client("pgbench", "-n", "-M", mode, "-c", clients, "-j", min(clients, CORES), "-t", per_client,
                          "-f", path, *given, *options, database.name)
     return float(next(line.split()[2] for line in out.splitlines() if line.startswith("tps = ")))
 

@@ -128,6 +128,8 @@ pub enum Error {
     /// REPACK (CONCURRENTLY) would take it.
     #[error("replica identity of table \"totp.{0}\" is not NOTHING")]
     TableRepackable(&'static str),
+    #[error("table \"totp.{0}\" is distributed by Citus")]
+    TableDistributed(&'static str),
     #[error("could not generate random bytes")]
     Random,
     /// What could not be done. PostgreSQL or a file failed in a way that has no other error.
@@ -156,6 +158,7 @@ impl Error {
             Self::DeviceDisabled | Self::TableRewritten(_) | Self::TableRepackable(_) => {
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
+            Self::DeviceDisabled | Self::TableRewritten(_) | Self::TableDistributed(_) => {
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
@@ -209,6 +212,9 @@ impl Error {
             Self::RecoveryCount => Some("It must be 1 to 20.".into()),
             Self::FirstRecoveryCount => Some("It must be 0, for none, to 20.".into()),
             Self::Drift => Some("It must be -60 to 60 steps.".into()),
+            Self::TableDistributed(_) => {
+                Some("Its rows are in other tables, and a move of these would make used codes good again.".into())
+            }
             Self::TimeRange => Some("It must be between the years -4712 and 294276.".into()),
             Self::TableRepackable(_) => {
                 Some("REPACK (CONCURRENTLY) could take the table, and would bring used codes and failures back.".into())
@@ -279,6 +285,9 @@ impl Error {
                 Some("Restore it as a logged table of access method heap with its original columns.")
             }
             Self::TableRewritten(_) => Some("Commit first. A rollback would undo what was judged."),
+            Self::TableDistributed(_) => Some(
+                "Restore a dump of the extension and its rows in a database where no table of schema \"totp\" is distributed.",
+            ),
             Self::Isolation(_) => Some("Call it in a transaction of isolation level READ COMMITTED."),
             Self::Restricted(_) => {
                 Some("Call it in a separate statement, not from an index, a materialized view, or similar.")

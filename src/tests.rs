@@ -156,6 +156,7 @@ mod tests {
             Error::TableAltered(_) => [Error::TableAltered("attempts")],
             Error::TableRewritten(_) => [Error::TableRewritten("attempts")],
             Error::TableRepackable(_) => [Error::TableRepackable("attempts")],
+            Error::TableDistributed(_) => [Error::TableDistributed("attempts")],
             Error::Random => [Error::Random],
             Error::Drift => [Error::Drift],
             Error::PageSize => [Error::PageSize],

@@ -1,7 +1,8 @@
 -- What a shard needs besides the extension: psql -v ON_ERROR_STOP=1 -d DATABASE -f shard.sql
 --
 -- As a superuser, on each shard, after CREATE EXTENSION pg_totp; and again after ALTER EXTENSION pg_totp UPDATE.
--- The router calls the functions that this script creates in schema totp_shard, and nothing else. Each of them
+-- The router, or a client without a router, calls the functions that this script creates in schema totp_shard, and nothing
+-- else. Each of them
 -- - refuses a user that this shard does not serve, and every user on a copy of a shard that gave up partitions,
 -- - sets totp.actor for that call,
 -- - calls the function of the extension with the same name.
@@ -161,19 +162,21 @@ $$;
 
 -- --- Which shard serves which users ----------------------------------------------------------------------------
 
--- Returns the number of partitions, which is the largest possible number of shards. It must be the same here and in
--- router.sql. Choose it before the first user; it can never change. A power of two, at most 256.
+-- Returns the number of partitions, which is the largest possible number of shards. It must be the same here, in router.sql,
+-- pgbouncer.ini, totp_client.py and totp_client.js. Choose it before the first user; it can never change. A power of two, at most 256.
 CREATE OR REPLACE FUNCTION totp_shard.partition_count() RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 16';
 COMMENT ON FUNCTION totp_shard.partition_count() IS 'Number of partitions; the first is 0';
 
 -- Returns the partition of a user. It never changes: it decides where the rows are. A call without a user goes to
--- partition 0.
+-- partition 0. Clients that find the shard themselves compute the same: totp_client.py, totp_client.js.
+--
+-- PostgreSQL puts the expression in place of the call. So the function has no search_path, and every name and operator has
+-- its schema. It is STABLE because convert_to() is.
 CREATE OR REPLACE FUNCTION totp_shard.partition(user_id text) RETURNS integer
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-  RETURN coalesce(get_byte(sha256(convert_to(user_id, 'UTF8')), 0) % totp_shard.partition_count(), 0);
-END
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+  SELECT COALESCE(pg_catalog.get_byte(pg_catalog.sha256(pg_catalog.convert_to(user_id, 'UTF8')), 0)
+                  OPERATOR(pg_catalog.%) totp_shard.partition_count(), 0)
 $$;
 COMMENT ON FUNCTION totp_shard.partition(text) IS 'Returns the partition of a user';
 
@@ -231,30 +234,33 @@ END
 $$;
 COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Sets the partitions that this shard serves; calls about users of others are refused';
 
--- Begins every call. The lock on totp_shard.served, which any SELECT takes, is held until the end of the call.
-CREATE OR REPLACE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Begins every call. The lock on totp_shard.served, which any SELECT takes, is held until the end of the call. A search_path
+-- would have to be set and reset at each call: so there is none, and every name and operator has its schema. It returns the
+-- actor because PL/pgSQL evaluates an assignment faster than a PERFORM, which runs a query.
+CREATE OR REPLACE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS text
+LANGUAGE plpgsql AS $$
 DECLARE
-  mine    integer[];
-  only_on text;
+  bytes   CONSTANT pg_catalog.int4 := pg_catalog.octet_length(user_id);
+  mine    pg_catalog.int4[];
+  only_on pg_catalog.text;
 BEGIN
   -- With an older snapshot it would see an older map.
-  IF current_setting('transaction_isolation') <> 'read committed' THEN
+  IF pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.<>) 'read committed' THEN
     RAISE EXCEPTION 'a shard can only be called at READ COMMITTED' USING ERRCODE = 'active_sql_transaction';
   END IF;
   SELECT s.partitions, s.only_on INTO mine, only_on FROM totp_shard.served AS s;
   -- The extension refuses what cannot be a user id.
-  IF octet_length(user_id) BETWEEN 1 AND 256 THEN
-    IF only_on IS NOT NULL AND only_on IS DISTINCT FROM totp_shard.this_server() THEN
+  IF bytes OPERATOR(pg_catalog.>=) 1 AND bytes OPERATOR(pg_catalog.<=) 256 THEN
+    IF only_on IS NOT NULL AND (only_on OPERATOR(pg_catalog.=) totp_shard.this_server()) IS NOT TRUE THEN
       RAISE EXCEPTION 'this copy of a shard serves nobody yet' USING ERRCODE = 'object_not_in_prerequisite_state',
         HINT = 'Its shard is being split. If it is promoted, call totp_shard.serve() here, with the partitions that it will serve.';
-    ELSIF (totp_shard.partition(user_id) = ANY (mine)) IS NOT TRUE THEN
+    ELSIF (totp_shard.partition(user_id) OPERATOR(pg_catalog.=) ANY (mine)) IS NOT TRUE THEN
       RAISE EXCEPTION 'this shard does not serve the user' USING ERRCODE = 'object_not_in_prerequisite_state',
-        HINT = 'The partition has moved or is moving. Call again; if the error remains, compare the map of the router with'
-               ' totp_shard.served.';
+        HINT = 'The partition has moved or is moving. Call again. If the error remains, compare the map of the router or of'
+               ' pgbouncer with totp_shard.served.';
     END IF;
   END IF;
-  PERFORM set_config('totp.actor', coalesce(caller, ''), true);
+  RETURN pg_catalog.set_config('totp.actor', COALESCE(caller, ''), true);
 END
 $$;
 COMMENT ON FUNCTION totp_shard.enter(text, text) IS 'Refuses a user that this shard does not serve, and sets totp.actor';
@@ -460,9 +466,9 @@ BEGIN
     END IF;
     CONTINUE WHEN r.route NOT IN ('user', 'all', 'any', 'step');
     EXECUTE format('CREATE OR REPLACE FUNCTION %s RETURNS %s LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS %L',
-      r.remote, r.result, format(E'BEGIN\n  PERFORM totp_shard.enter(caller, %s);\n%s  %s %I.%I(%s);\nEND',
+      r.remote, r.result, format(E'BEGIN\n  caller := totp_shard.enter(caller, %s);\n%s  %s %I.%I(%s);\nEND',
         CASE WHEN r.route = 'user' THEN '$1' ELSE 'NULL' END,
-        CASE WHEN r.second_user IS NOT NULL THEN format(E'  PERFORM totp_shard.enter(caller, %s);\n', r.second_user) ELSE '' END,
+        CASE WHEN r.second_user IS NOT NULL THEN format(E'  caller := totp_shard.enter(caller, %s);\n', r.second_user) ELSE '' END,
         CASE WHEN r.returns_set THEN 'RETURN QUERY SELECT * FROM' ELSE 'RETURN' END, r.schema, r.name, rtrim(r.numbers, ', ')));
     EXECUTE format('COMMENT ON FUNCTION %s IS %L', r.remote, 'For the router: ' || r.comment);
   END LOOP;

@@ -44,6 +44,13 @@ pub enum Fault {
     ReplicaIdentity(String),
 }
 
+/// A table that cannot be read.
+pub struct UnreadableTable {
+    pub name: &'static str,
+    /// Citus has taken it. Otherwise it is missing, or its columns have changed.
+    pub is_distributed: bool,
+}
+
 /// How many secrets and sets of recovery codes lack something.
 pub struct Incomplete {
     /// A row in `totp.attempts` or `totp.used_codes`.
@@ -321,9 +328,13 @@ pub fn tables() -> impl Iterator<Item = &'static str> {
     shape::names()
 }
 
-/// Returns the tables whose rows cannot be read: what reads one of them raises XX001.
-pub fn unreadable_tables() -> Vec<&'static str> {
-    shape::altered()
+/// Returns the tables whose rows cannot be read: what reads one of them raises an error.
+pub fn unreadable_tables() -> Vec<UnreadableTable> {
+    let is_distributed = |error| matches!(error, Error::TableDistributed(_));
+    shape::unusable()
+        .into_iter()
+        .map(|(name, error)| UnreadableTable { name, is_distributed: is_distributed(error) })
+        .collect()
 }
 
 /// Reads the state of the data keys.

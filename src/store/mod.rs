@@ -2,7 +2,7 @@
 //!
 //! One file per table, and besides `sign_in`, the look-up of the hot path; `list`; `rotation`; `audit_rows`; `owner`; and `health` with
 //! `health_rights` and `health_settings`. They use `spi`, or `scan` and `insert` if a plan costs too much; `spi` and `scan`
-//! return a `row`. `shape` knows the columns of the tables.
+//! return a `row`. `shape` knows the columns of the tables, and `citus` which of them are elsewhere.
 //!
 //! Owns every statement that the library runs. Must never call a function of `api`, except in the place that `lib.rs` names.
 
@@ -11,6 +11,7 @@ pub mod audit_keys;
 pub mod audit_log;
 pub mod audit_rows;
 pub mod audit_seals;
+mod citus;
 pub mod counters;
 pub mod data_keys;
 pub mod floor;

@@ -14,7 +14,7 @@ use pgrx::pg_sys::{
 };
 
 use super::relcache::Kept;
-use super::table_oid;
+use super::{citus, table_oid};
 use crate::backend::{self, is_named};
 use crate::error::Error;
 
@@ -195,18 +195,19 @@ static ALL: [&Table; 10] = [
     &AUDIT_KEYS,
 ];
 
-/// Returns the tables that are missing or altered, among those that judgments need: all but the counters, which the SQL of
-/// 0.1.0 does not have.
-pub fn altered() -> Vec<&'static str> {
-    let is_needed = |table: &&&Table| !std::ptr::eq(**table, &COUNTERS);
+/// Returns the tables that cannot be used, and why. Judgments do without the counters, which the SQL of 0.1.0 does not have:
+/// they are among them only if they are elsewhere.
+pub fn unusable() -> Vec<(&'static str, Error)> {
     // Before ALTER EXTENSION UPDATE, these do not exist.
     let is_old = [&AUDIT_SEALS, &AUDIT_KEYS].iter().all(|table| table_oid(table.name) == pg_sys::InvalidOid);
     let is_there = |table: &&&Table| !is_old || (table.name != AUDIT_SEALS.name && table.name != AUDIT_KEYS.name);
+    let matters =
+        |table: &Table, error: &Error| table.name != COUNTERS.name || matches!(error, Error::TableDistributed(_));
     ALL.iter()
-        .filter(is_needed)
         .filter(is_there)
-        .filter(|table| table.check().is_err())
-        .map(|table| table.name())
+        .filter_map(|table| {
+            table.check().err().filter(|error| matters(table, error)).map(|error| (table.name(), error))
+        })
         .collect()
 }
 
@@ -278,12 +279,14 @@ enum Unfit {
     /// It had the name before, and another table has it now.
     NotTheName,
     Altered,
+    /// Citus has taken it.
+    Distributed,
 }
 
 impl Table {
     /// Checks the table, unless nothing has changed since the last check.
     ///
-    /// Errors: XX001 if it is missing, or its columns have changed.
+    /// Errors: XX001 if it is missing, or its columns have changed; 55000 if Citus has taken it.
     pub fn check(&'static self) -> Result<(), Error> {
         match self.checked.with(Kept::get) {
             Some(_) => Ok(()),
@@ -293,7 +296,7 @@ impl Table {
 
     /// Opens and locks the table, and checks it unless nothing has changed since the last check.
     ///
-    /// Errors: XX001 if it is missing, or its columns have changed.
+    /// Errors: XX001 if it is missing, or its columns have changed; 55000 if Citus has taken it.
     pub fn open(&'static self, lock: u32) -> Result<Open, Error> {
         self.checked.with(|checked| {
             loop {
@@ -308,8 +311,10 @@ impl Table {
                         Err(unfit) => {
                             // SAFETY: opened above. An unused table is not kept locked.
                             unsafe { pg_sys::table_close(relation, lock as i32) };
-                            if matches!(unfit, Unfit::Altered) {
-                                return Err(self.altered());
+                            match unfit {
+                                Unfit::NotTheName => {}
+                                Unfit::Altered => return Err(self.altered()),
+                                Unfit::Distributed => return Err(Error::TableDistributed(self.name())),
                             }
                         }
                     }
@@ -327,6 +332,11 @@ impl Table {
         self.checked.with(|checked| {
             let table = checked.get().map_or_else(|| table_oid(self.name), |checked| checked.table);
             if table == pg_sys::InvalidOid || !backend::try_lock_table(table, lock) {
+                return None;
+            }
+            // The check opens this one too. An update of Citus holds it.
+            let citus = citus::catalog();
+            if citus != pg_sys::InvalidOid && !backend::try_lock_table(citus, pg_sys::AccessShareLock) {
                 return None;
             }
             // SAFETY: returns NULL if the table does not exist.
@@ -355,6 +365,10 @@ impl Table {
         let table = unsafe { (*relation).rd_id };
         if table != table_oid(self.name) {
             return Err(Unfit::NotTheName);
+        }
+        // Before its columns are looked at: to open another table may read them again.
+        if citus::has_taken(table) {
+            return Err(Unfit::Distributed);
         }
         // SAFETY: as above.
         let (class, columns) =

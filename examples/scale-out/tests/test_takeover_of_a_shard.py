@@ -6,9 +6,11 @@ Each trap works on scripts that do not look: then eve is a superuser, or answers
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
+import psycopg
 import pytest
+from search_path_traps import set_traps
 from server import wait_until
-from shards import script
+from shards import partition, script
 from takeover_traps import DBA, EVE, FIRE, SCHEMA, SERVE, TAKEN_BACK, Trap, act, assert_refused, dropped, is_superuser, refusal, spring, trap
 from takeover_traps import server, databases, shard, router, served  # noqa: F401 - fixtures
 from totp import error_of
@@ -72,6 +74,26 @@ ON_A_SHARD = {
 @pytest.mark.parametrize("name", ON_A_SHARD)
 def test_shard_sql_does_not_work_on_what_is_prepared(shard, name):
     spring(shard, ON_A_SHARD[name], script("shard.sql"))
+
+
+def test_the_functions_without_a_search_path_keep_out_of_traps(served):
+    """enter() and partition() name every schema, so it does not matter what the search_path of their caller has first."""
+    with closing(served.connect()) as conn:
+        conn.execute("CREATE SCHEMA traps")
+        set_traps(conn, "traps")
+        assert conn.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'totp_shard'::regnamespace AND proconfig IS NULL ORDER BY 1").fetchall() == [
+            ("enter",), ("partition",), ("partition_count",)]
+        for path in ("traps, pg_catalog", "traps, pg_catalog, pg_temp"):
+            conn.execute(f"SET search_path = {path}")
+            with pytest.raises(psycopg.Error, match="trapped"):
+                conn.execute("SELECT 1 = length('x'::pg_catalog.text)::pg_catalog.int4")
+            for user in ("alice", "", "x" * 257, None):
+                conn.execute("SELECT totp_shard.enter('me', %s)", [user])
+            assert conn.execute("SELECT totp_shard.partition('alice')").fetchone() == (partition("alice"),)
+        conn.execute("UPDATE totp_shard.served SET partitions = '{0}', only_on = totp_shard.this_server()")
+        assert error_of(conn, "SELECT totp_shard.enter('me', 'alice')").sqlstate == "55000"
+        conn.execute("UPDATE totp_shard.served SET only_on = 'elsewhere'")
+        assert "serves nobody" in error_of(conn, "SELECT totp_shard.enter('me', 'alice')").diag.message_primary
 
 
 @pytest.mark.parametrize("given", ["ALTER SCHEMA public OWNER TO eve", "SELECT format('ALTER DATABASE %I OWNER TO eve', current_database()) \\gexec"])

@@ -23,7 +23,7 @@ pub use self::check::{Check, Status};
 use super::guard;
 use crate::clock;
 use crate::error::Error;
-use crate::store::health;
+use crate::store::health::{self, UnreadableTable};
 use crate::timestamp::Timestamp;
 
 /// Returns one row per check: `status` is ok, warn, or fail, and `detail` says what to do. For its symbol see `old_sql.rs`.
@@ -111,13 +111,20 @@ fn of_all_rows() -> Result<Vec<Check>, Error> {
 }
 
 /// Makes one row of each table that cannot be read, in place of one that found nothing wrong.
-fn report_unreadable(checks: &mut Vec<Check>, tables: &[&str]) {
+fn report_unreadable(checks: &mut Vec<Check>, tables: &[UnreadableTable]) {
     for table in tables {
-        let name = format!("table_{table}");
+        let name = format!("table_{}", table.name);
         checks.retain(|c| c.name != name || c.status == Status::Fail);
         if checks.iter().all(|c| c.name != name) {
-            let detail = format!("table totp.{table}: it is missing, or its columns have changed: restore it");
-            checks.push(Check::fail(&name, detail));
+            checks.push(Check::fail(&name, format!("table totp.{}: {}", table.name, why(table))));
         }
+    }
+}
+
+fn why(table: &UnreadableTable) -> &'static str {
+    if table.is_distributed {
+        "it is distributed by Citus, so nothing is judged: restore it as a local table, as citus.md says"
+    } else {
+        "it is missing, or its columns have changed: restore it"
     }
 }

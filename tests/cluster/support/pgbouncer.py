@@ -31,21 +31,23 @@ class Pooler:
         self.keeps_prepared_statements = tuple(map(int, version)) >= (1, 21)
         if self.keeps_prepared_statements:
             conf["max_prepared_statements"] = 100
-        ini = "".join(f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
-                      for section, lines in (("databases", routes), ("pgbouncer", conf)))
-        cluster.run("sh", "-c", 'mkdir "$1" && cd "$1" && cat >ini && printf "$2" >users', "sh", self.folder,
-                    "".join(f'"{user}" ""\n' for user in users), stdin=ini)
+        self._make("".join(f"[{section}]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items())
+                           for section, lines in (("databases", routes), ("pgbouncer", conf))))
+
+    def _make(self, ini: str) -> None:
+        self.cluster.run("sh", "-c", 'mkdir "$1" && cd "$1" && cat >ini && printf "$2" >users', "sh", self.folder,
+                         "".join(f'"{user}" ""\n' for user in self.users), stdin=ini)
 
     def __enter__(self) -> "Pooler":
         self.cluster.run(PROGRAM, "--daemon", "--quiet", self.folder / "ini")
         pid = self.folder / "pid"
         wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"), "pgbouncer to start")  # it makes the file, then writes
-        self._pid = int(pid.read_text())
+        self.pid = int(pid.read_text())
         return self
 
     def __exit__(self, *_) -> None:
-        os.kill(self._pid, signal.SIGKILL)  # SIGTERM, since 1.23, waits for clients to leave: a router's never do
-        os.waitpid(self._pid, 0)  # ours to reap: server.py takes orphans in
+        os.kill(self.pid, signal.SIGKILL)  # SIGTERM, since 1.23, waits for clients to leave: a router's never do
+        os.waitpid(self.pid, 0)  # ours to reap: server.py takes orphans in
         shutil.rmtree(self.folder)  # another one may follow
 
     def connect(self, name: str, autocommit: bool = True, prepare_threshold: int | None = None, **options) -> psycopg.Connection:

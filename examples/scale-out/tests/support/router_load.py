@@ -14,7 +14,7 @@ from shards import Router, Shard
 from totp import NOON, check, code_at, wrong_code
 
 
-def _servers(number: int) -> list[Cluster]:
+def servers(number: int) -> list[Cluster]:
     """Started servers. One initdb for all: the others begin as copies of its files."""
     first = Cluster().init()
     clusters = [first]
@@ -34,7 +34,7 @@ _made: list[Router] = []
 def router(request) -> Router:
     """A router and three shards, which all tests of this kind share. Import it to use it."""
     if not _made:
-        clusters = _servers(4)
+        clusters = servers(4)
         request.config.add_cleanup(lambda: [one.remove() for one in clusters])
         _made.append(Router(clusters[0], clusters[1:]))
         _made[0].fix_clock(NOON)
@@ -98,20 +98,26 @@ class Load:
 
     def _work(self, number: int) -> None:
         mine = self.users[number::self.sessions]
-        with closing(self.database.connect()) as conn:
-            conn.execute(GUARD)
+        with self.session() as ask:
             while not self._stop.is_set():
                 for user in mine:
                     if self._stop.is_set():
                         return
                     right = code_at(secret_of(user), self.when)
                     for kind, code in (("right", right), ("wrong", wrong_code(right))):
-                        self._ask(conn, user, kind, code)
+                        self._ask(ask, user, kind, code)
 
-    def _ask(self, conn, user: str, kind: str, code: str) -> None:
+    @contextmanager
+    def session(self):
+        """A function of a user and a code that answers as totp_check()."""
+        with closing(self.database.connect()) as conn:
+            conn.execute(GUARD)
+            yield lambda user, code: check(conn, user, code)
+
+    def _ask(self, ask, user: str, kind: str, code: str) -> None:
         known = user in self.accepted
         try:
-            answer = check(conn, user, code)
+            answer = ask(user, code)
         except psycopg.Error as error:
             answer = error
         else:

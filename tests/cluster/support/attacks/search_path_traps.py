@@ -24,6 +24,7 @@ FUNCTIONS = [
     ("array_agg", "text"), ("unnest", "text[]"), ("array_length", "text[], integer"), ("array_position", "text[], text"), ("gen_random_uuid", ""), ("random", ""),
     ("greatest", "text"), ("coalesce", "text, text"), ("nullif", "text, text"), ("count", ""), ("string_agg", "text, text"), ("pg_extension_config_dump", "regclass, text"),
     ("inet_server_addr", ""), ("txid_current", ""), ("pg_current_xact_id", ""), ("left", "text, integer"), ("starts_with", "text, text"), ("text", "name"),
+    ("sha256", "bytea"), ("get_byte", "bytea, integer"), ("convert_to", "text, name"),
 ]
 
 OUR_TABLES = ["secrets", "used_codes", "attempts", "recovery_codes", "data_keys", "audit_log", "audit_seals", "audit_keys", "floor", "counters"]
