@@ -104,6 +104,7 @@ if [ "${1:-}" = test ]; then
     fi
     need sqlsmith has sqlsmith                        # random SQL
     need patch has patch                              # for the build with a fault
+    need skopeo has skopeo                            # reads the extension image
     need prometheus has promtool                      # for the tests of monitoring
     need prometheus-sql-exporter has prometheus-sql-exporter
     need prometheus-postgres-exporter has prometheus-postgres-exporter
