@@ -10,7 +10,7 @@ from check import ROOT
 PAGE = ROOT / "docs" / "operations" / "kubernetes.md"
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 
-# The fields that the page uses of each kind, with their types: the API references of CloudNativePG 1.31, Kubernetes 1.35 and Patroni 4.
+# The fields that the page uses of each kind, with their types: the API references of CloudNativePG 1.30, Kubernetes 1.35 and Patroni 4.
 METADATA = {"name": str}
 ITEMS = [{"key": str, "path": str}]
 FIELDS = {
