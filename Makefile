@@ -5,7 +5,7 @@
 # Given in the environment or on make's command line, these reach the scripts.
 export PG_CONFIG PART TEST LOAD SUBJECT DESTDIR MINUTES SECONDS_EACH
 
-.PHONY: help all setup tree build demo psql test bench soak fuzz constant-time advisories install uninstall installcheck package dist clean
+.PHONY: help all setup tree build demo psql test bench soak fuzz constant-time advisories install uninstall installcheck package image dist clean
 
 help:
 	@echo 'make setup         install what is missing: Debian packages, cargo-pgrx'
@@ -22,6 +22,7 @@ help:
 	@echo 'make installcheck  run the SQL tests on the running server that PGHOST, PGPORT, PGUSER name'
 	@echo 'make uninstall     remove it from there'
 	@echo 'make package       make the Debian package for that PostgreSQL, in target/package'
+	@echo 'make image         make the extension image for CloudNativePG, in target/image'
 	@echo 'make dist          make the distribution for PGXN, from what is committed'
 	@echo 'make clean         remove what was built'
 	@echo
@@ -76,6 +77,9 @@ installcheck:
 package:
 	@tools/setup.sh package
 	@tools/package.sh
+
+image: build
+	@tools/image.sh
 
 dist:
 	@tools/dist.sh

@@ -644,6 +644,23 @@ BEGIN
 END
 $update$;
 
+-- Functions of 0.1.0 name the library with its folder, '$libdir/'. From now on dynamic_library_path says where it is.
+DO $update$
+DECLARE
+  function_ record;
+BEGIN
+  FOR function_ IN
+    SELECT pg_get_functiondef(p.oid) AS definition, p.probin
+      FROM pg_proc p
+      JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'
+      JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND e.extname = 'pg_totp'
+     WHERE p.probin <> 'MODULE_PATHNAME'
+  LOOP
+    EXECUTE replace(function_.definition, 'AS ' || quote_literal(function_.probin), 'AS ' || quote_literal('MODULE_PATHNAME'));
+  END LOOP;
+END
+$update$;
+
 -- The same for new tables: ALTER DEFAULT PRIVILEGES may have granted them to others.
 DO $update$
 DECLARE

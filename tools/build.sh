@@ -21,8 +21,9 @@ build() {
     trap 'rm -f "$started"' EXIT
     cargo pgrx install --release --pg-config "$PGRX_PG_CONFIG_PATH" "${PG_FEATURES[@]}" >/dev/null # cargo speaks on stderr
 
-    # The scripts of earlier releases, for the tests of upgrades; make install does not copy them.
-    install -m 644 sql/install/pg_totp--*.sql "$(extension_dir "$TREE")/"
+    # The scripts of earlier releases, and what their control files said, for the tests of upgrades; make install does not
+    # copy them.
+    install -m 644 sql/install/pg_totp--* "$(extension_dir "$TREE")/"
 
     # Scripts of an earlier build that this one no longer has.
     find "$(extension_dir "$TREE")" -name 'pg_totp*' ! -newer "$started" -delete

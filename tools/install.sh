@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Copies the built extension into the PostgreSQL that PG_CONFIG names, or removes it.
 #
-# usage: tools/install.sh install|uninstall
+# usage: tools/install.sh install|copy|uninstall
 #
-# Builds first if this user owns the checkout. "make build && sudo make install" works too: root only copies,
-# and needs neither cargo nor any right to the checkout. DESTDIR is put before every path, as with PGXS.
+# install builds first if this user owns the checkout. "make build && sudo make install" works too: root only copies,
+# and needs neither cargo nor any right to the checkout. copy never builds. DESTDIR is put before every path, as with PGXS.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
 
-[[ ${1:-} == @(install|uninstall) ]] || die "usage: tools/install.sh install|uninstall"
+[[ ${1:-} == @(install|copy|uninstall) ]] || die "usage: tools/install.sh install|copy|uninstall"
 [ -x "$PG_CONFIG" ] || die "$PG_CONFIG: no such program"
 extension_dir=$("$PG_CONFIG" --sharedir)/extension
 library_dir=$("$PG_CONFIG" --pkglibdir)
@@ -29,7 +29,7 @@ if [ "$1" = uninstall ]; then
     exit
 fi
 
-if [ -O "$ROOT" ]; then
+if [ "$1" = install ] && [ -O "$ROOT" ]; then
     tools/setup.sh
     tools/build.sh
 elif [ ! -e "$TREE/origin" ]; then

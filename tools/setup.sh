@@ -142,6 +142,7 @@ if [ "${1:-}" = test ]; then
     need softhsm2 has softhsm2-util
     need opensc has pkcs11-tool
     need age has age
+    need skopeo has skopeo                            # reads the extension image
     need prometheus has promtool                      # for the tests of monitoring
     need prometheus-sql-exporter has prometheus-sql-exporter
     need prometheus-postgres-exporter has prometheus-postgres-exporter

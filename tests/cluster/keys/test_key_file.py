@@ -129,14 +129,14 @@ def test_a_file_with_these_rights_is_taken(server, db, alice, good_key, key_file
     taken(db, later, alice)
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o606, 0o620, 0o602, 0o610, 0o601, 0o666, 0o777, 0o4644], ids=oct)
+@pytest.mark.parametrize("mode", [0o640, 0o440, 0o604, 0o644, 0o660, 0o606, 0o620, 0o602, 0o610, 0o601, 0o666, 0o777, 0o4644], ids=oct)
 def test_a_file_with_these_rights_is_refused(server, db, alice, good_key, key_file, later, mode):
     server.write_key_file(good_key, mode)
     refused(db, later, alice, good_key)
 
 
 @AS_ROOT
-@pytest.mark.parametrize("mode, ok", [(0o640, True), (0o440, True), (0o600, False), (0o644, False), (0o604, False), (0o660, False), (0o650, False), (0o641, False)],
+@pytest.mark.parametrize("mode, ok", [(0o640, True), (0o440, True), (0o600, False), (0o644, False), (0o444, False), (0o604, False), (0o660, False), (0o650, False), (0o641, False)],
                          ids=lambda value: str(value) if isinstance(value, bool) else oct(value))
 def test_a_file_of_root_is_taken_if_at_most_the_group_reads_it(db, alice, key_file, later, good_key, mode, ok):
     os.chown(key_file, 0, SERVER_USER.pw_gid)
@@ -145,6 +145,14 @@ def test_a_file_of_root_is_taken_if_at_most_the_group_reads_it(db, alice, key_fi
         taken(db, later, alice)
     else:
         refused(db, later, alice, good_key)
+
+
+@AS_ROOT
+def test_a_file_of_root_whose_group_is_another_one_cannot_be_read(db, alice, key_file, later):
+    """As in Kubernetes without fsGroup."""
+    os.chown(key_file, 0, 0)
+    os.chmod(key_file, 0o440)
+    assert refused(db, later, alice).diag.message_detail == DENIED
 
 
 @AS_ROOT
