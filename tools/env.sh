@@ -66,6 +66,7 @@ export PGRX_HOME=$ROOT/target/pgrx
 TOOLS=$ROOT/target/tools
 VENV=$ROOT/target/venv       # tools/test-packages.sh makes both
 CLIENTS=$ROOT/target/clients
+SIGN_IN=$ROOT/target/sign-in # the build of examples/sign-in
 PATH=$TOOLS/bin:$PATH
 export PATH
 
@@ -98,5 +99,5 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then
         exec "$@"
     fi
     printf '%s=%s\n' ROOT "$ROOT" PG_CONFIG "$PG_CONFIG" SERVER_USER "$SERVER_USER" \
-        TREE "$TREE" TEST_TREE "$TEST_TREE" BIN "$BIN" VENV "$VENV" CLIENTS "$CLIENTS"
+        TREE "$TREE" TEST_TREE "$TEST_TREE" BIN "$BIN" VENV "$VENV" CLIENTS "$CLIENTS" SIGN_IN "$SIGN_IN"
 fi

@@ -1,0 +1,125 @@
+//! What a handler returns, and what pg_totp says, in words for the person at the screen.
+
+use axum::http::{StatusCode, header::RETRY_AFTER};
+use axum::response::{IntoResponse, Redirect, Response};
+use deadpool_postgres::PoolError;
+use maud::Markup;
+use tokio_postgres::Row;
+
+use crate::layout::{form, message};
+use crate::session::Session;
+
+pub type Answer = Result<Response, Failure>;
+
+/// Why there is no page.
+pub enum Failure {
+    /// Another page is meant.
+    Elsewhere(&'static str),
+    NotFound,
+    Database(tokio_postgres::Error),
+    Pool(PoolError),
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Self {
+        Self::Pool(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let refused = |text| message(StatusCode::UNPROCESSABLE_ENTITY, "That was not done", text);
+        let broken = |error: &dyn std::fmt::Display| {
+            eprintln!("error: {error}"); // no message of pg_totp has a code or a secret
+            let text = "Something is wrong on our side. You are not signed in by this. Try again in a minute.";
+            message(StatusCode::INTERNAL_SERVER_ERROR, "That did not work", text)
+        };
+        match self {
+            Self::Elsewhere(page) => Redirect::to(page).into_response(),
+            Self::NotFound => message(StatusCode::NOT_FOUND, "No such page", "There is no such user, device or page."),
+            Self::Pool(error) => broken(&error),
+            Self::Database(error) => match error.code().map(|it| it.code()) {
+                Some("22023" | "22021") => {
+                    refused("You have a device of that name already, or it cannot be a name. Choose another name.")
+                }
+                Some("54000") => refused("You have as many devices as you may have. Remove one first."),
+                Some("55000") => refused("This device is blocked. Ask the help desk."),
+                Some("42704") => Redirect::to("/").into_response(), // gone, as at the second of two clicks: see what there is
+                _ => broken(&error),
+            },
+        }
+    }
+}
+
+/// The answer of totp_check, totp_check_recover or totp_check_confirm.
+pub struct Judged {
+    pub accepted: bool,
+    pub reason: String,
+    attempts_left: Option<i32>,
+    retry_after: Option<i32>,
+}
+
+impl From<&Row> for Judged {
+    fn from(row: &Row) -> Self {
+        let (accepted, reason) = (row.get("accepted"), row.get("reason"));
+        Self { accepted, reason, attempts_left: row.get("attempts_left"), retry_after: row.get("retry_after") }
+    }
+}
+
+impl Judged {
+    /// What to do next. Who signs in is not told whether they have a device, or that it is disabled.
+    pub fn in_words(&self) -> String {
+        let of = if self.is_about_proof() {
+            "The code of the new device is right, but the second field is not: "
+        } else {
+            ""
+        };
+        let text = match (self.reason.trim_start_matches("proof_"), self.retry_after) {
+            ("locked", Some(seconds)) => format!("there were too many wrong codes. Try again in {}.", wait(seconds)),
+            ("locked", None) => "there were too many wrong codes. Use a recovery code, or ask the help desk.".into(),
+            ("replayed", Some(seconds)) => format!("this code cannot be used now. Try again in {}.", wait(seconds)),
+            ("replayed", None) => "this code was used already. Wait for the next one.".into(),
+            ("malformed", _) => "this is not a whole code. Type all of it.".into(),
+            ("expired" | "nothing_pending", _) => "this setup is over. Begin again.".into(),
+            ("required", _) => "type a code of a device that you have, or a recovery code.".into(),
+            _ => match self.attempts_left {
+                Some(0) => {
+                    format!("this code is wrong. You have to wait for {} now.", wait(self.retry_after.unwrap_or(0)))
+                }
+                Some(1) => "this code is wrong. After one more wrong code you have to wait.".into(),
+                _ => "this code is wrong. Type the one that your app shows now.".into(),
+            },
+        };
+        if of.is_empty() { text[..1].to_uppercase() + &text[1..] } else { of.to_owned() + &text }
+    }
+
+    /// The code of the new device is right, and the proof is not.
+    pub fn is_about_proof(&self) -> bool {
+        self.reason.starts_with("proof_")
+    }
+
+    /// The page of a code that was refused, or is asked for.
+    pub fn page(refused: Option<&Self>, title: &str, who: &Session, content: Markup) -> Response {
+        let error = refused.map(Self::in_words);
+        let mut response = form(title, who, error.as_deref(), content);
+        if let Some(seconds) = refused.and_then(|it| it.retry_after) {
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+fn wait(seconds: i32) -> String {
+    match seconds {
+        1 => "1 second".into(),
+        2..120 => format!("{seconds} seconds"),
+        _ => format!("{} minutes", (seconds + 59) / 60),
+    }
+}
