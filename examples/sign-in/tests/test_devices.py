@@ -1,7 +1,7 @@
 """What users do with their devices, in Chromium, without scripts."""
 
 from chromium import needs_chromium, screenshot
-from people import devices, error, fill, follow, give_code, give_password, is_at, press, scan_new_device, sign_in
+from people import click_twice, devices, error, fill, follow, give_code, give_password, is_at, press, scan_new_device, sign_in
 from playwright.sync_api import expect
 from totp import NO_CODE
 
@@ -70,7 +70,7 @@ def test_a_new_phone_while_the_old_one_works(site, new_page):
     assert devices(elsewhere) == [["phone", "in use"], ["phone", "setup not finished"]]
     fill(page, NEW_CODE, bob.code("phone"))
     fill(page, PROOF, bob.code("old"))
-    page.get_by_role("button", name="Confirm").dblclick()
+    click_twice(page, site, "Confirm")
     is_at(page, "Your devices")
     assert devices(page) == [["phone", "in use"]]
     site.later(60)
@@ -158,7 +158,7 @@ def test_a_double_click_at_the_first_device_signs_in(site, new_page):
     press(page, "Go on")
     scan_new_device(page, erin, "phone", "double-click")
     fill(page, NEW_CODE, erin.code())
-    page.get_by_role("button", name="Confirm").dblclick()
+    click_twice(page, site, "Confirm")
     is_at(page, "Recovery codes")
     fill(page, PROOF, erin.code())
     press(page, "Make new recovery codes")

@@ -1,7 +1,7 @@
 """From the password to the signed-in page, in Chromium, without scripts."""
 
 from chromium import needs_chromium, screenshot
-from people import devices, error, fill, follow, give_code, give_password, is_at, press, scan_new_device, sign_in
+from people import click_twice, devices, error, fill, follow, give_code, give_password, is_at, press, scan_new_device, sign_in
 from playwright.sync_api import expect
 
 pytestmark = needs_chromium
@@ -56,13 +56,13 @@ def test_wrong_password_and_unknown_user_look_alike(site, new_page):
     give_password(page, bob, "wrong horse")
     is_at(page, "Sign in")
     assert error(page) == "User name or password is wrong. Type both again."
-    screenshot(page, "wrong-password")
     known = page.content()
     fill(page, "User name", "bob2")
     fill(page, "Password", "wrong horse")
     press(page, "Sign in")
     is_at(page, "Sign in")
     assert page.content().replace("bob2", "bob") == known
+    screenshot(page, "wrong-password")
 
 
 def test_the_name_in_another_spelling_is_the_same_user(site, new_page):
@@ -80,7 +80,7 @@ def test_double_click_signs_in(site, new_page):
     give_password(page, dave)
     is_at(page, "Type your code")
     fill(page, "Code", dave.code())
-    page.get_by_role("button", name="Go on").dblclick()
+    click_twice(page, site, "Go on")
     is_at(page, "Your devices")
     # Both clicks were answered: each with a session, of which the browser has the second.
     levels = "SELECT level, count(*) FROM app.session WHERE member = 'dave' GROUP BY level ORDER BY level"
@@ -94,13 +94,13 @@ def test_back_and_forward_after_sign_in(site, new_page):
     erin, page = site.add("erin", "phone"), new_page()
     sign_in(page, erin)
     for _ in range(2):  # to the code, and to the password
-        page.go_back()
+        page.go_back(wait_until="commit")
         is_at(page, "Your devices")
-    page.go_forward()
+    page.go_forward(wait_until="commit")
     is_at(page, "Your devices")
     press(page, "Sign out erin")
     is_at(page, "Sign in")
-    page.go_back()
+    page.go_back(wait_until="commit")
     is_at(page, "Sign in")  # nothing of what was seen before is shown again
 
 

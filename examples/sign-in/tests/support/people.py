@@ -1,10 +1,12 @@
 """What people do in the browser, by what they see and hear: labels, buttons, links, headings."""
 
 import re
+from contextlib import closing
 
-from chromium import scan, screenshot
+from chromium import scan
 from playwright.sync_api import Page, expect
-from sign_in_site import PASSWORD, Person
+from server import wait_until
+from sign_in_site import PASSWORD, Person, Site
 
 # What a screen reader, a keyboard and a browser need of every page.
 FAULTS = """() => {
@@ -41,6 +43,17 @@ def is_at(page: Page, title: str) -> None:
 
 def press(page: Page, button: str) -> None:
     page.get_by_role("button", name=button, exact=True).click()
+
+
+def click_twice(page: Page, site: Site, button: str) -> None:
+    """A double click whose second half comes while pg_totp judges the code of the first: the browser drops that request."""
+    box = page.get_by_role("button", name=button, exact=True).bounding_box()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'web' AND wait_event_type = 'Lock'"
+    with closing(site.database.connect(autocommit=False)) as conn:
+        conn.execute("LOCK TABLE totp.attempts IN ACCESS EXCLUSIVE MODE")
+        for clicks in (1, 2):
+            page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            wait_until(lambda: site.database.value(waiting) == clicks, "the click")
 
 
 def follow(page: Page, link: str) -> None:
@@ -83,10 +96,6 @@ def scan_new_device(page: Page, person: Person, device: str, name: str) -> None:
     person.secrets[device] = re.search(r"secret=(\w+)", uri)[1]
     assert page.locator("#secret").inner_text().replace(" ", "") == person.secrets[device]
     assert page.get_by_role("link", name="Open it in an app on this device").get_attribute("href") == uri
-
-
-def seen(page: Page, name: str) -> None:
-    screenshot(page, name)
 
 
 def devices(page: Page) -> list[list[str]]:
