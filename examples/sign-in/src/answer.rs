@@ -37,7 +37,7 @@ impl IntoResponse for Failure {
         let refused = |text| message(StatusCode::UNPROCESSABLE_ENTITY, "That was not done", text);
         let broken = |error: &dyn std::fmt::Display| {
             eprintln!("error: {error}"); // no message of pg_totp has a code or a secret
-            let text = "Something is wrong on our side. You are not signed in by this. Try again in a minute.";
+            let text = "Something is wrong on our side. Try again in a minute.";
             message(StatusCode::INTERNAL_SERVER_ERROR, "That did not work", text)
         };
         match self {
@@ -73,33 +73,31 @@ impl From<&Row> for Judged {
 }
 
 impl Judged {
-    /// What to do next. Who signs in is not told whether they have a device, or that it is disabled.
+    /// What is wrong, and what to do. Who signs in is not told whether they have a device, or that it is disabled.
     pub fn in_words(&self) -> String {
-        let of = if self.is_about_proof() {
-            "The code of the new device is right, but the second field is not: "
+        const SUPPORT: &str = "Use a recovery code, or ask the help desk.";
+        let (what, to_do) = match (self.reason.trim_start_matches("proof_"), self.attempts_left) {
+            ("locked", _) => ("There were too many wrong codes.", SUPPORT),
+            ("replayed", _) => ("This code was used already.", "Wait for the next one."),
+            ("malformed", _) => ("This is not a whole code.", "Type all of it."),
+            ("expired" | "nothing_pending", _) => ("This setup is over.", "Begin again."),
+            ("required", _) => {
+                ("You have a device already.", "Type a code of it, or a recovery code, in the second field.")
+            }
+            (_, Some(0)) => ("This code is wrong, and it was one too many.", SUPPORT),
+            (_, Some(1)) => ("This code is wrong. After one more you have to wait.", "Type the one that is shown now."),
+            _ => ("This code is wrong.", "Type the one that is shown now."),
+        };
+        let to_do = self.retry_after.map_or(to_do.into(), |seconds| format!("Try again in {}.", wait(seconds)));
+        let first_field = if self.is_about_proof() && self.reason != "proof_required" {
+            "The code of the new device is right, but the second field is not. "
         } else {
             ""
         };
-        let text = match (self.reason.trim_start_matches("proof_"), self.retry_after) {
-            ("locked", Some(seconds)) => format!("there were too many wrong codes. Try again in {}.", wait(seconds)),
-            ("locked", None) => "there were too many wrong codes. Use a recovery code, or ask the help desk.".into(),
-            ("replayed", Some(seconds)) => format!("this code cannot be used now. Try again in {}.", wait(seconds)),
-            ("replayed", None) => "this code was used already. Wait for the next one.".into(),
-            ("malformed", _) => "this is not a whole code. Type all of it.".into(),
-            ("expired" | "nothing_pending", _) => "this setup is over. Begin again.".into(),
-            ("required", _) => "type a code of a device that you have, or a recovery code.".into(),
-            _ => match self.attempts_left {
-                Some(0) => {
-                    format!("this code is wrong. You have to wait for {} now.", wait(self.retry_after.unwrap_or(0)))
-                }
-                Some(1) => "this code is wrong. After one more wrong code you have to wait.".into(),
-                _ => "this code is wrong. Type the one that your app shows now.".into(),
-            },
-        };
-        if of.is_empty() { text[..1].to_uppercase() + &text[1..] } else { of.to_owned() + &text }
+        format!("{first_field}{what} {to_do}")
     }
 
-    /// The code of the new device is right, and the proof is not.
+    /// Whether it is the second field that has to be typed again.
     pub fn is_about_proof(&self) -> bool {
         self.reason.starts_with("proof_")
     }

@@ -13,6 +13,7 @@ use axum::http::{HeaderName, header, request::Parts};
 use axum::response::{AppendHeaders, IntoResponse, Redirect};
 use deadpool_postgres::{GenericClient, Transaction};
 use sha2::{Digest, Sha256};
+use tokio_postgres::Row;
 
 use crate::App;
 use crate::answer::{Answer, Failure};
@@ -23,7 +24,14 @@ pub struct Session {
     level: String,
 }
 
+const FIND: &str = "SELECT s.member, m.desk, s.level, s.spent_on
+                      FROM app.session s JOIN app.member m ON m.name = s.member WHERE s.token = $1 AND s.expires_at > now()";
+
 impl Session {
+    fn from(row: &Row) -> Self {
+        Self { member: row.get(0), desk: row.get(1), level: row.get(2) }
+    }
+
     pub fn is_full(&self) -> bool {
         self.level == "full"
     }
@@ -58,11 +66,9 @@ impl FromRequestParts<App> for Visitor {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
         let Ok(Token(token)) = Token::from_request_parts(parts, app).await;
-        let query = "SELECT s.member, m.desk, s.level FROM app.session s JOIN app.member m ON m.name = s.member
-                      WHERE s.token = $1 AND s.expires_at > now() AND s.level <> 'spent'";
-        let row = app.web.get().await?.query_opt(query, &[&hash(&[&token])]).await?;
-        let row = row.ok_or(Failure::Elsewhere("/sign-in"))?;
-        Ok(Self(Session { member: row.get(0), desk: row.get(1), level: row.get(2) }))
+        let query = format!("{FIND} AND s.level <> 'spent'");
+        let row = app.web.get().await?.query_opt(&query, &[&hash(&[&token])]).await?;
+        Ok(Self(Session::from(&row.ok_or(Failure::Elsewhere("/sign-in"))?)))
     }
 }
 
@@ -88,10 +94,9 @@ pub async fn begin(db: &impl GenericClient, app: &App, old: &str, member: &str) 
 /// The session, locked until the transaction ends: the second of two clicks waits here for the first. True: this is the
 /// second one, with the code that the first one has used up.
 pub async fn lock(tx: &Transaction<'_>, token: &str, code: &str) -> Result<(Session, bool), Failure> {
-    let query = "SELECT s.member, m.desk, s.level, s.spent_on FROM app.session s JOIN app.member m ON m.name = s.member
-                  WHERE s.token = $1 AND s.expires_at > now() FOR UPDATE OF s";
-    let row = tx.query_opt(query, &[&hash(&[token])]).await?.ok_or(Failure::Elsewhere("/sign-in"))?;
-    let session = Session { member: row.get(0), desk: row.get(1), level: row.get(2) };
+    let query = format!("{FIND} FOR UPDATE OF s");
+    let row = tx.query_opt(&query, &[&hash(&[token])]).await?.ok_or(Failure::Elsewhere("/sign-in"))?;
+    let session = Session::from(&row);
     match row.get::<_, Option<Vec<u8>>>(3) {
         None => Ok((session, false)),
         Some(spent_on) if spent_on == hash(&[token, code]) => Ok((session, true)),

@@ -1,5 +1,7 @@
 """The help desk, in Chromium, without scripts."""
 
+from datetime import timedelta
+
 import pytest
 from chromium import needs_chromium, screenshot
 from people import error, fill, follow, give_code, give_password, is_at, press, scan_new_device, sign_in
@@ -19,8 +21,8 @@ def users(page) -> list[str]:
 
 
 def test_the_list_by_pages_and_by_prefix(site, new_page, dora):
-    query = "SELECT count(mfa.totp_import('many-' || lpad(n::text, 2, '0'), repeat(chr(64 + n), 20), confirmed => true, encoding => 'raw')) FROM generate_series(1, 25) AS n"
-    site.database.execute(query)
+    site.database.execute("""SELECT count(mfa.totp_import('many-' || lpad(n::text, 2, '0'), repeat(chr(64 + n), 20), encoding => 'raw'))
+                               FROM generate_series(1, 25) AS n""")
     page = new_page()
     sign_in(page, dora)
     follow(page, "Help desk")
@@ -43,7 +45,7 @@ def test_the_list_by_pages_and_by_prefix(site, new_page, dora):
 
 
 def test_a_user_who_is_locked_is_seen_and_unlocked(site, new_page, dora):
-    alice, hers, page = site.add("alice", "phone"), new_page(), new_page()
+    alice, hers, page, began = site.add("alice", "phone"), new_page(), new_page(), site.now
     give_password(hers, alice)
     for _ in range(5):
         give_code(hers, alice.wrong_code())
@@ -51,7 +53,7 @@ def test_a_user_who_is_locked_is_seen_and_unlocked(site, new_page, dora):
     sign_in(page, dora)
     page.goto(f"{site.address}/desk?prefix=alice")
     [row] = page.locator("tr").all()[1:]
-    assert row.locator("th, td").all_inner_texts() == ["alice", "phone", "active", "until 12:00:30 UTC"]
+    assert row.locator("th, td").all_inner_texts() == ["alice", "phone", "active", f"until {began + timedelta(seconds=30):%H:%M:%S} UTC"]
     follow(page, "alice")
     is_at(page, "User alice")
     expect(page.get_by_text("5 wrong codes in a row. 0 recovery codes left. Codes are locked.")).to_be_visible()
@@ -60,7 +62,7 @@ def test_a_user_who_is_locked_is_seen_and_unlocked(site, new_page, dora):
     is_at(page, "User alice")
     expect(page.get_by_text("0 wrong codes in a row. 0 recovery codes left.")).to_be_visible()
     happened = [row.locator("td").all_inner_texts() for row in page.locator("tr").all()[1:3]]
-    assert happened == [["2030-01-01 12:00:20", "unlocked", "", "desk:dora"], ["2030-01-01 12:00:00", "locked", "", "web"]]
+    assert happened == [[f"{site.now:%Y-%m-%d %H:%M:%S}", "unlocked", "", "desk:dora"], [f"{began:%Y-%m-%d %H:%M:%S}", "locked", "", "web"]]
     give_code(hers, alice.code())
     is_at(hers, "Your devices")
 
@@ -89,7 +91,7 @@ def test_a_reset(site, new_page, dora):
 
     good = dora.code()
     for password, code, said in (("wrong horse", good, "Your password is wrong. Nothing was reset."),
-                                 ("correct horse", dora.wrong_code(), "This code is wrong. Type the one that your app shows now. Nothing was reset.")):
+                                 ("correct horse", dora.wrong_code(), "This code is wrong. Type the one that is shown now. Nothing was reset.")):
         try_to_reset(password, code)
         is_at(page, "Reset phone of bob?")
         assert error(page) == said
@@ -108,7 +110,7 @@ def test_a_reset(site, new_page, dora):
                                             ("recovery_codes_created", None, "desk:dora", "desk", site.now)]
     follow(page, "Done")
     is_at(page, "User bob")
-    expect(page.get_by_role("row", name="2030-01-01 12:10:20 reset phone desk:dora")).to_be_visible()
+    expect(page.get_by_role("row", name=f"{site.now:%Y-%m-%d %H:%M:%S} reset phone desk:dora")).to_be_visible()
     screenshot(page, "desk-after-reset")
 
     his.reload()

@@ -28,15 +28,16 @@ def test_a_lost_phone(site, new_page):
     fill(page, NEW_CODE, alice.wrong_code())
     fill(page, PROOF, code)
     press(page, "Confirm")
-    assert error(page) == "This code is wrong. Type the one that your app shows now."
+    assert error(page) == "This code is wrong. Type the one that is shown now."
     good = alice.code()
-    for proof, said in (("", "type a code of a device that you have, or a recovery code."), (NO_CODE, "this code is wrong. Type the one that your app shows now.")):
+    for proof, said in (("", "You have a device already. Type a code of it, or a recovery code, in the second field."),
+                        (NO_CODE, "The code of the new device is right, but the second field is not. This code is wrong. Type the one that is shown now.")):
         fill(page, NEW_CODE, good)
         fill(page, PROOF, proof)
         page.locator("#proof").evaluate("it => it.required = false")
         press(page, "Confirm")
         is_at(page, "Set up phone")
-        assert error(page) == f"The code of the new device is right, but the second field is not: {said}"
+        assert error(page) == said
         expect(page.locator("#proof")).to_be_focused()
     screenshot(page, "lost-phone-wrong-recovery-code")
     fill(page, NEW_CODE, good)

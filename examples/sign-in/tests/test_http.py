@@ -51,10 +51,10 @@ def test_a_password_alone_changes_nothing(site, dora, path):
 
 
 @pytest.mark.parametrize("path", FORMS)
-@pytest.mark.parametrize("origin", ["", "null", "https://example.org", "http://127.0.0.1"])
-def test_a_form_of_another_site_is_refused(site, dora, path, origin):
+def test_a_form_of_another_site_is_refused(site, dora, path):
     token = dora.half()
-    assert site.ask("POST", path, FIELDS, token, Origin=origin).status == 403
+    for origin in ("", "null", "https://example.org", "http://127.0.0.1", f"{site.address}.example.org"):
+        assert site.ask("POST", path, FIELDS, token, Origin=origin).status == 403
     assert site.ask("GET", "/code", token=token).status == 200  # nothing happened
 
 

@@ -1,6 +1,5 @@
 """make web: the address, two accounts, and nothing left after Ctrl-C."""
 
-import os
 import re
 import signal
 import subprocess
@@ -8,12 +7,11 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlencode
 
-import pytest
 from server import CHECKOUT
+from sign_in_site import end
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_it_starts_and_ends(ending):
+def test_it_starts_and_ends():
     program = subprocess.Popen(["tools/web.sh"], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         printed = ""
@@ -34,9 +32,8 @@ def test_it_starts_and_ends(ending):
         folder = re.search(r"^files: (/tmp/\S+)$", printed, re.M)[1]
         assert processes_of(folder) and Path(folder).exists()
     finally:
-        os.killpg(program.pid, ending)  # as the terminal does
+        end(program, signal.SIGINT)  # as the terminal does
         program.stdout.close()
-        program.wait(60)
     assert processes_of(folder) == [] and not Path(folder).exists()
 
 

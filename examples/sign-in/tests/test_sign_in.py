@@ -21,7 +21,7 @@ def test_first_device_then_sign_in_with_it(site, new_page):
     fill(page, "Code that the new device shows", alice.wrong_code())
     press(page, "Confirm")
     is_at(page, "Set up phone")
-    assert error(page) == "This code is wrong. Type the one that your app shows now."
+    assert error(page) == "This code is wrong. Type the one that is shown now."
     screenshot(page, "enrollment-wrong-code")
     fill(page, "Code that the new device shows", alice.code())
     press(page, "Confirm")
@@ -142,7 +142,8 @@ def test_a_lock_runs_out(site, new_page):
         give_code(page, heidi.wrong_code())
         is_at(page, "Type your code")
         said.append(error(page))
-    assert said[3:] == ["This code is wrong. After one more wrong code you have to wait.", "This code is wrong. You have to wait for 30 seconds now."]
+    assert said[3:] == ["This code is wrong. After one more you have to wait. Type the one that is shown now.",
+                        "This code is wrong, and it was one too many. Try again in 30 seconds."]
     give_code(page, heidi.code())
     assert error(page) == "There were too many wrong codes. Try again in 30 seconds."
     screenshot(page, "locked")
@@ -203,7 +204,7 @@ def test_what_a_screen_reader_says(site, new_page):
     expect(page.get_by_role("main")).to_match_aria_snapshot("""
       - main:
         - heading "Type your code" [level=1]
-        - alert: This code is wrong. Type the one that your app shows now.
+        - alert: This code is wrong. Type the one that is shown now.
         - text: Code
         - paragraph: Open your authenticator app, and type the code that it shows for this site.
         - textbox "Code"
@@ -220,7 +221,7 @@ def test_what_a_screen_reader_says(site, new_page):
     code = page.get_by_label("Code", exact=True)
     expect(code).to_be_focused()
     expect(code).to_have_accessible_description(
-        "This code is wrong. Type the one that your app shows now. Open your authenticator app, and type the code that it shows for this site.")
+        "This code is wrong. Type the one that is shown now. Open your authenticator app, and type the code that it shows for this site.")
     expect(code).to_have_attribute("autocomplete", "one-time-code")
     expect(code).to_have_attribute("inputmode", "numeric")
     assert page.title() == "Error: Type your code - Example"

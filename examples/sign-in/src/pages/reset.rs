@@ -73,7 +73,7 @@ pub async fn reset(
 fn show(session: &Session, member: &str, device: &str, error: Option<&str>) -> Response {
     let wrong = error.is_some();
     let password =
-        Field { name: "password", label: "Your password", hint: "", fills: "current-password", first: true, wrong };
+        Field { name: "password", label: "Your password", hint: "", fills: "current-password", first: wrong, wrong };
     let (label, hint) = ("A code of your own device", "One that you have not used yet.");
     let code = Field { name: "code", label, hint, fills: "one-time-code", first: false, wrong };
     let content = html! {

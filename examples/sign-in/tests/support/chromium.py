@@ -11,6 +11,7 @@ import pytest
 from amounts import LIGHT
 from playwright.sync_api import Page, sync_playwright
 from server import CHECKOUT, SERVER_USER, wait_until
+from sign_in_site import end
 
 SCREENSHOTS = CHECKOUT / "target" / "screenshots"
 
@@ -43,9 +44,8 @@ class Chromium:
 
     def __exit__(self, *_) -> None:
         self._playwright.stop()
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)  # its last processes may still write
+        end(self._process, signal.SIGKILL)
+        shutil.rmtree(self._folder)
 
     def new_page(self, **options) -> Page:
         """A page without scripts, as the application needs none, in a context of its own: cookies, history, sessions."""

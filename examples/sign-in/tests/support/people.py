@@ -47,7 +47,9 @@ def press(page: Page, button: str) -> None:
 
 def click_twice(page: Page, site: Site, button: str) -> None:
     """A double click whose second half comes while pg_totp judges the code of the first: the browser drops that request."""
-    box = page.get_by_role("button", name=button, exact=True).bounding_box()
+    found = page.get_by_role("button", name=button, exact=True)
+    found.scroll_into_view_if_needed()
+    box = found.bounding_box()
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'web' AND wait_event_type = 'Lock'"
     with closing(site.database.connect(autocommit=False)) as conn:
         conn.execute("LOCK TABLE totp.attempts IN ACCESS EXCLUSIVE MODE")

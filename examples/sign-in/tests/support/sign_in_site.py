@@ -82,7 +82,8 @@ class Site:
         person = Person(self, name)
         for device in devices:
             person.secrets[device] = pyotp.random_base32()
-            self.database.execute("SELECT mfa.totp_import(%s, %s, device => %s, confirmed => true)", [name, person.secrets[device], device])
+            self.database.execute("SELECT mfa.totp_import(%s, %s, issuer => 'Example', device => %s, confirmed => true)",
+                                  [name, person.secrets[device], device])
         return person
 
     # --- without a browser -------------------------------------------------------------
@@ -150,3 +151,14 @@ class Person:
 def code_at(secret: str, when: datetime) -> str:
     done = subprocess.run(["oathtool", "--totp", "--base32", f"--now={when:%Y-%m-%d %H:%M:%S} UTC", secret], text=True, capture_output=True, check=True)
     return done.stdout.strip()
+
+
+def end(process: subprocess.Popen, with_signal: int) -> None:
+    """Send a signal to all processes of this one's group, and wait until each has ended: orphans are ours, see server.py."""
+    os.killpg(process.pid, with_signal)
+    process.wait()
+    try:
+        while True:
+            os.waitpid(-process.pid, 0)
+    except ChildProcessError:
+        return
