@@ -4,7 +4,7 @@ use axum::http::{StatusCode, header::RETRY_AFTER};
 use axum::response::{IntoResponse, Redirect, Response};
 use deadpool_postgres::PoolError;
 use maud::Markup;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, error::SqlState};
 
 use crate::layout::{form, message};
 use crate::session::Session;
@@ -16,44 +16,45 @@ pub enum Failure {
     /// Another page is meant.
     Elsewhere(&'static str),
     NotFound,
-    Database(tokio_postgres::Error),
-    Pool(PoolError),
-}
-
-impl From<tokio_postgres::Error> for Failure {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Database(error)
-    }
+    /// With what to do.
+    Refused(&'static str),
+    /// For the log alone.
+    Broken(String),
 }
 
 impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Self {
-        Self::Pool(error)
+        Self::Broken(error.to_string())
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.code().map(SqlState::code) {
+            Some("22023" | "22021") => {
+                Self::Refused("You have a device of that name, or it is no name. Choose another one.")
+            }
+            Some("54000") => Self::Refused("You have as many devices as you may have. Remove one first."),
+            Some("55000") => Self::Refused("This device is blocked. Ask the help desk."),
+            Some("42704") => Self::Elsewhere("/"), // gone, as at the second of two clicks: see what there is
+            _ => Self::Broken(error.to_string()),
+        }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let refused = |text| message(StatusCode::UNPROCESSABLE_ENTITY, "That was not done", text);
-        let broken = |error: &dyn std::fmt::Display| {
-            eprintln!("error: {error}"); // no message of pg_totp has a code or a secret
-            let text = "Something is wrong on our side. Try again in a minute.";
-            message(StatusCode::INTERNAL_SERVER_ERROR, "That did not work", text)
+        let (status, title, text) = match self {
+            Self::Elsewhere(page) => return Redirect::to(page).into_response(),
+            Self::NotFound => (StatusCode::NOT_FOUND, "No such page", "There is no such user, device or page."),
+            Self::Refused(text) => (StatusCode::UNPROCESSABLE_ENTITY, "That was not done", text),
+            Self::Broken(error) => {
+                eprintln!("error: {error}"); // no message of pg_totp has a code or a secret
+                let text = "Something is wrong on our side. Try again in a minute.";
+                (StatusCode::INTERNAL_SERVER_ERROR, "That did not work", text)
+            }
         };
-        match self {
-            Self::Elsewhere(page) => Redirect::to(page).into_response(),
-            Self::NotFound => message(StatusCode::NOT_FOUND, "No such page", "There is no such user, device or page."),
-            Self::Pool(error) => broken(&error),
-            Self::Database(error) => match error.code().map(|it| it.code()) {
-                Some("22023" | "22021") => {
-                    refused("You have a device of that name already, or it cannot be a name. Choose another name.")
-                }
-                Some("54000") => refused("You have as many devices as you may have. Remove one first."),
-                Some("55000") => refused("This device is blocked. Ask the help desk."),
-                Some("42704") => Redirect::to("/").into_response(), // gone, as at the second of two clicks: see what there is
-                _ => broken(&error),
-            },
-        }
+        message(status, title, text)
     }
 }
 

@@ -27,7 +27,7 @@ def test_it_starts_and_ends():
             connection.request("POST", "/sign-in", urlencode({"user": user, "password": password}),
                                {"Origin": f"http://{address}", "Content-Type": "application/x-www-form-urlencoded"})
             answer = connection.getresponse()
-            assert (answer.status, answer.headers["Location"]) == (303, "/enroll")
+            assert (answer.status, answer.headers["Location"]) == (303, "/code")
             connection.close()
         folder = re.search(r"^files: (/tmp/\S+)$", printed, re.M)[1]
         assert processes_of(folder) and Path(folder).exists()

@@ -90,6 +90,17 @@ def test_double_click_signs_in(site, new_page):
     is_at(page, "Your devices")
 
 
+def test_a_form_on_another_site_does_nothing(site, new_page):
+    mallory, page = site.add("mallory", "phone"), new_page()
+    sign_in(page, mallory)
+    page.goto("about:blank")
+    page.set_content(f'<form method="post" action="{site.address}/sign-out"><button>Win a phone</button></form>')
+    press(page, "Win a phone")
+    is_at(page, "Not sent from this site")
+    follow(page, "To the first page")
+    is_at(page, "Your devices")
+
+
 def test_back_and_forward_after_sign_in(site, new_page):
     erin, page = site.add("erin", "phone"), new_page()
     sign_in(page, erin)

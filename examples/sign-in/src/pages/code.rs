@@ -10,6 +10,7 @@ pub struct Typed {
 const CODE: &str = "SELECT accepted, reason, attempts_left, retry_after FROM mfa.totp_check($1, $2)";
 const RECOVERY: &str = "SELECT accepted, reason, attempts_left, retry_after FROM mfa.totp_check_recover($1, $2)";
 
+/// Who has no device yet goes on to set one up. If all devices of a user are disabled, pg_totp binds none there.
 pub async fn ask(State(app): State<App>, visitor: Visitor) -> Answer {
     let session = visitor.half()?;
     let row = app.web.get().await?.query_one("SELECT mfa.totp_enabled($1)", &[&session.member]).await?;

@@ -1,4 +1,4 @@
-//! The password. It opens the page for the code, or for who has no device yet, that for the first device. Nothing else.
+//! The password. It opens the page for the code, and nothing else.
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 
@@ -20,7 +20,7 @@ pub async fn ask(visitor: Result<Visitor, Failure>) -> Response {
 
 pub async fn check(State(app): State<App>, Token(old): Token, Form(typed): Form<Typed>) -> Answer {
     let user = typed.user.trim().to_lowercase();
-    let query = "SELECT name, password, mfa.totp_enabled(name) FROM app.member WHERE name = $1";
+    let query = "SELECT name, password FROM app.member WHERE name = $1";
     let row = app.web.get().await?.query_opt(query, &[&user]).await?;
     // A user who does not exist costs a hash too, and gets the same answer.
     let hash = row.as_ref().map_or(app.nobody.to_string(), |row| row.get(1));
@@ -30,7 +30,7 @@ pub async fn check(State(app): State<App>, Token(old): Token, Form(typed): Form<
     };
     // From here on the user is the name in the row, and never what was typed.
     let cookie = session::begin(&app.web.get().await?, &app, &old, row.get(0)).await?;
-    Ok((cookie, Redirect::to(if row.get(2) { "/code" } else { "/enroll" })).into_response())
+    Ok((cookie, Redirect::to("/code")).into_response())
 }
 
 fn show(user: &str, error: Option<&str>) -> Response {
