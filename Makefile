@@ -5,11 +5,12 @@
 # Given in the environment or on make's command line, these reach the scripts.
 export PG_CONFIG PART TEST LOAD SUBJECT DESTDIR MINUTES SECONDS_EACH
 
-.PHONY: help all setup tree build demo psql test bench soak fuzz constant-time advisories install uninstall installcheck package image dist clean
+.PHONY: help all setup tree build demo web psql test bench soak fuzz constant-time advisories install uninstall installcheck package image dist clean
 
 help:
 	@echo 'make setup         install what is missing: Debian packages, cargo-pgrx'
 	@echo 'make demo          a guided tour on a throw-away server'
+	@echo 'make web           a sign-in in the browser, on a throw-away server: examples/sign-in'
 	@echo 'make psql          psql on a throw-away server, for trying things out'
 	@echo 'make test          every test there is   (PART=cluster TEST=replay: one part, some tests; LOAD=light: smaller loads)'
 	@echo 'make bench         measure it beside the bare statements   (SUBJECT=loop: one subject)'
@@ -43,6 +44,9 @@ all: build # what pgxn calls
 
 demo: build
 	@tools/demo.sh
+
+web: build
+	@tools/web.sh
 
 psql: build
 	@tools/with-server.sh

@@ -69,6 +69,8 @@ CLIENTS=$ROOT/target/clients
 # Links to Debian's Rust, if another one that is too old comes first in PATH: tools/setup.sh makes them.
 DEBIAN_RUST=$ROOT/target/rust
 PATH=$TOOLS/bin:$DEBIAN_RUST:$PATH
+SIGN_IN=$ROOT/target/sign-in # the build of examples/sign-in
+PATH=$TOOLS/bin:$PATH
 export PATH
 
 # Private copies of the PostgreSQL tree (tools/tree.sh), under target/ or, if the server's user
@@ -100,5 +102,5 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then
         exec "$@"
     fi
     printf '%s=%s\n' ROOT "$ROOT" PG_CONFIG "$PG_CONFIG" SERVER_USER "$SERVER_USER" \
-        TREE "$TREE" TEST_TREE "$TEST_TREE" BIN "$BIN" VENV "$VENV" CLIENTS "$CLIENTS"
+        TREE "$TREE" TEST_TREE "$TEST_TREE" BIN "$BIN" VENV "$VENV" CLIENTS "$CLIENTS" SIGN_IN "$SIGN_IN"
 fi

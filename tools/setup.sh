@@ -146,6 +146,10 @@ if [ "${1:-}" = test ]; then
     need prometheus has promtool                      # for the tests of monitoring
     need prometheus-sql-exporter has prometheus-sql-exporter
     need prometheus-postgres-exporter has prometheus-postgres-exporter
+    if [ "${LOAD:-}" != light ]; then
+        need chromium has chromium                    # for the tests of examples/sign-in
+        need fonts-dejavu-core test -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
+    fi
     [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
 fi
 [ "${1:-}" != package ] || need dpkg-dev has dpkg-shlibdeps

@@ -3,7 +3,7 @@
 #
 # usage: tools/test-packages.sh            target/venv: the Python packages of tests/requirements.txt, and the source of one
 #        tools/test-packages.sh clients    also target/clients: the packages of tests/clients/node and tests/clients/privacyidea,
-#                                          and the programs of tests/clients/rust
+#                                          and the programs of tests/clients/rust and examples/sign-in
 #
 # All are made again when their list, Python or Node changes.
 
@@ -54,3 +54,4 @@ fi
 # Not the test of sqlx, which needs a server: tests/run-clients compiles it.
 cargo build --locked --quiet --features sqlx --bins --test sign_in --test drivers --manifest-path tests/clients/rust/Cargo.toml \
     --target-dir "$CLIENTS/rust"
+cargo build --locked --quiet --manifest-path examples/sign-in/Cargo.toml --target-dir "$SIGN_IN"

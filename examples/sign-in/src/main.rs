@@ -1,0 +1,139 @@
+//! A sign-in with two factors. Read this file, then session.rs, then pages/ in the order in which a user meets them.
+
+mod answer;
+mod layout;
+mod limit;
+mod pages;
+mod session;
+
+use std::{env, error::Error, io, net::SocketAddr, sync::Arc};
+
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Router, serve};
+use deadpool_postgres::{Manager, Pool};
+use pages::{code, desk, device, devices, enroll, password, recovery_codes, reset};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_postgres::NoTls;
+
+/// What every page can reach.
+#[derive(Clone)]
+pub struct App {
+    /// The role of the public pages. Each of its calls of pg_totp asks the user for a code.
+    web: Pool,
+    /// The role of the desk. Without it there are no pages of the desk: run them as a process of their own.
+    desk: Option<Pool>,
+    /// How browsers name this server, such as `https://example.com`.
+    origin: Arc<str>,
+    limit: Arc<limit::PerMinute>,
+    hashing: Arc<Semaphore>,
+    /// The hash of a password that nobody has.
+    nobody: Arc<str>,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    if env::args().nth(1).as_deref() == Some("hash") {
+        let mut password = String::new();
+        io::stdin().read_line(&mut password)?;
+        println!("{}", password::hash(password.trim_end_matches('\n')));
+        return Ok(());
+    }
+    let listener = TcpListener::bind(env::var("LISTEN").unwrap_or("127.0.0.1:0".into())).await?;
+    let address = listener.local_addr()?;
+    // Without TLS cookies and codes are in the clear: on this machine only.
+    let origin = match env::var("ORIGIN") {
+        Ok(origin) if origin.starts_with("https://") => origin,
+        Err(_) if address.ip().is_loopback() => format!("http://{address}"),
+        _ => return Err("set ORIGIN to what browsers call this server, such as https://example.com".into()),
+    };
+    let app = App {
+        web: pool(&env::var("WEB_DATABASE")?)?,
+        desk: env::var("DESK_DATABASE").ok().map(|settings| pool(&settings)).transpose()?,
+        origin: origin.as_str().into(),
+        limit: Arc::new(limit::PerMinute::new(env::var("POSTS_PER_MINUTE").unwrap_or("30".into()).parse()?)),
+        hashing: Arc::new(Semaphore::new(2)),
+        nobody: password::hash(&session::random_token()).into(),
+    };
+    println!("listening on {origin}");
+    serve(listener, router(app).into_make_service_with_connect_info::<SocketAddr>()).await?;
+    Ok(())
+}
+
+/// Settings such as `host=/run/postgresql user=web dbname=app`.
+fn pool(settings: &str) -> Result<Pool, Box<dyn Error>> {
+    Ok(Pool::builder(Manager::new(settings.parse()?, NoTls)).max_size(8).build()?)
+}
+
+fn router(app: App) -> Router {
+    let mut pages = Router::new()
+        .route("/sign-in", get(password::ask).post(password::check))
+        .route("/code", get(code::ask).post(code::check))
+        .route("/recover", get(code::ask_recovery).post(code::check_recovery))
+        .route("/enroll", get(enroll::ask).post(enroll::begin))
+        .route("/enroll/confirm", post(enroll::confirm))
+        .route("/", get(devices::show))
+        .route("/device", get(device::show))
+        .route("/device/rename", post(device::rename))
+        .route("/device/remove", post(device::remove))
+        .route("/device/resync", post(device::resync))
+        .route("/recovery-codes", get(recovery_codes::ask).post(recovery_codes::create))
+        .route("/sign-out", post(session::sign_out));
+    if app.desk.is_some() {
+        pages = pages
+            .route("/desk", get(desk::list))
+            .route("/desk/{member}", get(desk::show))
+            .route("/desk/{member}/unlock", post(desk::unlock))
+            .route("/desk/{member}/reset", get(reset::ask).post(reset::reset));
+    }
+    pages
+        .layer(DefaultBodyLimit::max(16 * 1024))
+        .layer(from_fn_with_state(app.clone(), guard))
+        .route("/style.css", get(([(header::CONTENT_TYPE, "text/css")], include_str!("style.css"))))
+        .with_state(app)
+}
+
+/// What holds for every page.
+async fn guard(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let posted = request.method() == Method::POST;
+    // Behind a proxy the address is the proxy's: take the one from the header that the proxy sets, and from no other.
+    let mut response = if posted && request.headers().get(header::ORIGIN).is_none_or(|it| it != &*app.origin) {
+        // Every browser says which site a form was sent from. SameSite keeps our cookie out of such a request, too.
+        layout::message(
+            StatusCode::FORBIDDEN,
+            "Not sent from this site",
+            "Open the page again and send the form from there.",
+        )
+    } else if posted && !app.limit.allows(peer.ip()) {
+        let text = "Too many forms were sent from your address. Try again in a minute.";
+        ([(header::RETRY_AFTER, "60")], layout::message(StatusCode::TOO_MANY_REQUESTS, "Please wait", text))
+            .into_response()
+    } else {
+        // A browser whose user clicks twice hangs up on the first request, and the server would drop it half way:
+        // the code used up, and nobody signed in. In a task of its own it runs to its end.
+        tokio::spawn(next.run(request)).await.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR.into_response())
+    };
+    let policy = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::REFERRER_POLICY, "same-origin"), // with no-referrer, browsers hide the origin of a form from us, too
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    if app.origin.starts_with("https://") {
+        let year = HeaderValue::from_static("max-age=31536000");
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, year);
+    }
+    response
+}

@@ -1,0 +1,113 @@
+//! The help desk: who has which devices, who is locked, and what happened. It has a role of its own in the database.
+
+use deadpool_postgres::{Object, Transaction};
+
+use super::*;
+
+const USERS_OF_A_PAGE: i32 = 20;
+
+#[derive(Deserialize)]
+pub struct Asked {
+    #[serde(default)]
+    after: String,
+    #[serde(default)]
+    prefix: String,
+}
+
+/// A connection of the desk's role. Without that role there are no routes to these pages.
+pub async fn role(app: &App) -> Result<Object, Failure> {
+    Ok(app.desk.as_ref().ok_or(Failure::NotFound)?.get().await?)
+}
+
+/// Who acts, for the audit log, until the transaction ends.
+pub async fn act_as(tx: &Transaction<'_>, who: &Session) -> Result<(), Failure> {
+    tx.execute("SELECT set_config('totp.actor', $1, true)", &[&format!("desk:{}", who.member)]).await?;
+    Ok(())
+}
+
+pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<Asked>) -> Answer {
+    let session = visitor.desk()?;
+    let query = "SELECT user_id, device, state, CASE WHEN NOT locked THEN '' ELSE coalesce(
+                        'until ' || to_char(locked_until AT TIME ZONE 'UTC', 'HH24:MI:SS \"UTC\"'), 'until you unlock') END
+                   FROM mfa.totp_list(nullif($1, ''), $2, $3)";
+    let prefix = asked.prefix.trim().to_lowercase();
+    let rows = role(&app).await?.query(query, &[&asked.after, &USERS_OF_A_PAGE, &prefix]).await?;
+    let mut users: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    users.dedup();
+    let content = html! {
+        form action="/desk" role="search" {
+            label for="prefix" { "User name begins with" }
+            input #prefix name="prefix" type="text" value=(prefix) autocapitalize="none" autocomplete="off";
+            button { "Search" }
+        }
+        table {
+            tr { th scope="col" { "User" } th scope="col" { "Device" } th scope="col" { "State" } th scope="col" { "Locked" } }
+            @for row in &rows {
+                tr {
+                    th scope="row" { a href={ "/desk/" (row.get::<_, &str>(0)) } { (row.get::<_, &str>(0)) } }
+                    @for i in 1..4 { td { (row.get::<_, &str>(i)) } }
+                }
+            }
+        }
+        @if users.len() as i32 == USERS_OF_A_PAGE {
+            form action="/desk" {
+                input type="hidden" name="prefix" value=(prefix);
+                input type="hidden" name="after" value=(users[users.len() - 1]);
+                button { "Next page" }
+            }
+        } @else { p { "No more users." } }
+    };
+    Ok(ok("Help desk", &session, content))
+}
+
+pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
+    let session = visitor.desk()?;
+    app.web
+        .get()
+        .await?
+        .query_opt("SELECT FROM app.member WHERE name = $1", &[&member])
+        .await?
+        .ok_or(Failure::NotFound)?;
+    let db = role(&app).await?;
+    let query = "SELECT device, state, failures, locked, recovery_locked, recovery_codes_left FROM mfa.totp_status($1) ORDER BY device, version";
+    let devices = db.query(query, &[&member]).await?;
+    let query = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), event, coalesce(device, ''), actor
+                   FROM totp.audit_log WHERE user_id = $1 ORDER BY at DESC, id DESC LIMIT 20";
+    let events = db.query(query, &[&member]).await?;
+    let content = html! {
+        @if let Some(user) = devices.first() {
+            p {
+                (user.get::<_, i32>("failures")) " wrong codes in a row. " (user.get::<_, i32>("recovery_codes_left")) " recovery codes left. "
+                @if user.get("locked") { "Codes are locked. " }
+                @if user.get("recovery_locked") { "Recovery codes are locked." }
+            }
+            form method="post" action={ "/desk/" (member) "/unlock" } { button { "Unlock" } }
+        }
+        h2 { "Devices" }
+        ul {
+            @for device in &devices {
+                @let name: &str = device.get("device");
+                li {
+                    (name) ", " (device.get::<_, &str>("state"))
+                    form action={ "/desk/" (member) "/reset" } { input type="hidden" name="device" value=(name); button { "Reset " (name) } }
+                }
+            }
+        }
+        h2 { "What happened" }
+        table {
+            tr { th scope="col" { "When, UTC" } th scope="col" { "Event" } th scope="col" { "Device" } th scope="col" { "Who" } }
+            @for event in &events { tr { @for i in 0..4 { td { (event.get::<_, &str>(i)) } } } }
+        }
+    };
+    Ok(ok(&format!("User {member}"), &session, content))
+}
+
+pub async fn unlock(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
+    let session = visitor.desk()?;
+    let mut db = role(&app).await?;
+    let tx = db.transaction().await?;
+    act_as(&tx, &session).await?;
+    tx.execute("SELECT mfa.totp_unlock($1)", &[&member]).await?;
+    tx.commit().await?;
+    Ok(Redirect::to(&format!("/desk/{member}")).into_response())
+}

@@ -1,0 +1,159 @@
+//! Sessions: a cookie with a random token, and a row. A new token at each change of the level.
+//!
+//! - `password`: the password was right. Ten minutes, for the code.
+//! - `full`: signed in. Eight hours.
+//! - `spent`: was replaced by a full one. Half a minute, for a user who clicks twice: the browser drops the answer to the
+//!   first click, and the new token with it. Who comes with the old token and the same code gets a token, too. Nobody
+//!   else does: who has seen only the code, or has only the cookie, gets nothing.
+
+use std::convert::Infallible;
+
+use axum::extract::{FromRequestParts, State};
+use axum::http::{HeaderName, header, request::Parts};
+use axum::response::{AppendHeaders, IntoResponse, Redirect};
+use deadpool_postgres::{GenericClient, Transaction};
+use sha2::{Digest, Sha256};
+use tokio_postgres::Row;
+
+use crate::App;
+use crate::answer::{Answer, Failure};
+
+pub struct Session {
+    pub member: String,
+    pub desk: bool,
+    level: String,
+}
+
+const FIND: &str = "SELECT s.member, m.desk, s.level, s.spent_on
+                      FROM app.session s JOIN app.member m ON m.name = s.member WHERE s.token = $1 AND s.expires_at > now()";
+
+impl Session {
+    fn from(row: &Row) -> Self {
+        Self { member: row.get(0), desk: row.get(1), level: row.get(2) }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.level == "full"
+    }
+}
+
+/// Who asks. A page has to say whom it serves to get the session: the others go elsewhere.
+pub struct Visitor(Session);
+
+impl Visitor {
+    /// Who is signed in.
+    pub fn full(self) -> Result<Session, Failure> {
+        if self.0.is_full() { Ok(self.0) } else { Err(Failure::Elsewhere("/code")) }
+    }
+
+    /// Who has given the password, and owes the code.
+    pub fn half(self) -> Result<Session, Failure> {
+        if self.0.is_full() { Err(Failure::Elsewhere("/")) } else { Ok(self.0) }
+    }
+
+    pub fn either(self) -> Session {
+        self.0
+    }
+
+    /// Who is signed in, and works at the help desk.
+    pub fn desk(self) -> Result<Session, Failure> {
+        self.full().and_then(|it| if it.desk { Ok(it) } else { Err(Failure::NotFound) })
+    }
+}
+
+impl FromRequestParts<App> for Visitor {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
+        let Ok(Token(token)) = Token::from_request_parts(parts, app).await;
+        let query = format!("{FIND} AND s.level <> 'spent'");
+        let row = app.web.get().await?.query_opt(&query, &[&hash(&[&token])]).await?;
+        Ok(Self(Session::from(&row.ok_or(Failure::Elsewhere("/sign-in"))?)))
+    }
+}
+
+/// The token of the cookie, for the functions below; empty if there is none.
+pub struct Token(pub String);
+
+impl FromRequestParts<App> for Token {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let cookies = parts.headers.get_all(header::COOKIE).iter().filter_map(|it| it.to_str().ok());
+        let mut pairs = cookies.flat_map(|it| it.split("; ")).filter_map(|it| it.split_once('='));
+        Ok(Self(pairs.find(|(name, _)| *name == cookie_name(app)).map_or("", |(_, value)| value).to_owned()))
+    }
+}
+
+/// Begins a session of the level `password`, in place of the one that came.
+pub async fn begin(db: &impl GenericClient, app: &App, old: &str, member: &str) -> Result<Cookie, Failure> {
+    db.execute("DELETE FROM app.session WHERE token = $1 OR expires_at < now()", &[&hash(&[old])]).await?;
+    insert(db, app, member, "password", "10 minutes").await
+}
+
+/// The session, locked until the transaction ends: the second of two clicks waits here for the first. True: this is the
+/// second one, with the code that the first one has used up.
+pub async fn lock(tx: &Transaction<'_>, token: &str, code: &str) -> Result<(Session, bool), Failure> {
+    let query = format!("{FIND} FOR UPDATE OF s");
+    let row = tx.query_opt(&query, &[&hash(&[token])]).await?.ok_or(Failure::Elsewhere("/sign-in"))?;
+    let session = Session::from(&row);
+    match row.get::<_, Option<Vec<u8>>>(3) {
+        None => Ok((session, false)),
+        Some(spent_on) if spent_on == hash(&[token, code]) => Ok((session, true)),
+        Some(_) => Err(Failure::Elsewhere("/sign-in")),
+    }
+}
+
+/// Makes it a full session: the token that came is spent on this code, and there is a new one.
+pub async fn raise(
+    tx: &Transaction<'_>,
+    app: &App,
+    old: &str,
+    code: &str,
+    session: &mut Session,
+) -> Result<Cookie, Failure> {
+    let spend = "UPDATE app.session SET level = 'spent', spent_on = $2, expires_at = now() + interval '30 seconds'
+                  WHERE token = $1 AND level <> 'spent'";
+    tx.execute(spend, &[&hash(&[old]), &hash(&[old, code])]).await?;
+    session.level = "full".into();
+    insert(tx, app, &session.member, "full", "8 hours").await
+}
+
+async fn insert(db: &impl GenericClient, app: &App, member: &str, level: &str, age: &str) -> Result<Cookie, Failure> {
+    let token = random_token();
+    let query =
+        "INSERT INTO app.session (token, member, level, expires_at) VALUES ($1, $2, $3, now() + $4::text::interval)";
+    db.execute(query, &[&hash(&[&token]), &member, &level, &age]).await?;
+    Ok(cookie(app, &token))
+}
+
+pub async fn sign_out(State(app): State<App>, Token(token): Token) -> Answer {
+    app.web.get().await?.execute("DELETE FROM app.session WHERE token = $1", &[&hash(&[&token])]).await?;
+    Ok((cookie(&app, ""), Redirect::to("/sign-in")).into_response())
+}
+
+pub type Cookie = AppendHeaders<[(HeaderName, String); 1]>;
+
+/// No script reads it, no other site sends it with a form, and it ends with the browser. With `__Host-` no other host of
+/// the domain can set it. Lax, not Strict: a link in a mail leads to the page, and not to the sign-in.
+fn cookie(app: &App, token: &str) -> Cookie {
+    let secure = if app.origin.starts_with("https:") { "; Secure" } else { "" };
+    let age = if token.is_empty() { "; Max-Age=0" } else { "" };
+    let value = format!("{}={token}; Path=/; HttpOnly; SameSite=Lax{secure}{age}", cookie_name(app));
+    AppendHeaders([(header::SET_COOKIE, value)])
+}
+
+fn cookie_name(app: &App) -> &'static str {
+    if app.origin.starts_with("https:") { "__Host-session" } else { "session" }
+}
+
+/// 256 random bits.
+pub fn random_token() -> String {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the operating system has random bytes");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn hash(texts: &[&str]) -> Vec<u8> {
+    Sha256::digest(texts.join(" ")).to_vec()
+}

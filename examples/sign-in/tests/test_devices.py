@@ -1,0 +1,185 @@
+"""What users do with their devices, in Chromium, without scripts."""
+
+from chromium import needs_chromium, screenshot
+from people import click_twice, devices, error, fill, follow, give_code, give_password, is_at, press, scan_new_device, sign_in
+from playwright.sync_api import expect
+from totp import NO_CODE
+
+pytestmark = needs_chromium
+
+PROOF = "Code of a device that you have, or a recovery code"
+NEW_CODE = "Code that the new device shows"
+NO_PROOF = "That code is wrong, or was used already, or you have to wait after too many wrong ones. Wait for the next code, and type that."
+
+
+def test_a_lost_phone(site, new_page):
+    alice, page = site.add("alice", "phone", "tablet"), new_page()
+    [code, *_] = alice.recovery_codes()
+    finder = new_page()
+    sign_in(finder, alice)
+    give_password(page, alice)
+    follow(page, "Set up a new device")
+    is_at(page, "Set up a new device")
+    screenshot(page, "lost-phone")
+    page.get_by_label("phone", exact=True).check()
+    press(page, "Go on")
+    lost = alice.secrets["phone"]
+    scan_new_device(page, alice, "phone", "lost-phone-new")
+    fill(page, NEW_CODE, alice.wrong_code())
+    fill(page, PROOF, code)
+    press(page, "Confirm")
+    assert error(page) == "This code is wrong. Type the one that is shown now."
+    good = alice.code()
+    for proof, said in (("", "You have a device already. Type a code of it, or a recovery code, in the second field."),
+                        (NO_CODE, "The code of the new device is right, but the second field is not. This code is wrong. Type the one that is shown now.")):
+        fill(page, NEW_CODE, good)
+        fill(page, PROOF, proof)
+        page.locator("#proof").evaluate("it => it.required = false")
+        press(page, "Confirm")
+        is_at(page, "Set up phone")
+        assert error(page) == said
+        expect(page.locator("#proof")).to_be_focused()
+    screenshot(page, "lost-phone-wrong-recovery-code")
+    fill(page, NEW_CODE, good)
+    fill(page, PROOF, code)
+    press(page, "Confirm")
+    is_at(page, "Your recovery codes")
+    follow(page, "I have them: go on")
+    assert devices(page) == [["phone", "in use"], ["tablet", "in use"]]
+    finder.reload()
+    is_at(finder, "Sign in")  # the session on the lost phone has ended
+    give_password(finder, alice)
+    alice.secrets["lost"] = lost
+    site.later(30)
+    give_code(finder, alice.code("lost"))
+    assert error(finder).startswith("This code is wrong.")
+
+
+def test_a_new_phone_while_the_old_one_works(site, new_page):
+    bob, page = site.add("bob", "phone"), new_page()
+    sign_in(page, bob)
+    press(page, "Change phone")
+    is_at(page, "Change phone")
+    screenshot(page, "device")
+    press(page, "Replace phone")
+    is_at(page, "Replace a device")
+    press(page, "Go on")
+    bob.secrets["old"] = bob.secrets["phone"]
+    scan_new_device(page, bob, "phone", "new-phone")
+    elsewhere = new_page()
+    sign_in(elsewhere, bob, "old")  # staged: the old one works
+    assert devices(elsewhere) == [["phone", "in use"], ["phone", "setup not finished"]]
+    fill(page, NEW_CODE, bob.code("phone"))
+    fill(page, PROOF, bob.code("old"))
+    click_twice(page, site, "Confirm")
+    is_at(page, "Your devices")
+    assert devices(page) == [["phone", "in use"]]
+    site.later(60)
+    new = new_page()
+    give_password(new, bob)
+    give_code(new, bob.code("old"))
+    assert error(new).startswith("This code is wrong.")
+    give_code(new, bob.code("phone"))
+    is_at(new, "Your devices")
+
+
+def test_another_device_a_name_and_a_removal(site, new_page):
+    carol, page = site.add("carol", "phone"), new_page()
+    [code, *_] = carol.recovery_codes()
+    sign_in(page, carol)
+    follow(page, "Add a device")
+    is_at(page, "Add a device")
+    fill(page, "Its name", "tablet")
+    press(page, "Go on")
+    scan_new_device(page, carol, "tablet", "another-device")
+    fill(page, NEW_CODE, carol.code("tablet"))
+    fill(page, PROOF, carol.code("phone"))
+    press(page, "Confirm")
+    is_at(page, "Your devices")
+    press(page, "Change tablet")
+    fill(page, "Name", "big <b>tablet</b> & more")
+    fill(page, PROOF, "000000")
+    press(page, "Rename")
+    is_at(page, "Change tablet")
+    assert error(page) == NO_PROOF
+    fill(page, "Name", "big <b>tablet</b> & more")
+    fill(page, PROOF, carol.code("phone"))
+    press(page, "Rename")
+    is_at(page, "Your devices")
+    assert devices(page) == [["big <b>tablet</b> & more", "in use"], ["phone", "in use"]]
+    press(page, "Change big <b>tablet</b> & more")
+    fill(page, "Name", "phone")
+    fill(page, PROOF, code)
+    press(page, "Rename")
+    is_at(page, "That was not done")
+    follow(page, "To the first page")
+    press(page, "Change phone")
+    fill(page, PROOF, carol.code("tablet"))
+    press(page, "Remove")
+    is_at(page, "Your devices")
+    assert devices(page) == [["big <b>tablet</b> & more", "in use"]]
+    press(page, "Change big <b>tablet</b> & more")
+    fill(page, PROOF, code)
+    press(page, "Remove")
+    assert error(page) == "This is your only device. Replace it instead."
+    assert carol.value("recovery_codes_left") == 4  # neither refusal used one up
+
+
+def test_new_recovery_codes(site, new_page):
+    dave, page = site.add("dave", "phone"), new_page()
+    [old, *_] = dave.recovery_codes()
+    used = dave.code()
+    give_password(page, dave)
+    give_code(page, used)
+    follow(page, "Make new ones")
+    is_at(page, "Recovery codes")
+    expect(page.get_by_text("You have 4 unused recovery codes.")).to_be_visible()
+    fill(page, PROOF, used)
+    press(page, "Make new recovery codes")
+    is_at(page, "Recovery codes")
+    assert error(page) == NO_PROOF
+    fill(page, PROOF, dave.code())
+    press(page, "Make new recovery codes")
+    is_at(page, "Your recovery codes")
+    new = page.locator("ol li").all_inner_texts()
+    assert len(new) == 10 and old not in new
+    press(page, "Sign out dave")
+    give_password(page, dave)
+    for code, title in ((old, "Use a recovery code"), (new[0], "Your devices")):
+        page.goto(f"{site.address}/recover")
+        fill(page, "Recovery code", code)
+        press(page, "Go on")
+        is_at(page, title)
+
+
+def test_a_double_click_at_the_first_device_signs_in(site, new_page):
+    """The recovery codes are in the answer that the browser drops: the page makes new ones."""
+    erin, page = site.add("erin"), new_page()
+    give_password(page, erin)
+    press(page, "Go on")
+    scan_new_device(page, erin, "phone", "double-click")
+    fill(page, NEW_CODE, erin.code())
+    click_twice(page, site, "Confirm")
+    is_at(page, "Recovery codes")
+    fill(page, PROOF, erin.code())
+    press(page, "Make new recovery codes")
+    is_at(page, "Your recovery codes")
+
+
+def test_a_token_whose_clock_has_drifted(site, new_page):
+    frank, page = site.add("frank", "phone", "token"), new_page()
+    sign_in(page, frank)
+    press(page, "Change token")
+    first, second, third = (frank.code_at("token", 240 + 30 * n) for n in range(3))
+    fill(page, "One code", second)
+    fill(page, "The next code", first)
+    press(page, "Measure its clock")
+    assert error(page).startswith("These are not two codes")
+    fill(page, "One code", first)
+    fill(page, "The next code", second)
+    press(page, "Measure its clock")
+    is_at(page, "Your devices")
+    press(page, "Sign out frank")
+    give_password(page, frank)
+    give_code(page, third)
+    is_at(page, "Your devices")

@@ -1,0 +1,213 @@
+"""What holds for every page, and what nobody may do: requests without a browser."""
+
+import re
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from urllib.parse import urlencode
+
+import pytest
+from server import wait_until
+from sign_in_site import EXAMPLE, PASSWORD
+from totp import NO_CODE
+
+MAIN = (EXAMPLE / "src" / "main.rs").read_text()
+ROUTES = re.findall(r'\.route\("([^"]+)", (.+)\)', MAIN)
+PAGES = [path.replace("{member}", "dora") for path, methods in ROUTES if "get(" in methods and "style" not in path]
+FORMS = [path.replace("{member}", "dora") for path, methods in ROUTES if "post(" in methods]
+FIELDS = {name: "x" for name in ("user", "password", "code", "device", "proof", "name", "first", "second")}
+BEHIND_A_PROXY = {"ORIGIN": "https://example.com"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dora(site):
+    return site.add("dora", "phone", desk=True)
+
+
+def test_the_routes_are_found():
+    assert len(PAGES) == 10 and len(FORMS) == 12
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_who_has_not_signed_in_sees_nothing(site, dora, path):
+    address = f"{path}?device=phone"
+    nobody, half = site.ask("GET", address), site.ask("GET", address, token=dora.half())
+    assert (nobody.status, nobody.goes_to) == ((200, None) if path == "/sign-in" else (303, "/sign-in"))
+    open_to_half = ("/sign-in", "/code", "/recover", "/enroll")
+    assert (half.status, half.goes_to) == ((200, None) if path in open_to_half else (303, "/code"))
+
+
+@pytest.mark.parametrize("path", [path for path in FORMS if path not in ("/sign-in", "/sign-out")])
+def test_who_has_not_signed_in_changes_nothing(site, path):
+    answer = site.ask("POST", path, FIELDS)
+    assert (answer.status, answer.goes_to) == (303, "/sign-in")
+
+
+@pytest.mark.parametrize("path", [path for path in FORMS if path.startswith(("/device", "/recovery", "/desk"))])
+def test_a_password_alone_changes_nothing(site, dora, path):
+    answer = site.ask("POST", path, FIELDS, dora.half())
+    assert (answer.status, answer.goes_to) == (303, "/code")
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_a_form_of_another_site_is_refused(site, dora, path):
+    token = dora.half()
+    for origin in ("", "null", "https://example.org", "http://127.0.0.1", f"{site.address}.example.org"):
+        assert site.ask("POST", path, FIELDS, token, Origin=origin).status == 403
+    assert site.ask("GET", "/code", token=token).status == 200  # nothing happened
+
+
+def test_headers_of_every_answer(site, dora):
+    token = dora.half()
+    answers = [site.ask("GET", path, token=token) for path in [*PAGES, "/nowhere"]]
+    answers += [site.ask("POST", "/code", {"code": "1"}, token), site.ask("POST", "/code", {"code": "1"}, token, Origin="x"), site.ask("PUT", "/code")]
+    assert {answer.status for answer in answers} == {200, 303, 403, 404, 405, 422}
+    for answer in answers:
+        assert answer.headers["Cache-Control"] == "no-store"
+        policy = answer.headers["Content-Security-Policy"].split("; ")
+        assert {"default-src 'none'", "form-action 'self'", "frame-ancestors 'none'", "base-uri 'none'"} < set(policy) and "unsafe" not in str(policy)
+        assert answer.headers["Referrer-Policy"] == "same-origin" and answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Strict-Transport-Security"] is None
+
+
+def test_cookies(site, dora):
+    cookie = site.ask("POST", "/sign-in", {"user": "dora", "password": PASSWORD}).headers["Set-Cookie"]
+    assert re.fullmatch(r"session=[0-9a-f]{64}; Path=/; HttpOnly; SameSite=Lax", cookie)
+    site.stop()
+    site.start(**BEHIND_A_PROXY)
+    try:
+        answer = site.ask("POST", "/sign-in", {"user": "dora", "password": PASSWORD}, Origin="https://example.com")
+        assert re.fullmatch(r"__Host-session=[0-9a-f]{64}; Path=/; HttpOnly; SameSite=Lax; Secure", answer.headers["Set-Cookie"])
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+        inside = site.ask("GET", "/code", Cookie=f"__Host-session={answer.token}")
+        assert inside.status == 200
+        assert site.ask("GET", "/code", Cookie=f"session={answer.token}").status == 303
+    finally:
+        site.stop()
+        site.start()
+
+
+def test_without_tls_it_serves_this_machine_only(site):
+    for environment in ({"LISTEN": "0.0.0.0:0"}, {"ORIGIN": "http://example.com"}):
+        done = subprocess.run([site.program], env=environment, text=True, capture_output=True, timeout=60)
+        assert done.returncode == 1 and "set ORIGIN" in done.stderr
+
+
+def test_a_new_session_at_each_level(site):
+    alice = site.add("alice", "phone")
+    half = alice.half()
+    full = site.ask("POST", "/code", {"code": alice.code()}, half).token
+    assert half != full
+    assert site.ask("GET", "/", token=full).status == 200
+    assert site.ask("GET", "/", token=half).goes_to == "/sign-in"
+    again = site.ask("POST", "/sign-in", {"user": "alice", "password": PASSWORD}, full).token
+    assert site.ask("GET", "/", token=full).goes_to == "/sign-in" and site.ask("GET", "/", token=again).goes_to == "/code"
+    assert site.ask("POST", "/sign-out", {}, again).goes_to == "/sign-in"
+    assert site.ask("GET", "/code", token=again).goes_to == "/sign-in"
+    stored = site.database.execute("SELECT encode(token, 'hex') FROM app.session")
+    assert not {half, full, again} & {token for [token] in stored}
+
+
+def test_sessions_end(site, dora):
+    token = dora.half()
+    site.database.execute("UPDATE app.session SET expires_at = now()")
+    assert site.ask("GET", "/code", token=token).goes_to == "/sign-in"
+    assert site.ask("POST", "/code", {"code": "1"}, token).goes_to == "/sign-in"
+    dora.half()
+    assert site.database.value("SELECT count(*) FROM app.session") == 1  # the old ones are deleted
+
+
+@pytest.mark.parametrize("path", ["/code", "/recover"])
+def test_the_same_code_twice_at_once(site, path):
+    name = f"twice-{path[1:]}"
+    bob = site.add(name, "phone")
+    half, code = bob.half(), bob.code() if path == "/code" else bob.recovery_codes()[0]
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: site.ask("POST", path, {"code": code}, half), range(2)))
+    assert [(answer.status, answer.goes_to) for answer in answers] == [(303, "/")] * 2
+    assert len({answer.token for answer in answers}) == 2
+    for answer in answers:
+        assert site.ask("GET", "/", token=answer.token).status == 200
+    # The old token leads nowhere else, and another code that was used does not open it.
+    assert site.ask("GET", "/", token=half).goes_to == "/sign-in"
+    assert site.ask("POST", path, {"code": NO_CODE}, half).goes_to == "/sign-in"
+    site.database.execute("UPDATE app.session SET expires_at = now() WHERE level = 'spent'")
+    assert site.ask("POST", path, {"code": code}, half).goes_to == "/sign-in"
+
+
+def test_a_browser_that_hangs_up_half_way(site):
+    """A double click: the first request is dropped while pg_totp judges its code, and has signed the user in all the same."""
+    carol = site.add("carol", "phone")
+    half, code = carol.half(), carol.code()
+    with closing(site.database.connect(autocommit=False)) as conn:
+        conn.execute("LOCK TABLE totp.attempts IN ACCESS EXCLUSIVE MODE")
+        body = urlencode({"code": code})
+        host, port = site.address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as browser:
+            browser.sendall(f"POST /code HTTP/1.1\r\nHost: x\r\nOrigin: {site.address}\r\nCookie: session={half}\r\nContent-Length: {len(body)}\r\n"
+                            f"Content-Type: application/x-www-form-urlencoded\r\n\r\n{body}".encode())
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'web' AND wait_event_type = 'Lock'"
+            wait_until(lambda: site.database.value(waiting) == 1, "the code to be judged")
+            browser.shutdown(socket.SHUT_WR)
+            assert browser.recv(1) == b""  # the server has dropped the request
+    wait_until(lambda: carol.value("uses") == 1, "the code to be used up")
+    second = site.ask("POST", "/code", {"code": code}, half)
+    assert (second.status, second.goes_to) == (303, "/")
+    assert site.ask("GET", "/", token=second.token).status == 200
+
+
+def test_a_refused_code_is_in_the_audit_log(site):
+    erin = site.add("erin", "phone")
+    half = erin.half()
+    for _ in range(5):
+        assert site.ask("POST", "/code", {"code": erin.wrong_code()}, half).status in (422, 429)
+    answer = site.ask("POST", "/code", {"code": erin.code()}, half)
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "30")
+    query = "SELECT event, count(*) FROM totp.audit_log WHERE user_id = 'erin' AND event <> 'imported' GROUP BY event ORDER BY event"
+    assert site.database.execute(query) == [("failed", 5), ("locked", 1)]
+
+
+def test_an_address_may_send_so_many_forms_a_minute(site):
+    site.stop()
+    site.start(POSTS_PER_MINUTE="3")
+    try:
+        answers = [site.ask("POST", "/sign-out", {}) for _ in range(4)]
+        assert [answer.status for answer in answers] == [303, 303, 303, 429] and answers[3].headers["Retry-After"] == "60"
+        assert site.ask("POST", "/sign-out", {}, source="127.0.0.2").status == 303
+        assert site.ask("GET", "/sign-in").status == 200
+    finally:
+        site.stop()
+        site.start()
+
+
+def test_a_user_whose_devices_are_all_disabled_stays_out(site):
+    frank = site.add("frank", "phone")
+    site.database.execute("SELECT mfa.totp_disable('frank')")
+    answer = site.ask("POST", "/sign-in", {"user": "frank", "password": PASSWORD})
+    assert site.ask("GET", "/code", token=answer.token).goes_to == "/enroll"
+    assert "blocked" in site.ask("POST", "/enroll", {"device": "phone"}, answer.token).text
+    new = re.search(r'id="secret"[^>]*>([A-Z2-7 ]+)<', site.ask("POST", "/enroll", {"device": "other"}, answer.token).text)
+    frank.secrets["other"] = new[1].replace(" ", "")
+    refused = site.ask("POST", "/enroll/confirm", {"device": "other", "code": frank.code("other")}, answer.token)
+    assert refused.status == 422 and refused.token is None
+
+
+def test_the_web_role_can_do_no_more_than_enroll(site):
+    with closing(site.database.connect(user="web")) as conn:
+        granted = "SELECT has_function_privilege(p.oid, 'EXECUTE') FROM pg_proc p WHERE proname = %s"
+        able = {name: conn.execute(granted, [name]).fetchone()[0]
+                for name in ("totp_check", "totp_enroll", "totp_unenroll", "totp_reset", "totp_unlock", "totp_import", "totp_list")}
+        assert [name for name, may in able.items() if may] == ["totp_check", "totp_enroll", "totp_unenroll"]
+        rights = "SELECT has_table_privilege('app.member', 'UPDATE, INSERT, DELETE'), has_schema_privilege('totp', 'USAGE')"
+        assert conn.execute(rights).fetchone() == (False, False)
+
+
+def test_no_code_and_no_secret_in_the_logs(site):
+    grace = site.add("grace", "phone")
+    codes = [grace.wrong_code(), grace.code()]
+    half = grace.half()
+    for code in codes:
+        site.ask("POST", "/code", {"code": code}, half)
+    logged = site.log_text() + site.cluster.log_text()
+    assert not [text for text in (*codes, grace.secrets["phone"], half, PASSWORD) if text in logged]
