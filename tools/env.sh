@@ -69,9 +69,8 @@ CLIENTS=$ROOT/target/clients
 # Links to Debian's Rust, if another one that is too old comes first in PATH: tools/setup.sh makes them.
 DEBIAN_RUST=$ROOT/target/rust
 PATH=$TOOLS/bin:$DEBIAN_RUST:$PATH
-SIGN_IN=$ROOT/target/sign-in # the build of examples/sign-in
-PATH=$TOOLS/bin:$PATH
 export PATH
+SIGN_IN=$ROOT/target/sign-in # the build of examples/sign-in
 
 # Private copies of the PostgreSQL tree (tools/tree.sh), under target/ or, if the server's user
 # cannot get there (a checkout below /root), in a folder of root's own in /var/tmp.
