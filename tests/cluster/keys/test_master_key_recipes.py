@@ -240,7 +240,8 @@ def test_the_search_sees_each_form(source):
     forms = {form: b"before " + content + b" after" for form, content in written_forms(key).items()}
     assert len(forms) == 12
     texts = {f"base64 of hex, {before}": base64.b64encode(b"x" * before + f"{key}\n".encode()) for before in range(3)}
-    for written in (forms, texts):
+    lines = {name: base64.encodebytes(base64.b64decode(content)) for name, content in texts.items()}
+    for written in (forms, texts, lines):
         for name, content in written.items():
             (planted / name).write_bytes(content)
         assert {found for found in found_on_disk(planted, {key})} >= {(name, name) for name in written}

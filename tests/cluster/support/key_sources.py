@@ -228,6 +228,7 @@ def places_on_disk(folder: Path):
 
 
 def found_on_disk(folder: Path, keys: set[str]) -> list[tuple[str, str]]:
-    """File and form of each of the keys that is below a folder."""
+    """File and form of each of the keys that is below a folder. Also in lines, into which base64 is often broken."""
     forms = [form for key in keys for form in written_forms(key).items()]
-    return [(place, form) for place, content in places_on_disk(folder) for form, needle in forms if needle in content]
+    return [(place, form) for place, content in places_on_disk(folder) for text in (content, content.replace(b"\n", b""))
+            for form, needle in forms if needle in text]
