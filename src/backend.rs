@@ -363,10 +363,10 @@ pub unsafe fn all_settings<'a>() -> &'a [*mut pg_sys::config_generic] {
 pub unsafe fn primary_key(relation: pg_sys::Relation) -> pg_sys::Oid {
     // SAFETY: promised by the caller.
     unsafe {
-        #[cfg(not(feature = "pg18"))]
+        #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
         return pg_sys::RelationGetPrimaryKeyIndex(relation);
         // A deferrable key may temporarily have two rows.
-        #[cfg(feature = "pg18")]
+        #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
         return pg_sys::RelationGetPrimaryKeyIndex(relation, false);
     }
 }
@@ -404,6 +404,24 @@ pub unsafe fn can_be_repacked(relation: pg_sys::Relation) -> bool {
 pub unsafe fn register_buffer_data(block: u8, bytes: &[u8]) {
     // SAFETY: promised by the caller. PostgreSQL only reads them, whatever the type says.
     unsafe { pg_sys::XLogRegisterBufData(block, bytes.as_ptr().cast_mut().cast(), bytes.len() as _) }
+}
+
+/// Sets the LSN of a page: that of the WAL record of its last change.
+///
+/// # Safety
+/// The page is in a buffer that is pinned and locked exclusively.
+pub unsafe fn set_page_lsn(page: pg_sys::Page, lsn: pg_sys::XLogRecPtr) {
+    // SAFETY: promised by the caller.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        {
+            let halves = pg_sys::PageXLogRecPtr { xlogid: (lsn >> 32) as u32, xrecoff: lsn as u32 };
+            (*page.cast::<pg_sys::PageHeaderData>()).pd_lsn = halves;
+        }
+        // Since 19 it is one number.
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::PageSetLSN(page, lsn);
+    }
 }
 
 /// Returns whether the column has that name, without a copy.

@@ -4,9 +4,10 @@
 # usage: tools/chroot.sh RELEASE COMMAND [ARG]...          in a folder that is kept, to build and test in
 #        tools/chroot.sh --fresh RELEASE COMMAND [ARG]...  in a copy of the new system, thrown away after the command
 #
-# RELEASE is bookworm (PostgreSQL 15), trixie (17), forky (18). The command starts in /pg_totp, which is this checkout,
-# read-only, except /pg_totp/target, which belongs to the folder; outside it is $(tools/chroot.sh --target RELEASE).
-# The kept folder sees the Rust toolchain of rustup here; --fresh is a new system with make, and nothing else.
+# RELEASE is bookworm (PostgreSQL 15), trixie (17), forky (18), sid (19, out of experimental). The command starts in
+# /pg_totp, which is this checkout, read-only, except /pg_totp/target, which belongs to the folder; outside it is
+# $(tools/chroot.sh --target RELEASE). The kept folder sees the crates that cargo has fetched here, and the toolchains of
+# rustup; --fresh is a new system with make, and nothing else.
 # The mounts, and whatever the command leaves running, are in namespaces that go with this script, however it ends. So
 # "rm -rf target" is safe.
 
@@ -68,8 +69,14 @@ if [ ! -e "$base" ]; then
     mkdir -p "$base.new"
     isolated 'debootstrap --variant=minbase --include=ca-certificates,make "$@"' "$release" "$base.new" "" "$script" \
         >"$base.log" 2>&1 || die "debootstrap failed, see $base.log"
-    sed -n 's|^\(deb [^ ]*\) .*|\1-security '"$release"'-security main|p' "$base.new/etc/apt/sources.list" \
-        >"$base.new/etc/apt/sources.list.d/security.list"
+    # more_of SUFFIX SUITE: the same mirror's.
+    more_of() { sed -n "s|^\(deb [^ ]*\) .*|\1$1 $2 main|p" "$base.new/etc/apt/sources.list" >"$base.new/etc/apt/sources.list.d/$2.list"; }
+    if [ "$release" = sid ]; then # which needs no security updates. Nothing but PostgreSQL 19 is taken from experimental.
+        more_of '' experimental
+        printf 'Package: src:postgresql-19\nPin: release a=experimental\nPin-Priority: 500\n' >"$base.new/etc/apt/preferences.d/pg_totp"
+    else
+        more_of -security "$release-security"
+    fi
     # apt there gets packages as apt here does: the same proxy and checks.
     apt-config dump | grep -E '^Acquire::(Check-|https?::)' >"$base.new/etc/apt/apt.conf.d/80pg_totp" || true
     cp -a /usr/local/share/ca-certificates/. "$base.new/usr/local/share/ca-certificates/"
@@ -97,11 +104,8 @@ else
         rm -rf "$system.new"
         cp -a "$base" "$system.new"
         mkdir -p "$system.new/build"
-        # A newer Debian runs what an older one built: cargo-pgrx takes minutes, and so do the crates that do not look at
-        # PostgreSQL. What does not fit is made again.
-        for built in tools debug release; do
-            [ ! -d "target/$built" ] || tar -C target --exclude incremental -c "$built" | tar -C "$system.new/build" -x
-        done
+        # A newer Debian runs what an older one built: cargo-pgrx takes minutes. The crates are made again, by another Rust.
+        [ ! -d target/tools ] || cp -a target/tools "$system.new/build"
         mv "$system.new" "$system"
     fi
 fi
@@ -109,9 +113,12 @@ mkdir -p "$system/pg_totp" "$system/build"
 cp -L /etc/resolv.conf "$system/etc/resolv.conf"
 
 shared=()
-if [ -z "$fresh" ] && command -v rustup >/dev/null; then
-    shared=("${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}")
-    for folder in "${shared[@]}"; do mkdir -p "$system$folder"; done
+if [ -z "$fresh" ]; then
+    for folder in "${CARGO_HOME:-$HOME/.cargo}" "${RUSTUP_HOME:-$HOME/.rustup}"; do
+        [ -d "$folder" ] || continue
+        mkdir -p "$system$folder"
+        shared+=("$folder")
+    done
 fi
 
 # The command does not see variables that name folders, servers and installations of this system.

@@ -66,7 +66,9 @@ export PGRX_HOME=$ROOT/target/pgrx
 TOOLS=$ROOT/target/tools
 VENV=$ROOT/target/venv       # tools/test-packages.sh makes both
 CLIENTS=$ROOT/target/clients
-PATH=$TOOLS/bin:$PATH
+# Links to Debian's Rust, if another one that is too old comes first in PATH: tools/setup.sh makes them.
+DEBIAN_RUST=$ROOT/target/rust
+PATH=$TOOLS/bin:$DEBIAN_RUST:$PATH
 export PATH
 
 # Private copies of the PostgreSQL tree (tools/tree.sh), under target/ or, if the server's user

@@ -53,7 +53,7 @@ printf 'Source: pg-totp\nMaintainer: %s\n\nPackage: %s\nArchitecture: any\n' "$m
 # Symbols of the server are in no library: no warning of those.
 libraries=$(cd "$work" && dpkg-shlibdeps --warnings=0 -O "$library" | sed -n 's/^shlibs:Depends=//p')
 [ -n "$libraries" ] || die "dpkg-shlibdeps found no library: $library"
-minor=$("$PG_CONFIG" --version | cut -d ' ' -f 2)
+minor=$("$PG_CONFIG" --version | cut -d ' ' -f 2 | sed 's/[a-z]/~&/') # 19rc1 is before 19.0: Debian writes 19~rc1
 
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: $package

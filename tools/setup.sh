@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing: Debian packages, Rust if Debian's is new enough, cargo-pgrx and its settings.
+# Installs what is missing: Rust, Debian packages, cargo-pgrx and its settings.
 # Quick, and silent, if all of it is there.
 #
 # usage: tools/setup.sh            what building, the demo and psql need
@@ -26,35 +26,62 @@ has() { command -v "$1"; }
 
 install_packages() {
     as_root apt-get update -q
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
 }
 
-# --- Rust ------------------------------------------------------------------------
+# --- Rust: the first one in PATH, or Debian's if that is too old ----------------------
 
 wanted=$(sed -n 's/^rust-version *= *"\(.*\)".*/\1/p' Cargo.toml | head -n 1)
 # new_enough VERSION
 new_enough() { [ "$(printf '%s\n' "$wanted" "$1" | sort -V | head -n 1)" = "$wanted" ]; }
-rust_version() { rustc --version 2>/dev/null | cut -d ' ' -f 2; }
-debian_rust_version() { apt-cache policy rustc 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p'; }
+# rust_version RUSTC
+rust_version() { "$1" --version 2>/dev/null | cut -d ' ' -f 2; }
 
-if ! has cargo >/dev/null || ! new_enough "$(rust_version)"; then
-    if new_enough "$(debian_rust_version)"; then
-        say "installing Debian's Rust $(debian_rust_version)"
-        install_packages rustc cargo rustfmt rust-clippy
-        hash -r
-        new_enough "$(rust_version)" || die "an older Rust ($(rustc --version)) comes first in PATH: $(command -v rustc)"
-    else
-        die "Rust $wanted or newer is needed: install rustup (see rustup.rs), then run: rustup toolchain install stable && rustup default stable"
-    fi
-fi
-if [ "${1:-}" = test ] && ! { cargo fmt --version && cargo clippy --version; } >/dev/null 2>&1; then
-    if has rustup >/dev/null; then
+# Names the packages of a Rust of Debian's that is new enough: the one of the release, or the one that security updates have
+# brought for web browsers.
+debian_rust() {
+    local packages
+    for packages in 'rustc cargo rustfmt rust-clippy' 'rustc-web cargo-web rustfmt-web rust-web-clippy'; do
+        if new_enough "$(apt-cache policy "${packages%% *}" 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')"; then
+            echo "$packages"
+            return
+        fi
+    done
+    return 1
+}
+
+install_debian_rust() {
+    local packages
+    [ "$(has rustup)" != /usr/bin/rustup ] || # a package that is in the way of the others
+        die "Rust $wanted or newer is needed: rustup toolchain install stable && rustup default stable"
+    debian_rust >/dev/null || as_root apt-get update -q
+    debian_rust >/dev/null || die "Rust $wanted or newer is needed, and this system has no package of it: install rustup" \
+        "(see rustup.rs), then run: rustup toolchain install stable && rustup default stable"
+    read -r -a packages < <(debian_rust)
+    say "installing Debian's Rust: ${packages[*]}"
+    install_packages "${packages[@]}"
+}
+
+# Building needs rustfmt: pgrx formats its bindings.
+PROGRAMS=(rustc cargo rustdoc rustfmt cargo-fmt cargo-clippy clippy-driver)
+has_debian_rust() { new_enough "$(rust_version /usr/bin/rustc)" && [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustfmt ] && [ -x /usr/bin/cargo-clippy ]; }
+
+first=$(PATH=${PATH/"$DEBIAN_RUST:"/} && has rustc) || first=
+if [ -n "$first" ] && [ "$first" != /usr/bin/rustc ] && new_enough "$(rust_version "$first")"; then
+    rm -rf "$DEBIAN_RUST"
+    hash -r
+    if ! { rustfmt --version && cargo clippy --version; } >/dev/null 2>&1; then
+        has rustup >/dev/null || die "rustfmt or clippy is missing beside $first"
         rustup component add rustfmt clippy
-    elif [ "$(command -v rustc)" = /usr/bin/rustc ]; then
-        install_packages rustfmt rust-clippy
-    else
-        say "cargo fmt or cargo clippy is missing: those two parts of make test will fail"
     fi
+else
+    has_debian_rust || install_debian_rust
+    if [ -n "$first" ] && [ "$first" != /usr/bin/rustc ]; then
+        mkdir -p "$DEBIAN_RUST"
+        ln -sf "${PROGRAMS[@]/#//usr/bin/}" "$DEBIAN_RUST"
+        say "Rust: Debian's $(rust_version /usr/bin/rustc), by its path /usr/bin/rustc; $first, first in PATH, is $(rust_version "$first")"
+    fi
+    hash -r
 fi
 
 # --- Debian packages -------------------------------------------------------------
@@ -76,6 +103,7 @@ need libc6-dev test -e /usr/include/stdio.h
 need pkg-config has pkg-config                    # cargo-pgrx links OpenSSL
 need libssl-dev pkg-config --exists openssl
 need libclang-dev has_libclang                    # pgrx makes its bindings with it
+need libicu-dev test -e /usr/include/unicode/ucol.h # headers of PostgreSQL 18 and newer include it
 need "postgresql-$PG_MAJOR" has_file_below --bindir postgres
 need "postgresql-server-dev-$PG_MAJOR" has_file_below --includedir-server postgres.h
 need openssl has openssl                          # makes the master key
@@ -95,10 +123,12 @@ if [ "${1:-}" = test ]; then
     need rsyslog test -x /usr/sbin/rsyslogd           # for the tests of logs that are shipped
     need rsyslog-relp has_rsyslog_module omrelp
     if [[ $PG_CONFIG == /usr/lib/postgresql/* ]]; then # an installation that is not Debian's has what it has
-        need "postgresql-$PG_MAJOR-plproxy" has_file_below --sharedir extension/plproxy.control # for the tests of scale-out
-        need "postgresql-$PG_MAJOR-wal2json" has_file_below --pkglibdir wal2json.so # for the tests of events.md
-        need "postgresql-$PG_MAJOR-pgaudit" has_file_below --pkglibdir pgaudit.so   # for those of logging.md
-        need "postgresql-$PG_MAJOR-cron" has_file_below --pkglibdir pg_cron.so      # for those of chores.md
+        need "postgresql-$PG_MAJOR-pgaudit" has_file_below --pkglibdir pgaudit.so # for the tests of logging.md
+        if [ "$PG_MAJOR" -lt 19 ]; then # Debian has none of these for 19 yet: their tests are skipped
+            need "postgresql-$PG_MAJOR-plproxy" has_file_below --pkglibdir plproxy.so   # for the tests of scale-out
+            need "postgresql-$PG_MAJOR-wal2json" has_file_below --pkglibdir wal2json.so # for those of events.md
+            need "postgresql-$PG_MAJOR-cron" has_file_below --pkglibdir pg_cron.so      # for those of chores.md
+        fi
         # Since 18 its own package; for the tests of compiled expressions.
         [ "$PG_MAJOR" -lt 18 ] || need "postgresql-$PG_MAJOR-jit" has_file_below --pkglibdir llvmjit.so
     fi

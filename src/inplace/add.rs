@@ -40,7 +40,7 @@ fn try_page<A: InPlace>(table: pg_sys::Oid, block: u32, add: &impl Fn(&mut A)) -
         }
         let rows = pg_sys::PageGetMaxOffsetNumber(pg_sys::BufferGetPage(target.buffer));
         let lsn = (1..=rows).find_map(|offset| try_row(&mut target, offset, add));
-        pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+        pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_UNLOCK as _);
         lsn.inspect(|lsn| lsn.flush_soon()).is_some()
     }
 }

@@ -114,7 +114,7 @@ fn try_change<const N: usize, R, F: FnOnce(&mut [Words; N]) -> R>(
     // PostgreSQL releases them if a call here raises.
     unsafe {
         for target in targets {
-            pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+            pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as _);
         }
         for (state, target) in states.iter_mut().zip(targets) {
             *state = target.state();
@@ -125,7 +125,7 @@ fn try_change<const N: usize, R, F: FnOnce(&mut [Words; N]) -> R>(
             decided = Some(decide_and_log(targets, &places, decide));
         }
         for target in targets {
-            pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+            pg_sys::LockBuffer(target.buffer, pg_sys::BUFFER_LOCK_UNLOCK as _);
         }
     }
     decided.ok_or(states)

@@ -100,12 +100,12 @@ impl Target {
     pub fn read_locked(&self) -> Option<Words> {
         // SAFETY: the buffer is pinned, and locked while it is read.
         unsafe {
-            pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+            pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_SHARE as _);
             let words = match self.place() {
                 Found::At(place) => Some(read_words(place.data(pg_sys::BufferGetPage(self.buffer)))),
                 Found::Moved | Found::Altered => None,
             };
-            pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_UNLOCK as i32);
+            pg_sys::LockBuffer(self.buffer, pg_sys::BUFFER_LOCK_UNLOCK as _);
             words
         }
     }

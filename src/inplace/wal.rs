@@ -126,8 +126,7 @@ pub unsafe fn write_and_log<const N: usize>(changes: &[Change; N]) -> Option<Lsn
             lsn = Lsn(pg_sys::XLogInsert(pg_sys::RmgrIds::RM_GENERIC_ID as u8, 0));
         }
         for i in logged() {
-            let header = pg_sys::BufferGetPage(changes[i].buffer).cast::<pg_sys::PageHeaderData>();
-            (*header).pd_lsn = pg_sys::PageXLogRecPtr { xlogid: (lsn.0 >> 32) as u32, xrecoff: lsn.0 as u32 };
+            backend::set_page_lsn(pg_sys::BufferGetPage(changes[i].buffer), lsn.0);
         }
         pg_sys::CritSectionCount -= 1;
         Some(lsn)

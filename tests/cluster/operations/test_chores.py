@@ -5,6 +5,7 @@ from contextlib import closing
 
 import pytest
 from documents import block, block_with, run
+from libraries import skip_without
 from server import wait_until
 from totp import SECRET, import_secret
 
@@ -15,6 +16,7 @@ ROLES = block_with(PAGE, "CREATE ROLE chores")
 @pytest.fixture
 def app(fresh_cluster):
     """The database of the document, with its roles, an audit row that is two years old, and a secret. pg_cron runs nothing yet."""
+    skip_without("pg_cron")
     with open(fresh_cluster.data / "postgresql.conf", "a") as conf:
         conf.write(block(PAGE, "pg_cron.conf"))
     fresh_cluster.configure(cron__max_running_jobs=0)

@@ -8,6 +8,7 @@ from contextlib import closing
 import pytest
 from documents import block, block_with, run
 from health import health
+from libraries import skip_without
 from server import wait_until
 from totp import LATER, NOON, SECRET, active_user, check, code_at, enroll, error_of, fix_clock, good, import_secret, recover, recovery_codes, states, verify, wrong
 
@@ -51,6 +52,7 @@ def conn(db):
 
 
 def make_slot(conn) -> None:
+    skip_without("wal2json")
     conn.execute("SELECT pg_create_logical_replication_slot('totp_events', 'wal2json')")
 
 
@@ -216,6 +218,7 @@ def test_a_dump_leaves_the_trigger_out(db, conn, make_standby):
 
 
 def test_the_statements_of_logical_decoding(db, conn):
+    skip_without("wal2json")
     run(db, PAGE, "slot.sql")
     try:
         disable(conn)

@@ -105,11 +105,11 @@ def test_hostile_names_are_shown_as_in_the_server_log(conn):
     for guess in islice(wrong_codes(SECRET, NOON), MAX_ATTEMPTS):
         verify(conn, name, guess)
     assert health(conn)["locked_users"][1].endswith(r'; the user is "x\", \"y\u{a}\u{1b}[2J\u{9b}\u{202e}\u{200b}"')
-    conn.execute('CREATE ROLE "nobody; nothing to do\n" IN ROLE pg_write_all_data')
+    conn.execute('CREATE ROLE "nobody; nothing to do\x1b" IN ROLE pg_write_all_data')
     try:
-        assert health(conn)["write_all_data"][1].startswith(r'"nobody; nothing to do\u{a}" can change every table')
+        assert health(conn)["write_all_data"][1].startswith(r'"nobody; nothing to do\u{1b}" can change every table')
     finally:
-        conn.execute('DROP ROLE "nobody; nothing to do\n"')
+        conn.execute('DROP ROLE "nobody; nothing to do\x1b"')
 
 
 def test_a_lock_is_counted_after_the_limit_was_raised(make_cluster):

@@ -3,6 +3,7 @@
 import hashlib
 from contextlib import closing
 
+from libraries import skip_without
 from server import CHECKOUT, Cluster, Database
 
 EXAMPLE = CHECKOUT / "examples" / "scale-out"
@@ -55,6 +56,7 @@ class Router:
     """A router database before shards: the first serves partitions 0, n, 2n ..., the second 1, n + 1 ..."""
 
     def __init__(self, cluster: Cluster, shards: list[Cluster]) -> None:
+        skip_without("plproxy")
         self.shards = [Shard(f"s{n}", one.create_database("totp")) for n, one in enumerate(shards, 1)]
         for n, shard in enumerate(self.shards):
             shard.database.psql(script("shard.sql"))
