@@ -322,3 +322,17 @@ def test_health_has_the_statement_for_each_table(db19):
             assert error_of(conn, f"REPACK (CONCURRENTLY) {name}").sqlstate == "55000"
         assert found == {}
         assert {status for name, (status, _) in health(conn).items() if name.startswith("table_")} == {"ok"}
+
+
+def test_a_publication_for_all_tables_but_those_of_totp_is_in_nobodys_way(db19):
+    """One for all tables is: PostgreSQL refuses a DELETE from a table that has no replica identity, and health calls it a failure."""
+    with session(db19) as conn:
+        import_secret(conn, "alice", SECRET)
+        conn.execute("SET client_min_messages = error; CREATE PUBLICATION p FOR ALL TABLES")
+        error = error_of(conn, "SELECT totp_remove('alice')")
+        assert error.sqlstate == "55000" and "replica identity" in error.diag.message_primary
+        assert health(conn)["table_attempts"][0] == "fail"
+        tables = [table for [table] in conn.execute("SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'totp'::regnamespace AND relkind = 'r'")]
+        conn.execute(f"DROP PUBLICATION p; CREATE PUBLICATION p FOR ALL TABLES EXCEPT (TABLE {', '.join(tables)})")
+        assert {status for status, _ in health(conn).values()} == {"ok"}
+        assert conn.execute("SELECT totp_remove('alice')").fetchone() == (1,)
