@@ -3,7 +3,7 @@
 //! PostgreSQL's generic WAL functions copy the page, let the caller change the copy, and compare both byte by byte to find
 //! what changed. That takes longer than everything else in a sign-in, and it happens under the page lock. Here the change is
 //! known. For each page the record has pieces of offset, length, and bytes (`generic_redo` in PostgreSQL's generic_xlog.c,
-//! the same from 9.6 to 18): crash recovery and standbys replay it without this library.
+//! the same from 9.6 to 19): crash recovery and standbys replay it without this library.
 //!
 //! Owns the record, and when it is on disk. Must never log anything but the words of one row per page.
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from catalog import catalog
+from documents import block_with
 from population import NEXT, NOON, check_everyone, populate, rows
 from server import BIN, Cluster, Database
-from totp import check, code_at, enroll, fix_clock, verify
+from totp import check, code_at, enroll, error_of, fix_clock, verify
 from trail import deviations, seal_all, verify_trail
 
 COUNTERS = "SELECT ctid::text, c::text FROM totp.counters AS c"
@@ -44,11 +45,23 @@ def upgraded(request):
                 "--old-bindir", OLD_BIN, "--new-bindir", BIN, "--old-datadir", old.data, "--new-datadir", new.data,
                 *(["--link"] if request.param == "link" else []))
         new.start()
+        for name in ("populated", "other"):
+            take_the_identity_away(Database(new, name))
         yield {"server": new, "counted": counted, "populated": Database(new, "populated"), "known": known, "before": before,
                "other": Database(new, "other"), "alice": alice, "anchor": anchor}
     finally:
         new.remove()
         old.remove()
+
+
+def take_the_identity_away(db: Database) -> None:
+    """From a server before 19 to one of 19 it is kept, and nothing is judged before the statements of the document are run."""
+    if int(db.value("SHOW server_version_num")) < 190000:
+        return
+    with closing(db.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert error_of(conn, "SELECT totp_verify('alice', '000000')").sqlstate == "55000"
+    db.psql(block_with("operations/upgrade.md", "REPLICA IDENTITY"))
 
 
 def test_the_server_is_the_new_one(upgraded):

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from capabilities import OURS
 from catalog import catalog
-from population import NEXT, NOON, RELEASES, check_everyone, populate, rows
+from population import NEXT, NOON, RELEASES, check_everyone, install, populate, rows
 from server import BIN, wait_until
 from sessions import Background
 from totp import code_at, enroll, error_of, fix_clock, is_waiting, recover, verify
@@ -21,7 +21,7 @@ from totp import code_at, enroll, error_of, fix_clock, is_waiting, recover, veri
 def old_db(request, cluster):
     """A database with a released version in it."""
     database = cluster.create_database(extension=False)
-    database.execute(f"CREATE EXTENSION pg_totp VERSION '{request.param}'")
+    install(database, request.param)
     yield database
     database.drop()
 
@@ -49,6 +49,19 @@ def test_an_update_leads_to_what_a_fresh_install_is(old_db, db):
     for subject, expected in ours.items():
         assert theirs[subject] == expected, subject
     assert all(ours[subject] for subject in ("members", "functions", "columns", "constraints", "what pg_dump takes", "initial rights"))
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_from_postgresql_19_on_an_update_takes_the_replica_identity_of_the_tables_away(cluster, release):
+    """pg_upgrade keeps it: see in_place/test_repack.py."""
+    query = "SELECT relname FROM pg_class WHERE relnamespace = 'totp'::regnamespace AND relreplident = 'n' AND relkind = 'r' ORDER BY 1"
+    database = cluster.create_database(extension=False)
+    database.execute(f"CREATE EXTENSION pg_totp VERSION '{release}'")
+    assert database.execute(query) == []
+    database.execute("ALTER EXTENSION pg_totp UPDATE")
+    is_19 = int(database.value("SHOW server_version_num")) >= 190000
+    assert database.execute(query) == ([("attempts",), ("counters",), ("floor",), ("used_codes",)] if is_19 else [])
+    database.drop()
 
 
 def test_the_health_check_says_that_an_update_is_due(old_db):

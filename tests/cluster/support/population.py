@@ -12,6 +12,9 @@ from totp import NOON, check, code_at, enroll, error_of, fix_clock, import_secre
 # The released versions, and the script that installs each.
 RELEASES = {path.stem.removeprefix("pg_totp--"): path for path in sorted((CHECKOUT / "sql" / "install").glob("pg_totp--*.sql"))}
 
+# What the update of a release does first on PostgreSQL 19, where nothing is judged before that.
+WITHOUT_IDENTITY = "".join(f"ALTER TABLE totp.{table} REPLICA IDENTITY NOTHING;" for table in ("attempts", "used_codes", "floor"))
+
 NEXT = NOON + timedelta(seconds=30)  # the next time step: at noon its code is in the window, and nobody has used it
 
 TABLES = ("data_keys", "secrets", "used_codes", "attempts", "recovery_codes", "floor", "audit_log")  # not the counters: a sign-in changes them
@@ -28,6 +31,13 @@ class Population(NamedTuple):
     recovery_codes: list[str]  # alice's; the first is used
     roles: dict[str, str]  # by capability
     is_approved: bool  # whether what is staged counts by its code alone, as all that a release staged
+
+
+def install(db: Database, release: str) -> None:
+    """CREATE EXTENSION of a release, to be used before its update on PostgreSQL 19 too."""
+    db.execute(f"CREATE EXTENSION pg_totp VERSION '{release}'")
+    if int(db.value("SHOW server_version_num")) >= 190000:
+        db.execute(WITHOUT_IDENTITY)
 
 
 def codes_of_the_desk(conn, user_id: str = "alice", count: int = 10) -> list[str]:
