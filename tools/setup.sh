@@ -97,6 +97,7 @@ has_file_below() { [ -e "$("$PG_CONFIG" "$1")/$2" ]; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
 has_rsyslog_module() { compgen -G "/usr/lib/*/rsyslog/$1.so"; }
 has_library() { compgen -G "/usr/lib/*/$1"; }
+has_php_drivers() { php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pgsql") ? 0 : 1);'; }
 has_venv() { "$(system_python)" -c 'import ensurepip, venv'; }
 
 need gcc has cc
@@ -120,6 +121,10 @@ if [ "${1:-}" = test ]; then
     need golang-github-jackc-pgx-v4-dev test -e /usr/share/gocode/src/github.com/jackc/pgx/v4
     need default-jdk-headless has javac
     need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
+    need php-cli has php                              # for the blocks of from-your-language.md
+    need php-pgsql has_php_drivers
+    need ruby has ruby
+    need ruby-pg ruby -e 'require "pg"'
     need pgbouncer test -x /usr/sbin/pgbouncer        # for the tests of pooling
     need rsyslog test -x /usr/sbin/rsyslogd           # for the tests of logs that are shipped
     need rsyslog-relp has_rsyslog_module omrelp

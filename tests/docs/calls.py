@@ -5,7 +5,7 @@ import re
 LANGUAGES = {"python", "js", "javascript", "ts", "typescript", "go", "java", "php", "ruby", "rust", "csharp"}
 
 _STATEMENT = re.compile(r"""(["'`])(SELECT\b(?:(?!\1).)*\btotp_(?:(?!\1).)*)\1""", re.DOTALL)
-_PLACEHOLDER = re.compile(r"\$\d+|%s|%\(\w+\)s|\?|(?<![:\w]):[a-z_]+")
+_PLACEHOLDER = re.compile(r"\$\d+|\$\{[^}]*\}|%s|%\(\w+\)s|\?|(?<![:\w]):[a-z_]+")
 
 
 def statements(block_text: str) -> list[str]:
@@ -21,8 +21,8 @@ def _numbered(statement: str) -> str:
     numbers: dict[str, int] = {}
 
     def number(match) -> str:
-        # A named or numbered placeholder may come twice; %s and ? are a new one each time.
-        name = match[0] if match[0] not in ("%s", "?") else f"{match[0]}{len(numbers)}"
+        # A named or numbered placeholder may come twice; %s, ? and ${…} are a new one each time.
+        name = match[0] if match[0] not in ("%s", "?") and match[0][:2] != "${" else f"{match[0]}{len(numbers)}"
         return f"${numbers.setdefault(name, len(numbers) + 1)}"
 
     return _PLACEHOLDER.sub(number, " ".join(statement.split()))

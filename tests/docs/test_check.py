@@ -96,6 +96,8 @@ def test_an_ellipsis_stands_for_text_and_for_lines(verdict, pattern, code):
     ("SELECT totp_verify($1, $2, device => $3)", 0),
     ("SELECT totp_verify(?, ?)", 0),
     ("SELECT totp_verify(:user, :code)", 0),
+    ("SELECT totp_verify(${String(user.id)}, ${code})", 0),
+    ("SELECT totp_verify(${code}, ${code}, ${code}, ${code})", 1),
     ("SELECT totp_verify(%s)", 1),
     ("SELECT totp_verfy(%s, %s)", 1),
     ("SELECT totp_verify(%s, %s, phone => %s)", 1),

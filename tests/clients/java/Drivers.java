@@ -1,14 +1,9 @@
 // JDBC reads every answer of the extension: the calls of tests/clients/calls.sql.
 //
 // tests/run-clients starts the server. Its clock stands still, and its time zone is not UTC.
-// usage: java -cp postgresql.jar Drivers.java [PATTERN]    only the tests whose names contain it
+// usage: java -cp postgresql.jar:CLASSES_OF_RELAY Drivers.java [PATTERN]    only the tests whose names contain it
 
 import java.net.InetAddress;
-import java.net.InetSocketAddress;
-import java.net.UnixDomainSocketAddress;
-import java.nio.ByteBuffer;
-import java.nio.channels.ServerSocketChannel;
-import java.nio.channels.SocketChannel;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.ResultSet;
@@ -32,7 +27,7 @@ class Drivers {
     }
 
     public static void main(String[] args) throws Exception {
-        int port = relay(System.getenv("PGHOST") + "/.s.PGSQL." + System.getenv("PGPORT"));
+        int port = Relay.to(System.getenv("PGHOST") + "/.s.PGSQL." + System.getenv("PGPORT"));
         String url = "jdbc:postgresql://" + InetAddress.getLoopbackAddress().getHostAddress() + ":" + port + "/drivers?user=postgres";
         Map<String, Test> tests = new LinkedHashMap<>();
         tests.put("reads every answer in text", () -> readsEveryAnswer(url + "&binaryTransfer=false", "JDBC, text"));
@@ -163,44 +158,5 @@ class Drivers {
         if (!holds) {
             throw new AssertionError(otherwise);
         }
-    }
-
-    /** JDBC knows TCP only: a port of this program whose connections go to a server's socket. */
-    static int relay(String socket) throws Exception {
-        ServerSocketChannel port = ServerSocketChannel.open().bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
-        daemon(() -> {
-            while (true) {
-                SocketChannel client = port.accept();
-                SocketChannel server = SocketChannel.open(UnixDomainSocketAddress.of(socket));
-                daemon(() -> copy(client, server));
-                daemon(() -> copy(server, client));
-            }
-        });
-        return port.socket().getLocalPort();
-    }
-
-    static void copy(SocketChannel from, SocketChannel to) throws Exception {
-        ByteBuffer bytes = ByteBuffer.allocate(8192);
-        try (from; to) {
-            while (from.read(bytes) >= 0) {
-                bytes.flip();
-                while (bytes.hasRemaining()) {
-                    to.write(bytes);
-                }
-                bytes.clear();
-            }
-        }
-    }
-
-    static void daemon(Test task) {
-        Thread thread = new Thread(() -> {
-            try {
-                task.run();
-            } catch (Exception ended) {
-                // with the connection
-            }
-        });
-        thread.setDaemon(true);
-        thread.start();
     }
 }

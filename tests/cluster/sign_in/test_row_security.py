@@ -10,7 +10,7 @@ from totp import NOON, active_user, error_of, fix_clock, force_parallel, verify
 
 ROWS = 200_000
 FEW = 1000
-ASKS_ONCE = "(SELECT totp_enabled(current_setting('app.user_id', true)))"  # as in docs/in-the-database.md
+ASKS_ONCE = "(SELECT totp_enabled(current_setting('app.user_id', true)))"  # the form that docs/in-the-database.md asks for
 
 
 @pytest.fixture(scope="module")
