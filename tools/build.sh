@@ -9,6 +9,8 @@
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
 
+unset SOURCE_DATE_EPOCH # of what is packed, and not for cargo, or it may build again
+
 # Where the tree in $1 keeps the extension's control file and scripts, and its library.
 extension_dir() { printf '%s\n' "$1$("$PG_CONFIG" --sharedir)/extension"; }
 library_dir() { printf '%s\n' "$1$("$PG_CONFIG" --pkglibdir)"; }

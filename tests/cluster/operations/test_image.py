@@ -24,7 +24,7 @@ from totp import NOON, code_at, enroll, fix_clock, verify
 PG_CONFIG = Path(PROJECT["PG_CONFIG"])
 MAJOR = int(re.search(r"\d+", subprocess.run([PG_CONFIG, "--version"], check=True, text=True, capture_output=True).stdout)[0])
 VERSION = re.search(r'^version = "(.*)"$', (CHECKOUT / "Cargo.toml").read_text(), re.MULTILINE)[1]
-DATE = 1893456000  # of the files: 2030-01-01
+DATE = 1577836800  # of the files: 2020-01-01
 MOUNTED = pytest.mark.skipif(MAJOR < 18, reason="PostgreSQL finds no extension outside of its own folders before 18")
 
 OCI = "application/vnd.oci.image."
@@ -123,7 +123,7 @@ def test_its_labels_say_what_it_is_for(image):
     assert labels == image.manifest["annotations"] and all(isinstance(value, str) and value for value in labels.values())
     assert labels["io.cloudnativepg.image.base.pgmajor"] == str(MAJOR)
     assert labels["org.opencontainers.image.version"] == labels["io.cloudnativepg.image.sql.version"] == VERSION
-    assert labels["org.opencontainers.image.created"] == image.config["created"] == "2030-01-01T00:00:00Z"
+    assert labels["org.opencontainers.image.created"] == image.config["created"] == "2020-01-01T00:00:00Z"
     tag = f"{VERSION}-{MAJOR}-{labels['io.cloudnativepg.image.base.os']}"
     assert image.reference["annotations"] == {"org.opencontainers.image.ref.name": tag}
     assert labels["org.opencontainers.image.title"] == f"pg_totp {tag}"
@@ -184,7 +184,9 @@ def loaded(conn) -> set[str]:
 
 
 def faults(conn) -> dict:
-    return {name: told for name, told in health(conn).items() if told[0] == "fail"}
+    """What totp_health() calls a failure at noon, but that it is always noon."""
+    fix_clock(conn, NOON)
+    return {name: told for name, told in health(conn).items() if told[0] == "fail" and name != "test_clock"}
 
 
 @MOUNTED
