@@ -178,6 +178,17 @@ def test_what_does_not_open_replaces_nothing(source):
     source.fill()
 
 
+def test_a_folder_on_a_disk_is_not_filled(source):
+    program, folder = source.bin / "totp-key", source.disk / "run"
+    text = program.read_text()
+    folder.mkdir()
+    program.write_text(text.replace(str(source.memory), str(folder)))
+    with pytest.raises(CommandFailed, match="is not in memory"):
+        source.fill()
+    assert list(folder.iterdir()) == []
+    program.write_text(text)
+
+
 def test_a_key_from_a_file_is_taken_along(source, db, users, when):
     """And back: what the page does with a key file on the disk, which then goes."""
     [key] = source.keys()
