@@ -68,7 +68,9 @@ impl FromRequestParts<App> for Visitor {
         let Ok(Token(token)) = Token::from_request_parts(parts, app).await;
         let query = format!("{FIND} AND s.level <> 'spent'");
         let row = app.web.get().await?.query_opt(&query, &[&hash(&[&token])]).await?;
-        Ok(Self(Session::from(&row.ok_or(Failure::Elsewhere("/sign-in"))?)))
+        let mut session = Session::from(&row.ok_or(Failure::Elsewhere("/sign-in"))?);
+        session.desk &= app.desk.is_some();
+        Ok(Self(session))
     }
 }
 

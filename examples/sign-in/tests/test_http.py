@@ -193,6 +193,18 @@ def test_a_user_whose_devices_are_all_disabled_stays_out(site):
     assert refused.status == 422 and refused.token is None
 
 
+def test_without_the_role_of_the_desk_there_is_no_desk(site, dora):
+    token = dora.full()
+    assert site.ask("GET", "/desk", token=token).status == 200 and "Help desk" in site.ask("GET", "/", token=token).text
+    site.stop()
+    site.start(DESK_DATABASE=None)
+    try:
+        assert site.ask("GET", "/desk", token=token).status == 404 and "Help desk" not in site.ask("GET", "/", token=token).text
+    finally:
+        site.stop()
+        site.start()
+
+
 def test_the_web_role_can_do_no_more_than_enroll(site):
     with closing(site.database.connect(user="web")) as conn:
         granted = "SELECT has_function_privilege(p.oid, 'EXECUTE') FROM pg_proc p WHERE proname = %s"

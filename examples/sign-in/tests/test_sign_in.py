@@ -188,15 +188,18 @@ def test_without_end_locked_a_recovery_code_helps(site, new_page):
 def test_by_keyboard_alone(site, new_page):
     judy, page = site.add("judy", "phone"), new_page()
     page.goto(site.address)
+    expect(page.get_by_label("User name")).to_be_focused()  # the cursor is in the first field
     for text in ("judy", "correct horse"):
-        page.keyboard.type(text)  # the cursor is in the first field
+        page.keyboard.type(text)
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     is_at(page, "Type your code")
+    expect(page.get_by_label("Code", exact=True)).to_be_focused()
     page.keyboard.type(judy.wrong_code())
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_be_visible()
-    page.keyboard.type(judy.code())  # it is where the mistake was
+    expect(page.get_by_label("Code", exact=True)).to_be_focused()  # where the mistake was
+    page.keyboard.type(judy.code())
     page.keyboard.press("Enter")
     is_at(page, "Your devices")
     order = []

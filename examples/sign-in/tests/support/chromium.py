@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from amounts import LIGHT
-from playwright.sync_api import Page, sync_playwright
-from server import CHECKOUT, SERVER_USER, wait_until
+from playwright.sync_api import Page, expect, sync_playwright
+from server import CHECKOUT, PATIENCE_SECONDS, SERVER_USER, wait_until
 from sign_in_site import end
 
 SCREENSHOTS = CHECKOUT / "target" / "screenshots"
@@ -19,6 +19,8 @@ SCREENSHOTS = CHECKOUT / "target" / "screenshots"
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic", "--no-first-run")
 
 needs_chromium = pytest.mark.skipif(LIGHT, reason="LOAD=light: without Chromium")
+
+expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 
 
 class Chromium:
@@ -49,7 +51,9 @@ class Chromium:
 
     def new_page(self, **options) -> Page:
         """A page without scripts, as the application needs none, in a context of its own: cookies, history, sessions."""
-        return self._browser.new_context(**{"java_script_enabled": False, "viewport": {"width": 800, "height": 900}, **options}).new_page()
+        context = self._browser.new_context(**{"java_script_enabled": False, "viewport": {"width": 800, "height": 900}, **options})
+        context.set_default_timeout(1000 * PATIENCE_SECONDS)
+        return context.new_page()
 
     def close_pages(self) -> None:
         for context in self._browser.contexts[1:]:  # the first one is Chromium's own

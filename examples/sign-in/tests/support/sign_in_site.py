@@ -41,14 +41,15 @@ class Site:
     def __exit__(self, *_) -> None:
         self.stop()
 
-    def start(self, **environment: str) -> "Site":
-        """As the server's user, with the roles that schema.sql has made."""
+    def start(self, **environment: str | None) -> "Site":
+        """As the server's user, with the roles that schema.sql has made. None: without that variable."""
         roles = {f"{role.upper()}_DATABASE": f"host={self.cluster.folder} user={role} dbname=app" for role in ("web", "desk")}
+        given = {"PATH": "/usr/bin:/bin", "LISTEN": self._listen, "POSTS_PER_MINUTE": "10000", **roles, **environment}
         identity = {"user": SERVER_USER.pw_uid, "group": SERVER_USER.pw_gid, "extra_groups": []} if os.getuid() == 0 else {}
         with (self.cluster.folder / "sign-in.log").open("a") as log:
             self._process = subprocess.Popen(
                 [self.program], cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, **identity,
-                env={"PATH": "/usr/bin:/bin", "LISTEN": self._listen, "POSTS_PER_MINUTE": "10000", **roles, **environment})
+                env={name: value for name, value in given.items() if value is not None})
         line = self._process.stdout.readline()
         assert line.startswith("listening on "), self.log_text()
         if self._listen.endswith(":0"):  # from now on the same one
