@@ -3,9 +3,9 @@
 # PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for (default: the first one in pgrx.toml)
 
 # Given in the environment or on make's command line, these reach the scripts.
-export PG_CONFIG PART TEST LOAD SUBJECT DESTDIR MINUTES SECONDS_EACH
+export PG_CONFIG PART TEST LOAD SUBJECT DESTDIR RELEASE_KEY MINUTES SECONDS_EACH
 
-.PHONY: help all setup tree build demo web psql test bench soak fuzz constant-time advisories install uninstall installcheck package image dist clean
+.PHONY: help all setup tree build demo web psql test bench soak fuzz constant-time advisories install uninstall installcheck package image dist sbom release clean
 
 help:
 	@echo 'make setup         install what is missing: Debian packages, cargo-pgrx'
@@ -25,6 +25,8 @@ help:
 	@echo 'make package       make the Debian package for that PostgreSQL, in target/package'
 	@echo 'make image         make the extension image for CloudNativePG, in target/image'
 	@echo 'make dist          make the distribution for PGXN, from what is committed'
+	@echo 'make sbom          list the crates in the library, in target/sbom, as CycloneDX'
+	@echo 'make release       make all of these for a release, and sign them with RELEASE_KEY, in target/release-VERSION'
 	@echo 'make clean         remove what was built'
 	@echo
 	@echo 'PG_CONFIG=/path/to/pg_config picks the PostgreSQL installation (default: pgrx.toml).'
@@ -87,6 +89,14 @@ image: build
 
 dist:
 	@tools/dist.sh
+
+sbom:
+	@tools/setup.sh sbom
+	@tools/dependencies.sh sbom
+
+release:
+	@tools/setup.sh release
+	@tools/release.sh
 
 clean:
 	@tools/build.sh clean

@@ -15,13 +15,31 @@ unset SOURCE_DATE_EPOCH # of what is packed, and not for cargo, or it may build 
 extension_dir() { printf '%s\n' "$1$("$PG_CONFIG" --sharedir)/extension"; }
 library_dir() { printf '%s\n' "$1$("$PG_CONFIG" --pkglibdir)"; }
 
+# sort_script FILE: the functions in the order of the source files and their lines. cargo-pgrx writes them in another order
+# each time. Its own first lines and the tables stay first, then the other SQL files, and the rights last.
+sort_script() {
+    perl -0777 -i -ne '
+        my ($head, $tables, @blocks) = split m{^(?=/\* <begin connected objects> \*/$)}m;
+        my $rights = pop @blocks;
+        my %place;
+        for (@blocks) {
+            m{^-- (src/\S+):(\d+)$}m or die "no place in the sources: $_";
+            $place{$_} = sprintf "%d %s %06d", $1 ne "src/lib.rs", $1, $2;
+        }
+        $head =~ s{^The ordering of items is not stable.*\n}{The functions are in the order of the sources.\n}m;
+        print $head, $tables, (sort { $place{$a} cmp $place{$b} } @blocks), $rights;
+    ' "$1"
+}
+
 build() {
     tools/tree.sh "$TREE"
     use_tree "$TREE"
     say "building pg_totp for PostgreSQL $PG_MAJOR (the first time takes a minute or two)"
     started=$(mktemp "$TREE/started.XXXXXX")
     trap 'rm -f "$started"' EXIT
-    cargo pgrx install --release --pg-config "$PGRX_PG_CONFIG_PATH" "${PG_FEATURES[@]}" >/dev/null # cargo speaks on stderr
+    # cargo speaks on stderr
+    RUSTC_WRAPPER=$ROOT/tools/rustc.sh cargo pgrx install --release --pg-config "$PGRX_PG_CONFIG_PATH" "${PG_FEATURES[@]}" >/dev/null
+    sort_script "$(extension_dir "$TREE")/pg_totp--$(version).sql"
 
     # The scripts of earlier releases, and what their control files said, for the tests of upgrades; make install does not
     # copy them.

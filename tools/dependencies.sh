@@ -4,6 +4,7 @@
 # usage: tools/dependencies.sh check         licenses, bans and sources, by the rules of deny.toml; needs no web
 #        tools/dependencies.sh advisories    known vulnerabilities: gets the RustSec database from the web
 #        tools/dependencies.sh licenses      print the crates that the library is linked from, and their license texts
+#        tools/dependencies.sh sbom          write them to target/sbom/pg_totp-VERSION.cdx.json, in CycloneDX
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
@@ -20,10 +21,12 @@ deny() {
     cargo deny --locked check "$@"
 }
 
+# linked [OPTION]...: what the library is linked from. Macros run in the compiler, and build scripts before it.
+linked() { cargo tree --locked --package pg_totp --edges normal,no-proc-macro "${PG_FEATURES[@]}" "$@"; }
+
 # list FOLDER: writes "name version|license" of each crate, but for those of this checkout, into FOLDER/list.
 list() {
-    cargo tree --locked --package pg_totp --edges normal "${PG_FEATURES[@]}" --prefix none --format '{p}|{l}' |
-        sed 's/ (\*)$//; s/ (proc-macro)//' | grep -v '(/' | LC_ALL=C sort -u >"$1/list"
+    linked --prefix none --no-dedupe --format '{p}|{l}' | grep -v '(/' | LC_ALL=C sort -u >"$1/list"
     [ -s "$1/list" ] || die "cargo tree names no crate"
 }
 
@@ -50,7 +53,7 @@ licenses() {
         done
     done <"$work/list"
 
-    echo 'The library is linked from these crates, and from the standard library of Rust (MIT OR Apache-2.0):'
+    echo "The library is linked from these crates, and from the standard library of $(rustc --version) (MIT OR Apache-2.0):"
     echo
     cat "$work/crates/list"
     for text in "$work"/texts/*; do
@@ -59,9 +62,20 @@ licenses() {
     done
 }
 
+sbom() {
+    local file
+    file=target/sbom/pg_totp-$(version).cdx.json
+    mkdir -p target/sbom
+    linked --prefix depth --no-dedupe --format '|{p}|{l}' |
+        "$(system_python)" tools/sbom.py "$(rustc -vV | sed -n 's/^host: //p')" "$(source_date)" >"$file.new"
+    mv "$file.new" "$file"
+    echo "$file"
+}
+
 case ${1:-} in
     check) deny licenses bans sources ;;
     advisories) deny advisories ;;
     licenses) licenses ;;
-    *) die "usage: tools/dependencies.sh check|advisories|licenses" ;;
+    sbom) sbom ;;
+    *) die "usage: tools/dependencies.sh check|advisories|licenses|sbom" ;;
 esac

@@ -21,6 +21,11 @@ die() {
     exit 1
 }
 
+version() { sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1; }
+
+# The date of what is packed: that of the last commit. Outside of a git checkout, that of Cargo.toml.
+source_date() { echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)}"; }
+
 # --- The PostgreSQL installation -------------------------------------------------
 
 # "pg15 /usr/lib/postgresql/15/bin/pg_config": label and path of pgrx.toml's first entry.

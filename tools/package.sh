@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the Debian package for the PostgreSQL that PG_CONFIG names and the Debian that this runs on:
-# target/package/postgresql-NN-pg-totp_VERSION-1_ARCH.deb. Two runs differ only in the order of the functions in the
-# extension's script, which cargo-pgrx changes each time.
+# target/package/postgresql-NN-pg-totp_VERSION-1_ARCH.deb. The same sources, compiler, PostgreSQL and Debian give the same
+# bytes, in every folder and for every user: tests/run-release.
 #
 # usage: tools/package.sh
 #
@@ -11,11 +11,11 @@
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
 
-version=$(sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)-1
+version=$(version)-1
 arch=$(dpkg --print-architecture)
 package=postgresql-$PG_MAJOR-pg-totp
 maintainer="${DEBFULLNAME:-the pg_totp developers} <${DEBEMAIL:-pg_totp@localhost}>"
-date=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)}
+date=$(source_date)
 unset SOURCE_DATE_EPOCH # not for cargo, or it may build again
 
 out=$ROOT/target/package
@@ -35,6 +35,7 @@ chmod 644 "$library"
 cp README.md SECURITY.md "$doc"
 cp -r docs examples "$doc"
 rm -r "$doc"/examples/*/tests # they need the checkout
+find "$doc" -name __pycache__ -prune -exec rm -r {} +
 gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
 gzip -9n >"$doc/changelog.Debian.gz" <<CHANGELOG
 pg-totp ($version) unstable; urgency=medium
@@ -54,6 +55,8 @@ printf 'Source: pg-totp\nMaintainer: %s\n\nPackage: %s\nArchitecture: any\n' "$m
 libraries=$(cd "$work" && dpkg-shlibdeps --warnings=0 -O "$library" | sed -n 's/^shlibs:Depends=//p')
 [ -n "$libraries" ] || die "dpkg-shlibdeps found no library: $library"
 minor=$("$PG_CONFIG" --version | cut -d ' ' -f 2 | sed 's/[a-z]/~&/') # 19rc1 is before 19.0: Debian writes 19~rc1
+# As Debian counts it, in kB; what a folder takes differs between file systems.
+size=$(find "$root/usr" -type f -printf '%s\n' -o -printf '1\n' | awk '{ size += int(($1 + 1023) / 1024) } END { print size }')
 
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: $package
@@ -61,7 +64,7 @@ Source: pg-totp
 Version: $version
 Architecture: $arch
 Maintainer: $maintainer
-Installed-Size: $(du -k -s --apparent-size "$root/usr" | cut -f 1)
+Installed-Size: $size
 Depends: postgresql-$PG_MAJOR (>= $minor), $libraries
 Section: database
 Priority: optional
@@ -81,6 +84,7 @@ CONTROL
 
 find "$root" -type d -exec chmod 755 {} +
 find "$root" -type f -exec chmod 644 {} +
+find "$root" -exec touch --date="@$date" {} + # dpkg-deb would leave older dates as they are
 rm -f "$out/${package}_"*.deb
 SOURCE_DATE_EPOCH=$date dpkg-deb --root-owner-group -Zxz --build "$root" "$out/${package}_${version}_$arch.deb" >/dev/null
 echo "target/package/${package}_${version}_$arch.deb"

@@ -5,6 +5,8 @@
 # usage: tools/setup.sh            what building, the demo and psql need
 #        tools/setup.sh test       also what the tests and benchmarks need
 #        tools/setup.sh package    also what make package needs
+#        tools/setup.sh sbom       also what make sbom needs
+#        tools/setup.sh release    also what make release and tests/run-release need
 #        tools/setup.sh versions   also what a Debian of another release needs
 
 # shellcheck source=tools/env.sh
@@ -139,6 +141,9 @@ if [ "${1:-}" = test ]; then
         # Since 18 its own package; for the tests of compiled expressions.
         [ "$PG_MAJOR" -lt 18 ] || need "postgresql-$PG_MAJOR-jit" has_file_below --pkglibdir llvmjit.so
     fi
+    need rpm has rpmbuild                             # for the test of the RPM
+    need rpm2cpio has rpm2cpio
+    need cpio has cpio
     need sqlsmith has sqlsmith                        # random SQL
     need patch has patch                              # for the build with a fault
     need systemd has systemd-creds                    # for those of master-key.md
@@ -158,7 +163,10 @@ if [ "${1:-}" = test ]; then
     fi
     [ "$(id -u)" -ne 0 ] || need sudo has sudo        # cargo pgrx test --runas
 fi
-[ "${1:-}" != package ] || need dpkg-dev has dpkg-shlibdeps
+if [[ ${1:-} == @(test|package|release) ]]; then need dpkg-dev has dpkg-shlibdeps; fi
+if [[ ${1:-} == @(test|release) ]]; then need openssh-client has ssh-keygen; fi
+if [[ ${1:-} == @(sbom|release) ]]; then need python3 test -x "$(system_python)"; fi
+[ "${1:-}" != release ] || need faketime has faketime
 [ "${1:-}" != versions ] || need debootstrap has debootstrap
 
 # Debian's server package makes a cluster and starts it. Nobody asked for that one.

@@ -50,6 +50,8 @@ def test_every_place_names_the_same_version():
         packages = tomllib.loads((ROOT / path).read_text())["package"]
         assert {p["version"] for p in packages if p["name"] in ("pg_totp", "otp", "seal")} == {VERSION}, path
     assert META["version"] == META["provides"]["pg_totp"]["version"] == VERSION
+    spec = (ROOT / "packaging/pg_totp.spec").read_text()
+    assert re.findall(r"^Version: +(\S+)$", spec, re.MULTILINE) == [VERSION]
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
     assert newest == VERSION
 

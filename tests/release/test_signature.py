@@ -1,0 +1,112 @@
+"""The sums of a release and their signature: made as tools/release.sh does, verified by the commands of SECURITY.md."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import blocks  # tests/docs
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+[VERIFY] = [part.text for part in blocks.read((ROOT / "SECURITY.md").read_text(), "SECURITY.md") if part.file == "verify.sh"]
+
+
+def key(folder: Path, name: str) -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", folder / name], check=True)
+    return folder / name
+
+
+def allow(folder: Path, signer: Path) -> None:
+    public = signer.with_suffix(".pub").read_text()
+    (folder / "allowed_signers").write_text(f'pg_totp namespaces="pg_totp-release" {public}')
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What of this checkout signs, with a signer of its own."""
+    folder = tmp_path / "checkout"
+    for name in ("tools", "packaging"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("Cargo.toml", "pgrx.toml"):
+        shutil.copy(ROOT / name, folder)
+    allow(folder / "packaging", key(tmp_path, "signer"))
+    return folder
+
+
+def sign(checkout: Path, release: Path, signer: Path | str) -> subprocess.CompletedProcess:
+    return subprocess.run(["tools/release.sh", "sign", release], cwd=checkout, text=True, capture_output=True,
+                          env={**os.environ, "RELEASE_KEY": str(signer)})
+
+
+@pytest.fixture
+def release(checkout, tmp_path):
+    """A signed folder of two files, and what its reader has of the repository."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / "pg_totp.deb").write_bytes(b"package")
+    (folder / "pg_totp.zip").write_bytes(b"distribution")
+    signed = sign(checkout, folder, tmp_path / "signer")
+    assert signed.returncode == 0, signed.stderr
+    shutil.copy(checkout / "packaging/allowed_signers", folder)
+    return folder
+
+
+def verify(release: Path) -> tuple[int, str]:
+    done = subprocess.run(["sh", "-e"], input=VERIFY, cwd=release, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.returncode, done.stdout
+
+
+def test_a_release_is_verified_as_the_page_says(release):
+    assert [line.split("  ")[1] for line in (release / "SHA256SUMS").read_text().splitlines()] == ["pg_totp.deb", "pg_totp.zip"]
+    status, said = verify(release)
+    assert status == 0 and 'Good "pg_totp-release" signature for pg_totp' in said
+    assert "pg_totp.deb: OK" in said and "pg_totp.zip: OK" in said
+
+
+def test_one_file_of_it_can_be_verified_alone(release):
+    (release / "pg_totp.zip").unlink()
+    assert verify(release)[0] == 0
+    (release / "pg_totp.deb").unlink()
+    assert verify(release)[0] != 0
+
+
+def test_a_changed_file_is_refused(release):
+    (release / "pg_totp.deb").write_bytes(b"another")
+    status, said = verify(release)
+    assert status != 0 and "pg_totp.deb: FAILED" in said
+
+
+def test_changed_sums_are_refused(release):
+    sums = release / "SHA256SUMS"
+    (release / "pg_totp.deb").write_bytes(b"another")
+    sums.write_text(subprocess.run(["sha256sum", "pg_totp.deb", "pg_totp.zip"], cwd=release, check=True, text=True, capture_output=True).stdout)
+    status, said = verify(release)
+    assert status != 0 and "incorrect signature" in said
+
+
+@pytest.mark.parametrize("namespace", ["pg_totp-release", "file"])
+def test_a_signature_of_another_key_or_for_another_purpose_is_refused(release, tmp_path, namespace):
+    signer = key(tmp_path, "other") if namespace == "pg_totp-release" else tmp_path / "signer"
+    (release / "SHA256SUMS.sig").unlink()
+    subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-f", signer, "-n", namespace, release / "SHA256SUMS"], check=True)
+    assert verify(release)[0] != 0
+
+
+def test_nothing_is_signed_with_a_key_that_readers_do_not_know(checkout, release, tmp_path):
+    signed = sign(checkout, release, key(tmp_path, "other"))
+    assert signed.returncode != 0 and "packaging/allowed_signers does not name the key" in signed.stderr
+    assert not (release / "SHA256SUMS.sig").exists()
+
+
+@pytest.mark.parametrize("signer, said", [("", "RELEASE_KEY is not set"), ("/nonexistent", "/nonexistent: no such file")])
+def test_without_a_key_nothing_is_made(checkout, release, signer, said):
+    before = {path: path.read_bytes() for path in release.iterdir()}
+    signed = sign(checkout, release, signer)
+    assert signed.returncode != 0 and said in signed.stderr
+    assert {path: path.read_bytes() for path in release.iterdir()} == before
+
+
+def test_the_committed_signers_are_for_releases_alone():
+    lines = [line for line in (ROOT / "packaging/allowed_signers").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(line.startswith('pg_totp namespaces="pg_totp-release" ') for line in lines)
