@@ -12,10 +12,10 @@
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
 
-version=$(sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml | head -n 1)
+version=$(version)
 # shellcheck source=/dev/null
 debian=$(. /etc/os-release && echo "${VERSION_CODENAME:-$ID$VERSION_ID}")
-date=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || stat -c %Y Cargo.toml)}
+date=$(source_date)
 revision=$(git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null || true) # empty in a distribution
 [ -z "$revision" ] || revision="
     \"org.opencontainers.image.revision\": \"$revision\","
