@@ -3,7 +3,7 @@
 # PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for (default: the first one in pgrx.toml)
 
 # Given in the environment or on make's command line, these reach the scripts.
-export PG_CONFIG PART TEST LOAD SUBJECT DESTDIR RELEASE_KEY MINUTES SECONDS_EACH
+export PG_CONFIG PART TEST FOLDERS LOAD SUBJECT DESTDIR RELEASE_KEY MINUTES SECONDS_EACH
 
 .PHONY: help all setup tree build demo web psql test bench soak fuzz constant-time advisories install uninstall installcheck package image dist sbom release clean
 
