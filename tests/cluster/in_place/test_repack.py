@@ -334,5 +334,5 @@ def test_a_publication_for_all_tables_but_those_of_totp_is_in_nobodys_way(db19):
         assert health(conn)["table_attempts"][0] == "fail"
         tables = [table for [table] in conn.execute("SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'totp'::regnamespace AND relkind = 'r'")]
         conn.execute(f"DROP PUBLICATION p; CREATE PUBLICATION p FOR ALL TABLES EXCEPT (TABLE {', '.join(tables)})")
-        assert {status for status, _ in health(conn).values()} == {"ok"}
+        assert {status for name, (status, _) in health(conn).items() if name.startswith("table_")} == {"ok"}
         assert conn.execute("SELECT totp_remove('alice')").fetchone() == (1,)

@@ -78,6 +78,7 @@ CREATE TABLE totp.{table} (LIKE totp.{table}_before INCLUDING ALL) PARTITION BY 
 DO $$ BEGIN
   FOR i IN 0..3 LOOP
     EXECUTE format('CREATE TABLE totp.{table}_%s PARTITION OF totp.{table} FOR VALUES WITH (MODULUS 4, REMAINDER %s)', i, i);
+    EXECUTE format('ALTER TABLE totp.{table}_%s REPLICA IDENTITY NOTHING', i);  -- PostgreSQL 19 asks for it
   END LOOP;
 END $$;
 INSERT INTO totp.{table} SELECT * FROM totp.{table}_before;
