@@ -33,6 +33,7 @@ def test_a_shard_is_split_by_a_reload_while_users_sign_in(mapped, users, capsys)
     old, stay, move = mapped.shards[0], HALVES[0][:4], HALVES[0][4:]
     moving = {user for user in users if partition(user) in move}
     one = next(user for user in users if user in moving)
+    other = next(user for user in users if partition(user) in stay)
     each = [f"totp_{number}" for number in move]
     owner = mapped.pooler.conninfo("totp_router_owner")
     standby = old.cluster.standby()
@@ -47,10 +48,12 @@ def test_a_shard_is_split_by_a_reload_while_users_sign_in(mapped, users, capsys)
             standby.wait_for_replay(old.cluster)
             standby.promote()
             assert refused_by(old, standby, one) == ["55000", "55000"]
+            assert refused_by(old, standby, other) == [None, "55000"]  # though the copy has the row that says who stays
             # A second has passed: with a clock that stands still no secret would be older than the promotion.
             new.database.execute(f"ALTER DATABASE totp SET totp.clock = '{(NOON + timedelta(seconds=1)).isoformat()}'")
             new.serve(move, empty=False)
             assert refused_by(old, standby, one) == ["55000", None]
+            assert refused_by(old, standby, other) == [None, "55000"]
             mapped.pooler.load(mapped.places(dict.fromkeys(move, new)))
             mapped.pooler.command(*(f"RESUME {database}" for database in each))
             wait_for_more(load, moving)
