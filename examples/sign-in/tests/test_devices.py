@@ -1,7 +1,7 @@
 """What users do with their devices, in Chromium, without scripts."""
 
 from chromium import needs_chromium, screenshot
-from people import click_twice, devices, error, fill, follow, give_code, give_password, is_at, press, scan_new_device, sign_in
+from people import click_twice, error, fill, follow, give_code, give_password, is_at, lists, press, scan_new_device, shown_codes, sign_in
 from playwright.sync_api import expect
 from totp import NO_CODE
 
@@ -45,7 +45,7 @@ def test_a_lost_phone(site, new_page):
     press(page, "Confirm")
     is_at(page, "Your recovery codes")
     follow(page, "I have them: go on")
-    assert devices(page) == [["phone", "in use"], ["tablet", "in use"]]
+    lists(page, [["phone", "in use"], ["tablet", "in use"]])
     finder.reload()
     is_at(finder, "Sign in")  # the session on the lost phone has ended
     give_password(finder, alice)
@@ -68,12 +68,12 @@ def test_a_new_phone_while_the_old_one_works(site, new_page):
     scan_new_device(page, bob, "phone", "new-phone")
     elsewhere = new_page()
     sign_in(elsewhere, bob, "old")  # staged: the old one works
-    assert devices(elsewhere) == [["phone", "in use"], ["phone", "setup not finished"]]
+    lists(elsewhere, [["phone", "in use"], ["phone", "setup not finished"]])
     fill(page, NEW_CODE, bob.code("phone"))
     fill(page, PROOF, bob.code("old"))
     click_twice(page, site, "Confirm")
     is_at(page, "Your devices")
-    assert devices(page) == [["phone", "in use"]]
+    lists(page, [["phone", "in use"]])
     site.later(60)
     new = new_page()
     give_password(new, bob)
@@ -106,7 +106,7 @@ def test_another_device_a_name_and_a_removal(site, new_page):
     fill(page, PROOF, carol.code("phone"))
     press(page, "Rename")
     is_at(page, "Your devices")
-    assert devices(page) == [["big <b>tablet</b> & more", "in use"], ["phone", "in use"]]
+    lists(page, [["big <b>tablet</b> & more", "in use"], ["phone", "in use"]])
     press(page, "Change big <b>tablet</b> & more")
     fill(page, "Name", "phone")
     fill(page, PROOF, code)
@@ -117,7 +117,7 @@ def test_another_device_a_name_and_a_removal(site, new_page):
     fill(page, PROOF, carol.code("tablet"))
     press(page, "Remove")
     is_at(page, "Your devices")
-    assert devices(page) == [["big <b>tablet</b> & more", "in use"]]
+    lists(page, [["big <b>tablet</b> & more", "in use"]])
     press(page, "Change big <b>tablet</b> & more")
     fill(page, PROOF, code)
     press(page, "Remove")
@@ -141,7 +141,7 @@ def test_new_recovery_codes(site, new_page):
     fill(page, PROOF, dave.code())
     press(page, "Make new recovery codes")
     is_at(page, "Your recovery codes")
-    new = page.locator("ol li").all_inner_texts()
+    new = shown_codes(page)
     assert len(new) == 10 and old not in new
     press(page, "Sign out dave")
     give_password(page, dave)

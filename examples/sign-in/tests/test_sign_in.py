@@ -1,7 +1,7 @@
 """From the password to the signed-in page, in Chromium, without scripts."""
 
 from chromium import needs_chromium, screenshot
-from people import click_twice, devices, error, fill, follow, give_code, give_password, is_at, press, scan_new_device, sign_in
+from people import click_twice, error, fill, follow, give_code, give_password, is_at, lists, press, scan_new_device, shown_codes, sign_in
 from playwright.sync_api import expect
 
 pytestmark = needs_chromium
@@ -26,7 +26,7 @@ def test_first_device_then_sign_in_with_it(site, new_page):
     fill(page, "Code that the new device shows", alice.code())
     press(page, "Confirm")
     is_at(page, "Your recovery codes")
-    codes = page.locator("ol li").all_inner_texts()
+    codes = shown_codes(page)
     assert len(set(codes)) == 10
     screenshot(page, "recovery-codes")
     page.emulate_media(media="print")
@@ -35,7 +35,7 @@ def test_first_device_then_sign_in_with_it(site, new_page):
     page.emulate_media(media="screen")
     follow(page, "I have them: go on")
     is_at(page, "Your devices")
-    assert devices(page) == [["phone", "in use"]]
+    lists(page, [["phone", "in use"]])
     screenshot(page, "devices")
     press(page, "Sign out alice")
     is_at(page, "Sign in")

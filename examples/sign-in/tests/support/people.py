@@ -100,6 +100,13 @@ def scan_new_device(page: Page, person: Person, device: str, name: str) -> None:
     assert page.get_by_role("link", name="Open it in an app on this device").get_attribute("href") == uri
 
 
-def devices(page: Page) -> list[list[str]]:
-    """Name and state of each, as the first page lists them."""
-    return [row.locator("th, td").all_inner_texts()[:2] for row in page.locator("tr").all()[1:]]
+def lists(page: Page, devices: list[list[str]]) -> None:
+    """The page has these devices, each with its name and its state."""
+    rows = [re.compile(rf"^{re.escape(name)}\s+{state}\s") for name, state in devices]
+    expect(page.locator("tr:has(td)")).to_have_text(rows, use_inner_text=True)
+
+
+def shown_codes(page: Page) -> list[str]:
+    """Ten recovery codes."""
+    expect(page.locator("ol li")).to_have_count(10)
+    return page.locator("ol li").all_inner_texts()
