@@ -3,7 +3,7 @@
 # PG_CONFIG=/path/to/pg_config   the PostgreSQL to build for (default: the first one in pgrx.toml)
 
 # Given in the environment or on make's command line, these reach the scripts.
-export PG_CONFIG PART TEST LOAD SUBJECT DESTDIR MINUTES SECONDS_EACH
+export PG_CONFIG PART TEST FOLDERS LOAD SUBJECT DESTDIR MINUTES SECONDS_EACH
 
 .PHONY: help all setup tree build demo psql test bench soak fuzz constant-time advisories install uninstall installcheck package dist clean
 

@@ -66,7 +66,8 @@ install_debian_rust() {
 PROGRAMS=(rustc cargo rustdoc rustfmt cargo-fmt cargo-clippy clippy-driver)
 has_debian_rust() { new_enough "$(rust_version /usr/bin/rustc)" && [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustfmt ] && [ -x /usr/bin/cargo-clippy ]; }
 
-first=$(PATH=${PATH/"$DEBIAN_RUST:"/} && has rustc) || first=
+# Scripts that call each other have it in PATH more than once.
+first=$(PATH=${PATH//"$DEBIAN_RUST:"/} && has rustc) || first=
 if [ -n "$first" ] && [ "$first" != /usr/bin/rustc ] && new_enough "$(rust_version "$first")"; then
     rm -rf "$DEBIAN_RUST"
     hash -r

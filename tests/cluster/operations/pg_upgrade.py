@@ -5,6 +5,7 @@ It needs both with pg_totp, so `make test` leaves it out: tests/run-pg-upgrade r
 
 import os
 import re
+import subprocess
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +13,15 @@ from pathlib import Path
 import pytest
 from catalog import catalog
 from documents import block_with
-from population import NEXT, NOON, check_everyone, populate, rows
+from population import MADE_FOR, NEXT, NOON, Population, check_everyone, populate, rows
 from server import BIN, Cluster, Database
 from totp import check, code_at, enroll, error_of, fix_clock, verify
 from trail import deviations, seal_all, verify_trail
 
 COUNTERS = "SELECT ctid::text, c::text FROM totp.counters AS c"
 OLD_BIN = Path(os.environ["OLD_BIN"])
+OLD_MAJOR = int(subprocess.run([OLD_BIN / "pg_config", "--version"], check=True, text=True, capture_output=True).stdout.split()[1].split(".")[0])
+RELEASES = [release for release, majors in MADE_FOR.items() if OLD_MAJOR in majors]
 
 
 @pytest.fixture(scope="module", params=["copy", "link"])
@@ -29,6 +32,12 @@ def upgraded(request):
         old.init().start()
         populated, other = old.create_database("populated"), old.create_database("other")
         known = populate(populated)
+        of_releases = {}
+        for release in RELEASES:
+            database, empty = (old.create_database(f"{release} {which}", extension=False) for which in ("populated", "empty"))
+            for each in (database, empty):
+                each.execute(f"CREATE EXTENSION pg_totp VERSION '{release}'")
+            of_releases[release] = populate(database), rows(database)
         with closing(other.connect()) as conn:
             fix_clock(conn, NOON)
             alice = enroll(conn, "alice")
@@ -48,7 +57,7 @@ def upgraded(request):
         for name in ("populated", "other"):
             take_the_identity_away(Database(new, name))
         yield {"server": new, "counted": counted, "populated": Database(new, "populated"), "known": known, "before": before,
-               "other": Database(new, "other"), "alice": alice, "anchor": anchor}
+               "other": Database(new, "other"), "alice": alice, "anchor": anchor, "of_releases": of_releases}
     finally:
         new.remove()
         old.remove()
@@ -66,8 +75,7 @@ def take_the_identity_away(db: Database) -> None:
 
 def test_the_server_is_the_new_one(upgraded):
     [[version]] = upgraded["populated"].execute("SHOW server_version_num")
-    old_version = Cluster.run(upgraded["server"], OLD_BIN / "postgres", "--version").split()[2]
-    assert int(version) // 10000 > int(old_version.split(".")[0])
+    assert int(version) // 10000 > OLD_MAJOR
 
 
 def test_every_row_and_sequence_is_there(upgraded):
@@ -113,10 +121,30 @@ def test_the_trail_is_sealed_as_before(upgraded):
 
 
 def test_everyone_signs_in_as_before(upgraded):
-    db = upgraded["populated"]
+    sign_in_as_before(upgraded["populated"], upgraded["known"])
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_database_with_a_release_is_updated_afterwards(upgraded, release):
+    """pg_upgrade keeps the version, also on a PostgreSQL that the release was not made for."""
+    populated, empty = (Database(upgraded["server"], f"{release} {which}") for which in ("populated", "empty"))
+    for each in (populated, empty):
+        assert each.value("SELECT extversion FROM pg_extension WHERE extname = 'pg_totp'") == release
+        each.execute("ALTER EXTENSION pg_totp UPDATE")
+    known, before = upgraded["of_releases"][release]
+    assert rows(populated, like=before) == before
+    fresh = upgraded["server"].create_database(f"fresh {release}")
+    with closing(empty.connect()) as ours, closing(fresh.connect()) as theirs:
+        ours, theirs = catalog(ours), catalog(theirs)
+    for subject, expected in theirs.items():
+        assert ours[subject] == expected, subject
+    sign_in_as_before(populated, known)
+
+
+def sign_in_as_before(db: Database, known: Population) -> None:
     with closing(db.connect()) as conn:
         # The first judgment comes before the users' secrets: nothing of theirs is in doubt.
         fix_clock(conn, NOON - timedelta(minutes=10))
         assert verify(conn, "alice", "000000") is False
         conn.execute("SELECT totp_unlock('alice')")
-    check_everyone(db, upgraded["known"])
+    check_everyone(db, known)

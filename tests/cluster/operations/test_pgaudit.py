@@ -56,7 +56,7 @@ def audited(db):
 
 @pytest.mark.parametrize("statement, logged", [
     ("SELECT FROM totp.secrets", "READ,SELECT,TABLE,totp.secrets"),
-    ("COPY totp.data_keys TO '/dev/null'", "READ,SELECT,TABLE,totp.data_keys"),
+    ("COPY totp.data_keys TO '/dev/null'", "READ,{copy},TABLE,totp.data_keys"),
     ("SELECT FROM totp.audit_log", "READ,SELECT,TABLE,totp.audit_log"),
     ("UPDATE totp.audit_log SET actor = 'nobody'", "WRITE,UPDATE,TABLE,totp.audit_log"),
     ("DELETE FROM totp.audit_log", "WRITE,DELETE,TABLE,totp.audit_log"),
@@ -69,7 +69,7 @@ def test_who_reads_the_tables_is_logged(db, conn, audited, user, statement, logg
     audited()
     with closing(db.connect(user=user)) as one:
         one.execute(statement)
-    assert f"OBJECT,{logged}" in audited()
+    assert f"OBJECT,{logged.format(copy='COPY' if conn.info.server_version >= 190000 else 'SELECT')}" in audited()
     conn.execute("DROP ROLE reader")
 
 

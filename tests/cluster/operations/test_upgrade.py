@@ -1,6 +1,7 @@
 """ALTER EXTENSION pg_totp UPDATE from each released version, and the SQL of a release with the library of this version.
 
 sql/install/ has the script of each release, as it was released. tools/build.sh puts them beside the new one for these tests.
+support/population.py says for which PostgreSQL each was made.
 """
 
 import re
@@ -11,13 +12,13 @@ from contextlib import closing
 import pytest
 from capabilities import OURS
 from catalog import catalog
-from population import NEXT, NOON, RELEASES, check_everyone, install, populate, rows
+from population import MADE_FOR, NEXT, NOON, RELEASE_PARAMETERS, RELEASES, check_everyone, install, populate, rows
 from server import BIN, wait_until
 from sessions import Background
 from totp import code_at, enroll, error_of, fix_clock, is_waiting, recover, verify
 
 
-@pytest.fixture(params=RELEASES)
+@pytest.fixture(params=RELEASE_PARAMETERS)
 def old_db(request, cluster):
     """A database with a released version in it."""
     database = cluster.create_database(extension=False)
@@ -38,7 +39,7 @@ def is_up_to_date(db) -> bool:
 
 
 def test_there_is_a_release_to_update_from():
-    assert RELEASES
+    assert RELEASES and RELEASES.keys() == MADE_FOR.keys()
 
 
 def test_an_update_leads_to_what_a_fresh_install_is(old_db, db):

@@ -4,6 +4,7 @@ from contextlib import closing
 from datetime import timedelta
 from typing import NamedTuple
 
+import pytest
 from binding import confirm
 from many_users import open_everything
 from server import CHECKOUT, Database
@@ -11,6 +12,10 @@ from totp import NOON, check, code_at, enroll, error_of, fix_clock, import_secre
 
 # The released versions, and the script that installs each.
 RELEASES = {path.stem.removeprefix("pg_totp--"): path for path in sorted((CHECKOUT / "sql" / "install").glob("pg_totp--*.sql"))}
+# The PostgreSQL versions that each was made for. On a newer server a database has it after pg_upgrade, which keeps the version:
+# what a test makes there by CREATE EXTENSION stands for that. pg_upgrade.py makes one on the older server, and upgrades it.
+MADE_FOR = {"0.1.0": range(15, 16)}
+RELEASE_PARAMETERS = [pytest.param(version, id=f"{version}-of-{majors[0]}-to-{majors[-1]}") for version, majors in MADE_FOR.items()]
 
 # What the update of a release does first on PostgreSQL 19, where nothing is judged before that.
 WITHOUT_IDENTITY = "".join(f"ALTER TABLE totp.{table} REPLICA IDENTITY NOTHING;" for table in ("attempts", "used_codes", "floor"))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from capabilities import OURS
-from population import RELEASES, codes_of_the_desk, install, rows
+from population import RELEASE_PARAMETERS, RELEASES, codes_of_the_desk, install, rows
 from server import Database
 from totp import NO_CODE, NOON, SECRET, good, import_secret, verify, wrong
 
@@ -177,7 +177,7 @@ def app(cluster):
     database.drop()
 
 
-@pytest.fixture(scope="module", params=["this version", *RELEASES])
+@pytest.fixture(scope="module", params=["this version", *RELEASE_PARAMETERS])
 def any_app(request, cluster):
     """The library of today under its own SQL, and under that of each release, until the database is updated."""
     database = cluster.create_database(extension=False)
