@@ -155,10 +155,9 @@ impl Error {
             Self::TimeRange | Self::Clock | Self::Drift => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::DeviceDisabled
-            | Self::TableRewritten(_)
-            | Self::TableRepackable(_)
-            | Self::TableDistributed(_) => ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::DeviceDisabled | Self::TableRewritten(_) | Self::TableRepackable(_) | Self::TableDistributed(_) => {
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
             Self::Parallel(_) => ERRCODE_INVALID_TRANSACTION_STATE,
             Self::Isolation(_) => ERRCODE_ACTIVE_SQL_TRANSACTION,
