@@ -109,7 +109,7 @@ unsafe fn scan<T>(
     // After an error PostgreSQL ends the scan itself.
     unsafe {
         let relation = open.relation();
-        let scan = pg_sys::systable_beginscan(relation, index, keys > 0, snapshot.0, keys, key);
+        let scan = pg_sys::systable_beginscan(relation, index, keys > 0, snapshot.get(), keys, key);
         let result = loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {

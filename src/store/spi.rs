@@ -14,21 +14,27 @@ use pgrx::pg_sys;
 use seal::KeyId;
 
 pub use super::row::Row;
-use super::shape::{self, Table};
+use super::shape::{self, Open, Table};
 use crate::backend;
 use crate::error::Error;
 use crate::timestamp::Timestamp;
 use crate::user::{SecretId, UserId};
 
 /// A registered snapshot. Rows it can see are not vacuumed away while it lives.
-pub struct Snapshot(pub(super) pg_sys::Snapshot);
+pub struct Snapshot {
+    /// NULL until it is first used.
+    snapshot: Cell<pg_sys::Snapshot>,
+    owner: pg_sys::ResourceOwner,
+}
 
 impl Snapshot {
-    /// Sees everything that is committed now, and what this transaction did.
+    /// Sees everything that is committed at its first use, and what this transaction did.
+    ///
+    /// Its first use comes after the lock on the table that it reads: a snapshot that is older than a wait for that lock sees
+    /// an empty table, if what held the lock has rewritten it, such as ALTER TABLE, or REPACK (CONCURRENTLY) of PostgreSQL 19.
     pub fn latest() -> Self {
-        // SAFETY: a transaction is open in every function call; RegisterSnapshot copies the static snapshot.
-        // Parallel mode, where GetLatestSnapshot raises, was refused by `guard`.
-        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+        // SAFETY: a transaction is open in every function call.
+        Self { snapshot: Cell::new(std::ptr::null_mut()), owner: unsafe { pg_sys::CurrentResourceOwner } }
     }
 
     /// Sees the same, or in parallel mode, where there is no newer snapshot, what the running statement sees.
@@ -39,17 +45,29 @@ impl Snapshot {
     /// Sees what the running statement of the caller sees, so that all calls of a function that returns rows one by one see the
     /// same. For reading alone.
     pub fn of_statement() -> Self {
+        let it = Self::latest();
         // SAFETY: a statement that calls a function has an active snapshot.
-        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
+        it.snapshot.set(unsafe { pg_sys::RegisterSnapshotOnOwner(pg_sys::GetActiveSnapshot(), it.owner) });
+        it
+    }
+
+    /// Returns it for a read. The tables are locked.
+    pub(super) fn get(&self) -> pg_sys::Snapshot {
+        if self.snapshot.get().is_null() {
+            // SAFETY: RegisterSnapshotOnOwner copies the static snapshot; the owner lives as long as the call that made this
+            // value. Parallel mode, where GetLatestSnapshot raises, was refused by `guard`.
+            self.snapshot.set(unsafe { pg_sys::RegisterSnapshotOnOwner(pg_sys::GetLatestSnapshot(), self.owner) });
+        }
+        self.snapshot.get()
     }
 }
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
         // While an error unwinds, the abort of the transaction releases it.
-        if !std::thread::panicking() {
-            // SAFETY: registered in `latest` under the same resource owner, released once.
-            unsafe { pg_sys::UnregisterSnapshot(self.0) }
+        if !self.snapshot.get().is_null() && !std::thread::panicking() {
+            // SAFETY: registered under this owner, released once.
+            unsafe { pg_sys::UnregisterSnapshotFromOwner(self.snapshot.get(), self.owner) }
         }
     }
 }
@@ -273,7 +291,8 @@ impl Statement {
         finish: impl FnOnce(u64) -> Result<T, Error>,
     ) -> Result<T, Error> {
         debug_assert_eq!(args.len(), self.types.len());
-        self.check_tables()?;
+        // Before the snapshot. The plan locks them again, and a table stays locked to the end of the transaction anyway.
+        let _open = self.open_tables()?;
         let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.unwrap_or(pg_sys::Datum::null())).collect();
         let nulls: Vec<std::ffi::c_char> = args.iter().map(|a| if a.is_none() { b'n' } else { b' ' } as _).collect();
         // SAFETY: connect and finish are paired on every path but a PostgreSQL error, after which the abort of the
@@ -288,7 +307,7 @@ impl Statement {
                 plan,
                 values.as_mut_ptr(),
                 nulls.as_ptr(),
-                snapshot.0,
+                snapshot.get(),
                 std::ptr::null_mut(),
                 self.read_only,
                 true,
@@ -298,17 +317,18 @@ impl Statement {
             drop(planning);
             let result = match code {
                 ..0 => Err(Error::Internal("run a query")),
-                // A table may have changed while the statement waited for its lock.
-                _ => self.check_tables().and_then(|()| finish(pg_sys::SPI_processed)),
+                _ => finish(pg_sys::SPI_processed),
             };
             pg_sys::SPI_finish();
             result
         }
     }
 
-    /// Checks the tables of the statement. Errors: XX001 if one is missing, or its columns have changed.
-    fn check_tables(&self) -> Result<(), Error> {
-        self.tables.get_or_init(|| shape::named_in(self.sql)).iter().try_for_each(|table| table.check())
+    /// Opens and locks the tables of the statement, and checks them. Errors: XX001 if one is missing, or its columns have changed;
+    /// 55000 if Citus has taken it.
+    fn open_tables(&self) -> Result<Vec<Open>, Error> {
+        let lock = if self.read_only { pg_sys::AccessShareLock } else { pg_sys::RowExclusiveLock };
+        self.tables.get_or_init(|| shape::named_in(self.sql)).iter().map(|table| table.open(lock)).collect()
     }
 
     fn prepared(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
