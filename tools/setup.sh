@@ -99,7 +99,6 @@ need() {
 has_file_below() { [ -e "$("$PG_CONFIG" "$1")/$2" ]; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
 has_rsyslog_module() { compgen -G "/usr/lib/*/rsyslog/$1.so"; }
-has_library() { compgen -G "/usr/lib/*/$1"; }
 has_php_drivers() { php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pgsql") ? 0 : 1);'; }
 has_venv() { "$(system_python)" -c 'import ensurepip, venv'; }
 
@@ -148,8 +147,7 @@ if [ "${1:-}" = test ]; then
     need patch has patch                              # for the build with a fault
     need systemd has systemd-creds                    # for those of master-key.md
     need swtpm has swtpm
-    need tpm2-tools has tpm2_pcrextend
-    need libtss2-tcti-swtpm0 has_library libtss2-tcti-swtpm.so.0
+    need tpm2-tools has tpm2_pcrextend                # it brings the library by which systemd-creds finds swtpm
     need softhsm2 has softhsm2-util
     need opensc has pkcs11-tool
     need age has age
