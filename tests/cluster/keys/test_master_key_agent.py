@@ -14,12 +14,13 @@ from secrets import token_hex
 import pytest
 from amounts import amount
 from documents import block
-from key_sources import MEMORY, PAGE, HostKey
+from health import health
+from key_sources import MEMORY, PAGE, HostKey, found_on_disk, places_on_disk
 from many_users import AT_ONCE, import_users, secret_of, sign_in_all
-from master_keys import master_keys
+from master_keys import fingerprint_of_current, master_keys, reload_and_wait
 from server import SERVER_USER, wait_until
 from sessions import Background, session
-from totp import NOON, code_at, fix_clock, parallel, recovery_codes, verify
+from totp import NOON, code_at, error_of, fix_clock, parallel, recovery_codes, verify
 
 CHANGES = amount("KEY_CHANGES", 15, light=5)
 STEP = timedelta(seconds=30)
@@ -40,6 +41,12 @@ class Agent:
     def render(self, *keys: str) -> None:
         self._write(self.folder / "new", keys)
         (self.folder / "new").rename(self.key_file)
+
+    def lose(self) -> None:
+        """What is left after a restart of the machine without the secret store."""
+        self.remove()
+        self.folder.mkdir()
+        self.folder.chmod(0o755)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
@@ -140,6 +147,64 @@ def test_users_sign_in_while_an_agent_replaces_the_file(agent, fresh_cluster, ca
         assert sign_in_all(conn, users, NOON + 1_000_000 * STEP) == len(users)
 
 
+@pytest.fixture
+def rendered(agent, fresh_cluster):
+    """A database on a server that reads the file of the agent, with one key, that key, and users."""
+    key = token_hex(32)
+    agent.render(key)
+    fresh_cluster.configure(totp__key_file=agent.key_file)
+    fresh_cluster.restart()
+    db = fresh_cluster.create_database()
+    with session(db) as conn:
+        return db, key, import_users(conn, 5)
+
+
+def refused(conn, user: str) -> tuple[str, str, str | None]:
+    error = error_of(conn, "SELECT totp_verify(%s, %s)", [user, code_at(secret_of(user), NOON)])
+    return error.sqlstate, error.diag.message_primary, error.diag.message_detail
+
+
+def test_an_agent_is_away_when_the_server_starts(agent, rendered):
+    db, key, users = rendered
+    agent.lose()
+    db.cluster.restart()
+    with session(db) as conn:
+        assert refused(conn, users[0]) == ("F0000", "master key file is not valid", "There is no such file.")
+        assert health(conn)["master_key"][0] == "fail"
+        assert db.value("SELECT sum(failures) FROM totp.attempts") == 0
+        agent.render(key)
+        assert sign_in_all(conn, users, NOON) == len(users)  # the same session, without a reload
+        assert health(conn)["master_key"][0] == "ok"
+    leaves_no_key_on_a_disk(db.cluster, {key})
+
+
+def test_an_agent_renders_a_stale_file(agent, rendered):
+    """The old key comes back, as from a cache of the agent."""
+    db, old, users = rendered
+    new = token_hex(32)
+    agent.render(new, old)
+    db.execute(AT_ONCE)
+    agent.render(new)
+    with session(db) as conn:
+        assert sign_in_all(conn, users, NOON) == len(users)
+        agent.render(old)
+        reload_and_wait(db.cluster, conn)
+        current = fingerprint_of_current(db)
+        assert refused(conn, users[0])[:2] == ("F0000", f"sealed under master key {current}, which is not loaded")
+        assert current in health(conn)["lost_master_key"][1]
+        assert db.value("SELECT sum(failures) FROM totp.attempts") == 0
+        agent.render(new)
+        assert sign_in_all(conn, users, NOON + STEP) == len(users)  # without a reload
+    leaves_no_key_on_a_disk(db.cluster, {old, new})
+
+
+def leaves_no_key_on_a_disk(cluster, keys: set[str]) -> None:
+    cluster.psql("CHECKPOINT")
+    places = {name for name, _ in places_on_disk(cluster.folder)}
+    assert {"log", "data/pg_wal", "data/global/pg_control"} <= places
+    assert found_on_disk(cluster.folder, keys) == []
+
+
 @pytest.mark.parametrize("query", ["SELECT totp_verify('user-000000', %s)", "SELECT totp_recover('user-000000', %s)"], ids=["code", "recovery code"])
 def test_a_sign_in_that_began_before_a_rotation_outlives_the_old_key(fresh_cluster, query):
     """It found the user's row under the old data key, and reads the file when the old master key has gone from it."""
@@ -196,7 +261,10 @@ def faults(folder: Path, unit: str) -> str:
 
 def test_the_unit_fills_the_file_before_the_server_starts(source, units):
     unit = units("totp-key.service", "totp-key.service")
-    units("postgresql@.service.d/totp.conf", "postgresql-totp.conf")
+    server = units("postgresql@.service.d/totp.conf", "postgresql-totp.conf").read_text().splitlines()
+    assert {f"Wants={unit.name}", f"After={unit.name}"} <= set(server)
+    # A oneshot has no limit of its own, and the server waits for it.
+    assert re.search(r"^TimeoutStartSec=\d+$", unit.read_text(), re.MULTILINE)
     assert faults(units.folder, "totp-key.service") == ""
     assert faults(units.folder, "postgresql@15-main.service") == ""
     [command] = re.findall(r"^ExecStart=(.*)$", unit.read_text(), re.MULTILINE)
@@ -207,6 +275,15 @@ def test_the_unit_fills_the_file_before_the_server_starts(source, units):
     # And a mistake in it would be seen.
     unit.write_text(unit.read_text().replace("Type=oneshot", "Type=once").replace("totp-key fill", "no-such-program"))
     assert "is not executable" in faults(units.folder, "totp-key.service")
+
+
+@pytest.mark.parametrize("name", ["token.conf", "medium.conf"])
+def test_a_recipe_adds_to_the_unit(units, name):
+    units("totp-key.service", "totp-key.service")
+    added = units(f"totp-key.service.d/{name}", name)
+    assert faults(units.folder, "totp-key.service") == ""
+    added.write_text(f"{added.read_text()}\nNoSuchSetting=1\n")
+    assert "NoSuchSetting" in faults(units.folder, "totp-key.service")
 
 
 def test_a_credential_is_copied_by_the_unit_of_the_server(source, units):
@@ -221,7 +298,7 @@ def test_a_credential_is_copied_by_the_unit_of_the_server(source, units):
     source.key_file.unlink()
     db = source.cluster.create_database()
     for command in re.findall(r"^ExecStartPre=(.*)$", unit.read_text(), re.MULTILINE):
-        source.shell(command.replace("%d", str(credentials)).replace("--owner=postgres", f"--owner={SERVER_USER.pw_name}"))
+        source.shell(command.replace("%d", str(credentials)).replace("%i", "15-main").replace("--owner=postgres", f"--owner={SERVER_USER.pw_name}"))
     assert source.keys() == before
     with session(db) as conn:
         assert sign_in_all(conn, import_users(conn, 5), NOON) == 5

@@ -4,6 +4,7 @@ import base64
 import os
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 from health import health
@@ -51,12 +52,12 @@ def failures(db) -> int:
     return db.value("SELECT sum(failures) FROM totp.attempts")
 
 
-def change_master_key(source, db) -> None:
-    """The steps of the page, between which users sign in."""
+def change_master_key(source, db, *sessions) -> None:
+    """The steps of the page, and one reload, which these sessions have seen."""
     source.run("new-key")
     db.execute(AT_ONCE)
     source.run("old-key-goes")
-    source.cluster.reload()
+    reload_and_wait(source.cluster, *sessions)
 
 
 def test_users_sign_in_after_a_change_of_the_master_key(source, db, users, when):
@@ -126,8 +127,7 @@ def test_a_stale_file(source, db, users, when):
     sealed = source.etc / "sealed"
     stale = sealed.read_bytes()
     with session(db, when()) as older:
-        change_master_key(source, db)
-        reload_and_wait(source.cluster, older)
+        change_master_key(source, db, older)
         assert sign_in_all(older, users, when()) == 5
         fresh = sealed.read_bytes()
         sealed.write_bytes(stale)
@@ -165,6 +165,26 @@ def test_what_is_no_key_is_not_filled(source, printed):
     source.fill()
 
 
+def test_without_a_check_nothing_is_filled(source):
+    """If grep itself fails, nothing is known of the keys."""
+    program, before = source.bin / "grep", source.key_file.read_bytes()
+    program.write_text("#!/bin/sh\ncat >/dev/null\nexit 2\n")
+    program.chmod(0o755)
+    with pytest.raises(CommandFailed, match="these are no keys; nothing was changed"):
+        source.fill()
+    assert source.key_file.read_bytes() == before
+    program.unlink()
+
+
+def test_runs_at_once_wait_for_each_other(source):
+    """Each makes a key above those of all before it."""
+    [key] = source.keys()
+    source.shell("totp-key new & totp-key fill & totp-key new & wait; totp-key fill")
+    assert len(source.keys()) == 3 and source.keys()[-1] == key
+    assert sorted(os.listdir(source.memory)) == ["totp.key"]
+    source.shell("totp-key take; totp-key fill", f"{key}\n")
+
+
 def test_what_does_not_open_replaces_nothing(source):
     """Whatever seal did: the keys that were sealed before are still there."""
     program = source.etc / "seal"
@@ -189,6 +209,16 @@ def test_a_folder_on_a_disk_is_not_filled(source):
     program.write_text(text)
 
 
+def test_a_folder_that_is_not_there_is_not_filled(source):
+    away = source.memory.with_suffix(".away")
+    source.memory.rename(away)
+    try:
+        with pytest.raises(CommandFailed, match="there is no folder"):
+            source.fill()
+    finally:
+        away.rename(source.memory)
+
+
 def test_a_key_from_a_file_is_taken_along(source, db, users, when):
     """And back: what the page does with a key file on the disk, which then goes."""
     [key] = source.keys()
@@ -198,6 +228,9 @@ def test_a_key_from_a_file_is_taken_along(source, db, users, when):
         (source.etc / "sealed").unlink()
         source.key_file.unlink()
         source.run("first-from-a-file")
+        assert source.keys() == [key]
+        old_file.write_text(f"{OLD}\n")
+        source.run("first-from-a-file")  # once more: what is sealed stays
     finally:
         old_file.unlink()
     assert source.keys() == [key]
@@ -264,8 +297,9 @@ def test_no_key_is_on_a_disk(source, db, users, when):
     change_master_key(source, db)
     all_sign_in(db, users, when)
     source.cluster.psql("CHECKPOINT")
+    temporary = Path(source.shell("mktemp").strip())
     places = {name for name, _ in places_on_disk(source.cluster.folder)}
-    assert {"log", "data/pg_wal", "data/global/pg_control", "disk/etc/sealed"} <= places
+    assert {"log", "data/pg_wal", "data/global/pg_control", "disk/etc/sealed", str(temporary.relative_to(source.cluster.folder))} <= places
     assert len(source.made) >= 2
     assert found_on_disk(source.cluster.folder, source.made) == []
     assert {form for _, form in found_on_disk(source.memory, source.made)} == {"hex"}

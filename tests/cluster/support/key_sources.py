@@ -25,6 +25,7 @@ class Source:
         self.cluster = cluster
         self.disk = cluster.folder / "disk"
         self.etc, self.media, self.bin = (self.disk / name for name in ("etc", "media", "bin"))
+        self.temporary = self.disk / "tmp"
         self.memory = Path(tempfile.mkdtemp(prefix="pg_totp.", dir=MEMORY))
         self.memory.chmod(0o755)  # as the RuntimeDirectory of a unit
         self.key_file = self.memory / "totp.key"
@@ -32,7 +33,7 @@ class Source:
         self.environment: dict[str, str] = {}
 
     def __enter__(self) -> "Source":
-        for folder in (self.disk, self.etc, self.media, self.bin):
+        for folder in (self.disk, self.etc, self.media, self.bin, self.temporary):
             folder.mkdir(mode=0o700)
         self.write(self.bin / "totp-key", "totp-key", 0o755)
         self.write(self.bin / "systemctl", None, 0o755)
@@ -82,9 +83,9 @@ class Source:
         return self.shell(self.here(block(PAGE, name)))
 
     def shell(self, command: str, stdin: str = "") -> str:
-        """Run a command as the administrator does. systemctl does nothing here, and `systemctl start totp-key` what its unit does."""
-        environment = {"PATH": f"{self.bin}:{PROGRAMS}", "HOME": str(self.disk), "LC_ALL": "C", **self.environment}
-        command = command.replace("systemctl start totp-key", "totp-key fill")
+        """Run a command as the administrator does. systemctl does nothing here, and `systemctl restart totp-key` what its unit does."""
+        environment = {"PATH": f"{self.bin}:{PROGRAMS}", "HOME": str(self.disk), "TMPDIR": str(self.temporary), "LC_ALL": "C", **self.environment}
+        command = command.replace("systemctl restart totp-key", "totp-key fill")
         done = subprocess.run(["sh", "-euc", command], env=environment, input=stdin, cwd="/", text=True, capture_output=True)
         if self.key_file.exists():
             self.made |= set(self.keys())
