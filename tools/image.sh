@@ -15,6 +15,8 @@
 version=$(version)
 # shellcheck source=/dev/null
 debian=$(. /etc/os-release && echo "${VERSION_CODENAME:-$ID$VERSION_ID}")
+# That of sid has the name of the release that testing will be.
+if apt-cache policy 2>/dev/null | grep -q '^ *release .*,n=sid,'; then debian=sid; fi
 date=$(source_date)
 revision=$(git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null || true) # empty in a distribution
 [ -z "$revision" ] || revision="

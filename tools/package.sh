@@ -5,6 +5,7 @@
 #
 # usage: tools/package.sh
 #
+# PACKAGE_FOLDER           where to make it instead; it must be absolute
 # DEBFULLNAME, DEBEMAIL    the maintainer, as Debian's own tools take them
 # SOURCE_DATE_EPOCH        the date of the files; default: that of the last commit, else of Cargo.toml
 
@@ -18,7 +19,7 @@ maintainer="${DEBFULLNAME:-the pg_totp developers} <${DEBEMAIL:-pg_totp@localhos
 date=$(source_date)
 unset SOURCE_DATE_EPOCH # not for cargo, or it may build again
 
-out=$ROOT/target/package
+out=${PACKAGE_FOLDER:-$ROOT/target/package}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 root=$work/root
@@ -86,5 +87,6 @@ find "$root" -type d -exec chmod 755 {} +
 find "$root" -type f -exec chmod 644 {} +
 find "$root" -exec touch --date="@$date" {} + # dpkg-deb would leave older dates as they are
 rm -f "$out/${package}_"*.deb
-SOURCE_DATE_EPOCH=$date dpkg-deb --root-owner-group -Zxz --build "$root" "$out/${package}_${version}_$arch.deb" >/dev/null
-echo "target/package/${package}_${version}_$arch.deb"
+deb=$out/${package}_${version}_$arch.deb
+SOURCE_DATE_EPOCH=$date dpkg-deb --root-owner-group -Zxz --build "$root" "$deb" >/dev/null
+echo "${deb#"$ROOT/"}"

@@ -56,12 +56,16 @@ install_debian_rust() {
     local packages
     [ "$(has rustup)" != /usr/bin/rustup ] || # a package that is in the way of the others
         die "Rust $wanted or newer is needed: rustup toolchain install stable && rustup default stable"
-    debian_rust >/dev/null || as_root apt-get update -q
-    debian_rust >/dev/null || die "Rust $wanted or newer is needed, and this system has no package of it: install rustup" \
-        "(see rustup.rs), then run: rustup toolchain install stable && rustup default stable"
+    local rustup='install rustup (see rustup.rs), then run: rustup toolchain install stable && rustup default stable'
+    has apt-get >/dev/null || die "Rust $wanted or newer is needed, and this is no Debian system: $rustup"
+    debian_rust >/dev/null || as_root apt-get update -q -o APT::Update::Error-Mode=any ||
+        die "Rust $wanted or newer is needed, and the package lists could not be read: see above, or $rustup"
+    debian_rust >/dev/null || die "Rust $wanted or newer is needed, and this system has no package of it: $rustup"
     read -r -a packages < <(debian_rust)
     say "installing Debian's Rust: ${packages[*]}"
-    install_packages "${packages[@]}"
+    # rustc-web is in the way of rustc, and nobody asked for its removal.
+    install_packages --no-remove "${packages[@]}" ||
+        die "Debian's Rust could not be installed: see above. If an older one is in the way, remove it, or $rustup"
 }
 
 # Building needs rustfmt: pgrx formats its bindings.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_PATH = re.compile(r"^(?:tests|crates|src|sql|docs|tools|bench|examples)/[\w./-]+\.\w+(?:::(\w+))?$")
+_PATH = re.compile(r"^(?:(?:tests|crates|src|sql|docs|tools|bench|examples)/[\w./-]+\.\w+|packaging/[\w.-]+|tests/run[\w-]*)(?:::(\w+))?$")
 
 
 def faults(root: Path, document: Path, source: str) -> list[str]:

@@ -13,6 +13,8 @@ import references
     ("tests/cluster/sign_in/test_replay.py::test_called_only", False),
     ("tests/cluster/sign_in/test_gone.py::test_once", False),
     ("crates/otp/tests/rfc.rs::appendix_d", False),
+    ("packaging/Dockerfile", False),
+    ("tests/run-gone", False),
 ])
 def test_a_named_test_must_be_there(tmp_path, named, there):
     for path, text in {"tests/cluster/sign_in/test_replay.py": "def test_once(db):\n    test_called_only()\n", "crates/otp/tests/rfc.rs": "#[test]\nfn appendix() {}\n"}.items():

@@ -51,6 +51,8 @@ def test_every_place_names_the_same_version():
         assert {p["version"] for p in packages if p["name"] in ("pg_totp", "otp", "seal")} == {VERSION}, path
     assert META["version"] == META["provides"]["pg_totp"]["version"] == VERSION
     spec = (ROOT / "packaging/pg_totp.spec").read_text()
+    rust = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["rust-version"]
+    assert f" rust >= {rust} " in spec
     assert re.findall(r"^Version: +(\S+)$", spec, re.MULTILINE) == [VERSION]
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
     assert newest == VERSION
@@ -141,3 +143,48 @@ def test_the_distribution_is_reproducible_and_laid_out_as_pgxn_wants_it(checkout
         assert json.loads(archive.read(f"pg_totp-{VERSION}/META.json")) == META
         assert archive.getinfo(f"pg_totp-{VERSION}/tools/build.sh").external_attr >> 16 & 0o111
     assert names == {f"pg_totp-{VERSION}/{name}" for name in git(checkout, "ls-files").splitlines()}
+
+
+@pytest.fixture
+def make_release(checkout, tmp_path, places):
+    """A function that runs tools/release.sh, with a make that runs the commands given and makes an empty package."""
+    (checkout / "tools/dependencies.sh").write_text("#!/bin/sh\necho target/empty\n")
+    git(checkout, "commit", "--quiet", "--all", "--message=no list of crates")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "key").touch()
+
+    def run(commands: str = "") -> subprocess.CompletedProcess:
+        make = tmp_path / "bin/make"
+        make.write_text(f"#!/bin/sh -e\n{commands}\n: >target/empty\n: >target/package.deb\necho target/package.deb\n")
+        make.chmod(0o755)
+        return subprocess.run(["tools/release.sh"], cwd=checkout, text=True, capture_output=True,
+                              env={"PATH": f"{tmp_path}/bin:/usr/local/bin:/usr/bin:/bin", "HOME": "/",
+                                   "RELEASE_KEY": str(tmp_path / "key"), "PG_CONFIG": places["PG_CONFIG"]})
+
+    return run
+
+
+def said_by(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode != 0  # at the latest at the key, which is none
+    return done.stderr
+
+
+def test_a_release_is_made_from_its_tag_and_has_a_date(checkout, make_release):
+    tag, changes = f"v{VERSION}", checkout / "CHANGELOG.md"
+    assert f"there is no tag {tag}: do not publish this" in said_by(make_release())
+    changes.write_text(re.sub(r"^## .*$", f"## {VERSION} (unreleased)", changes.read_text(), count=1, flags=re.MULTILINE))
+    git(checkout, "commit", "--quiet", "--allow-empty", "--all", "--message=no date")
+    git(checkout, "tag", tag)
+    assert f"CHANGELOG.md has no date for {VERSION}" in said_by(make_release())
+    changes.write_text(changes.read_text().replace("(unreleased)", "(2030-01-01)", 1))
+    git(checkout, "commit", "--quiet", "--all", "--message=release")
+    assert f"HEAD is not the tag {tag}" in said_by(make_release())
+    git(checkout, "tag", "--force", "--annotate", "--message=release", tag)
+    said = said_by(make_release())
+    assert "tag" not in said and "date" not in said and "new in target/release-" in said
+
+
+@pytest.mark.parametrize("change", ["git -c user.name=test -c user.email=test commit --quiet --allow-empty --message=meanwhile", "echo >>README.md"])
+def test_a_checkout_that_changes_meanwhile_is_not_signed(checkout, make_release, change):
+    assert "the checkout has changed meanwhile: nothing is signed" in said_by(make_release(change))
+    assert not list(checkout.glob("target/release-*/SHA256SUMS*"))

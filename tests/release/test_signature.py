@@ -52,8 +52,8 @@ def release(checkout, tmp_path):
     return folder
 
 
-def verify(release: Path) -> tuple[int, str]:
-    done = subprocess.run(["sh", "-e"], input=VERIFY, cwd=release, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def verify(release: Path, commands: str = VERIFY) -> tuple[int, str]:
+    done = subprocess.run(["sh", "-e"], input=commands, cwd=release, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return done.returncode, done.stdout
 
 
@@ -107,6 +107,31 @@ def test_without_a_key_nothing_is_made(checkout, release, signer, said):
     assert {path: path.read_bytes() for path in release.iterdir()} == before
 
 
+def test_what_was_signed_is_not_signed_again_if_it_has_changed(checkout, release, tmp_path):
+    """As when packages of another architecture are put beside it."""
+    (release / "pg_totp_arm64.deb").write_bytes(b"package")
+    signed = sign(checkout, release, tmp_path / "signer")
+    assert signed.returncode == 0 and f"new in {release}: allowed_signers pg_totp_arm64.deb\n" in signed.stderr
+    assert verify(release)[0] == 0
+    sums = (release / "SHA256SUMS").read_text()
+    (release / "pg_totp.deb").write_bytes(b"another")
+    signed = sign(checkout, release, tmp_path / "signer")
+    assert signed.returncode != 0 and "are not those of SHA256SUMS" in signed.stderr
+    (release / "SHA256SUMS").write_text(sums.replace("0", "1"))
+    signed = sign(checkout, release, tmp_path / "signer")
+    assert signed.returncode != 0 and "is not the signature of SHA256SUMS" in signed.stderr
+
+
+def test_a_key_that_was_replaced_still_verifies_what_it_signed(release):
+    """With the option that SECURITY.md names, and not without."""
+    signers = release / "allowed_signers"
+    signers.write_text(signers.read_text().replace('-release" ', '-release",valid-before="20270101" '))
+    late, then = (VERIFY.replace(" -s ", f" -O verify-time={day} -s ") for day in ("20270201", "20261231"))
+    assert [verify(release, commands)[0] == 0 for commands in (late, then)] == [False, True]
+
+
 def test_the_committed_signers_are_for_releases_alone():
-    lines = [line for line in (ROOT / "packaging/allowed_signers").read_text().splitlines() if line and not line.startswith("#")]
-    assert all(line.startswith('pg_totp namespaces="pg_totp-release" ') for line in lines)
+    """Also the line that the comment gives as an example."""
+    text = (ROOT / "packaging/allowed_signers").read_text().replace("# A line: ", "")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert lines and all(line.startswith('pg_totp namespaces="pg_totp-release" ') for line in lines)
