@@ -37,7 +37,7 @@ impl Session {
     }
 }
 
-/// Who asks. A page has to say whom it serves to get the session: the others go elsewhere.
+/// Who asks. A page has to say who it is for to get the session: the others go elsewhere.
 pub struct Visitor(Session);
 
 impl Visitor {
