@@ -85,7 +85,8 @@ COMMENT ON FUNCTION @extschema@.totp_qr_text(text) IS
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- PostgreSQL 19 has REPACK (CONCURRENTLY), which would lose what changes in place meanwhile. It refuses these tables. They are
--- locked in the order of a sign-in, which would otherwise wait for this script while the script waits for it.
+-- locked in the order of a sign-in, so that neither waits for the other. A transaction that read totp.secrets before, as by
+-- totp_enabled(), has another order: in a deadlock PostgreSQL ends it or this script, which is then run again.
 DO $$
 BEGIN
   IF pg_catalog.current_setting('server_version_num')::integer OPERATOR(pg_catalog.>=) 190000 THEN

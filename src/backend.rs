@@ -397,6 +397,20 @@ pub unsafe fn can_be_repacked(relation: pg_sys::Relation) -> bool {
     has_repack && identity as u8 != pg_sys::REPLICA_IDENTITY_NOTHING
 }
 
+/// Returns the name of a relation, with its schema, as SQL needs it.
+///
+/// # Safety
+/// `relation` is open.
+pub unsafe fn sql_name(relation: pg_sys::Relation) -> String {
+    // SAFETY: promised by the caller. An open relation has its pg_class row. The texts are allocated in this call's memory.
+    unsafe {
+        let class = (*relation).rd_rel;
+        let schema = pg_sys::get_namespace_name((*class).relnamespace);
+        let name = pg_sys::quote_qualified_identifier(schema, (*class).relname.data.as_ptr());
+        CStr::from_ptr(name).to_string_lossy().into_owned()
+    }
+}
+
 /// Adds bytes to a page of the WAL record under construction.
 ///
 /// # Safety

@@ -125,9 +125,9 @@ pub enum Error {
     TableAltered(&'static str),
     #[error("cannot judge a code in the transaction that rewrote table \"totp.{0}\"")]
     TableRewritten(&'static str),
-    /// REPACK (CONCURRENTLY) would take it.
+    /// REPACK (CONCURRENTLY) would take it, or that partition of it: the name as SQL needs it.
     #[error("replica identity of table \"totp.{0}\" is not NOTHING")]
-    TableRepackable(&'static str),
+    TableRepackable(&'static str, String),
     #[error("table \"totp.{0}\" is distributed by Citus")]
     TableDistributed(&'static str),
     #[error("could not generate random bytes")]
@@ -155,7 +155,7 @@ impl Error {
             Self::TimeRange | Self::Clock | Self::Drift => ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoSuchDevice => ERRCODE_UNDEFINED_OBJECT,
             Self::TooManyDevices => ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            Self::DeviceDisabled | Self::TableRewritten(_) | Self::TableRepackable(_) | Self::TableDistributed(_) => {
+            Self::DeviceDisabled | Self::TableRewritten(_) | Self::TableRepackable(..) | Self::TableDistributed(_) => {
                 ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             Self::Standby(_) | Self::ReadOnly(_) => ERRCODE_READ_ONLY_SQL_TRANSACTION,
@@ -215,7 +215,7 @@ impl Error {
                 Some("Its rows are in other tables, and a move of these would make used codes good again.".into())
             }
             Self::TimeRange => Some("It must be between the years -4712 and 294276.".into()),
-            Self::TableRepackable(_) => {
+            Self::TableRepackable(..) => {
                 Some("REPACK (CONCURRENTLY) could take the table, and would bring used codes and failures back.".into())
             }
             Self::CallerUnknown(_) => {
@@ -234,9 +234,9 @@ impl Error {
                 "Nothing is sealed under its data keys. If it was thrown away, run SELECT * FROM totp_forget_unreadable('{key}'). \
                  If not, add it again to the file that totp.key_file names, below the current one."
             )),
-            Self::TableRepackable(table) => Some(format!(
-                "Run ALTER TABLE totp.{table} REPLICA IDENTITY NOTHING, and what else totp_health() says."
-            )),
+            Self::TableRepackable(_, name) => {
+                Some(format!("Run ALTER TABLE {name} REPLICA IDENTITY NOTHING, and what else totp_health() says."))
+            }
             _ => self.constant_hint().map(str::to_owned),
         }
     }

@@ -155,7 +155,7 @@ mod tests {
             Error::RowsAltered => [Error::RowsAltered],
             Error::TableAltered(_) => [Error::TableAltered("attempts")],
             Error::TableRewritten(_) => [Error::TableRewritten("attempts")],
-            Error::TableRepackable(_) => [Error::TableRepackable("attempts")],
+            Error::TableRepackable(..) => [Error::TableRepackable("attempts", "totp.attempts".into())],
             Error::TableDistributed(_) => [Error::TableDistributed("attempts")],
             Error::Random => [Error::Random],
             Error::Drift => [Error::Drift],

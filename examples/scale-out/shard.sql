@@ -234,6 +234,16 @@ END
 $$;
 COMMENT ON FUNCTION totp_shard.serve(integer[]) IS 'Sets the partitions that this shard serves; calls about users of others are refused';
 
+-- enter() of an earlier shard.sql returns nothing, and CREATE OR REPLACE cannot change that.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_proc AS p
+              WHERE p.oid = to_regprocedure('totp_shard.enter(text, text)') AND p.prorettype <> 'text'::regtype) THEN
+    DROP FUNCTION totp_shard.enter(text, text);
+  END IF;
+END
+$$;
+
 -- Begins every call. The lock on totp_shard.served, which any SELECT takes, is held until the end of the call. A search_path
 -- would have to be set and reset at each call: so there is none, and every name and operator has its schema. It returns the
 -- actor because PL/pgSQL evaluates an assignment faster than a PERFORM, which runs a query.

@@ -34,8 +34,9 @@ impl Target {
             }
             // Before any change, and before a code is compared: a copy that is being made would not have the change.
             if backend::can_be_repacked(relation) {
+                let name = backend::sql_name(relation);
                 pg_sys::table_close(relation, pg_sys::NoLock as i32);
-                return Err(Error::TableRepackable(T::TABLE));
+                return Err(Error::TableRepackable(T::TABLE, name));
             }
             let (block, _) = pgrx::itemptr::item_pointer_get_both(row.tid);
             Ok(Self {

@@ -53,7 +53,8 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, FileRule> {
     // O_NONBLOCK: if a FIFO took the place of the file meanwhile, the open does not wait for a writer.
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(FileRule::of)?;
     check_permissions(&file.metadata().map_err(FileRule::of)?)?;
-    if is_in_data_directory(path) {
+    // This resolves the path again, which may lead elsewhere by now, or nowhere.
+    if is_in_data_directory(path).map_err(FileRule::of)? {
         return Err(FileRule::Outside);
     }
     let mut text = Zeroizing::new(String::with_capacity(MAX_BYTES as usize + 1));
@@ -131,9 +132,6 @@ impl From<FileRule> for Error {
     }
 }
 
-fn is_in_data_directory(path: &Path) -> bool {
-    match (path.canonicalize(), backend::data_directory().canonicalize()) {
-        (Ok(path), Ok(directory)) => path.starts_with(directory),
-        _ => true,
-    }
+fn is_in_data_directory(path: &Path) -> std::io::Result<bool> {
+    Ok(path.canonicalize()?.starts_with(backend::data_directory().canonicalize()?))
 }

@@ -56,14 +56,12 @@ unsafe fn column(relation: pg_sys::Relation) -> Option<pg_sys::AttrNumber> {
 /// `relation` is open and locked, and the column is one of type `regclass`.
 unsafe fn names(relation: pg_sys::Relation, column: pg_sys::AttrNumber, table: pg_sys::Oid) -> bool {
     let mut key = pg_sys::ScanKeyData::default();
-    let index = backend::table_oid(c"pg_catalog", c"pg_dist_partition_logical_relid_index");
-    // SAFETY: promised by the caller. A scan without a snapshot takes the latest one. PostgreSQL raises if the index does not
-    // have the column.
+    // Without an index: there may be none that is good, to open one waits for a REINDEX, and the catalog is small.
+    // SAFETY: promised by the caller. A scan without a snapshot takes the latest one.
     unsafe {
         let equal = (pg_sys::BTEqualStrategyNumber as u16, pg_sys::F_OIDEQ.into());
         pg_sys::ScanKeyInit(&mut key, column, equal.0, equal.1, table.into());
-        let scan =
-            pg_sys::systable_beginscan(relation, index, index != pg_sys::InvalidOid, std::ptr::null_mut(), 1, &mut key);
+        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, std::ptr::null_mut(), 1, &mut key);
         let found = !pg_sys::systable_getnext(scan).is_null();
         pg_sys::systable_endscan(scan);
         found

@@ -29,7 +29,7 @@ ON_A_SHARD = {
     "schema by the database": Trap(  # public belongs to the owner of the database
         [(DBA, "SELECT format('ALTER DATABASE %I OWNER TO eve', current_database()) \\gexec"), (EVE, trap("public.totp_grant(role text, capability text)"))], []),
     "function": Trap(
-        [SCHEMA, (EVE, "CREATE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS void LANGUAGE sql AS ''"), TAKEN_BACK],
+        [SCHEMA, (EVE, "CREATE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS text LANGUAGE sql AS 'SELECT NULL'"), TAKEN_BACK],
         [(EVE, "ALTER FUNCTION totp_shard.enter(text, text) SET search_path = evil, pg_catalog;" + trap("evil.set_config(text, text, boolean)", "text", "''")), SERVE, CALL]),
     "function of the extension": Trap(
         [(DBA, "ALTER FUNCTION totp_grant(name, text) OWNER TO eve"),

@@ -156,6 +156,24 @@ def test_users_sign_in_while_the_extension_is_updated(old):
         assert check(conn, user, "1").retry_after is None
 
 
+# As an earlier shard.sql makes it, but for what it refuses.
+OLDER_ENTER = """
+DROP FUNCTION totp_shard.enter(text, text);
+CREATE FUNCTION totp_shard.enter(caller text, user_id text) RETURNS void LANGUAGE plpgsql
+AS $$ BEGIN PERFORM pg_catalog.set_config('totp.actor', COALESCE(caller, ''), true); END $$;"""
+
+
+def test_an_enter_that_returns_nothing_is_replaced(old):
+    shard, router = old
+    shard.psql(OLDER_ENTER)
+    for _ in range(2):
+        shard.psql(script("shard.sql"))
+        with closing(router.connect()) as conn:
+            assert enabled(conn, "alice") is False
+    returns = "SELECT prorettype::regtype::text, has_function_privilege('public', oid, 'EXECUTE') FROM pg_proc WHERE oid = 'totp_shard.enter(text, text)'::regprocedure"
+    assert shard.execute(returns) == [("text", False)]
+
+
 def _state_of(conn, query, parameters) -> str | None:
     try:
         conn.execute(query, parameters)

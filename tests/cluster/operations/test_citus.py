@@ -124,13 +124,26 @@ def test_a_catalog_that_is_not_understood_is_refused(citus, warm, change):
     assert health(conn)["table_secrets"][0] == "fail"
 
 
-@pytest.mark.parametrize("change", ["DROP INDEX pg_catalog.pg_dist_partition_logical_relid_index", "ALTER TABLE pg_catalog.pg_dist_partition ADD COLUMN more text"])
+OTHER_INDEX = """DROP INDEX pg_catalog.pg_dist_partition_logical_relid_index;
+CREATE INDEX pg_dist_partition_logical_relid_index ON pg_catalog.pg_dist_partition (partmethod)"""
+
+
+@pytest.mark.parametrize("change", [OTHER_INDEX, "ALTER TABLE pg_catalog.pg_dist_partition ADD COLUMN more text"])
 def test_what_may_change_in_the_catalog(citus, warm, change):
     conn, secret = warm
     citus.psql(f"SET allow_system_table_mods = on; {change}")
     assert verify(conn, "alice", code_at(secret, NOON)) is True
     take(conn, "totp.secrets")
     assert error_of(conn, "SELECT totp_enabled('alice')").sqlstate == "55000"
+
+
+def test_a_reindex_of_the_catalog_is_not_waited_for(citus, warm):
+    _, secret = warm
+    with closing(citus.connect(autocommit=False)) as dba, closing(citus.connect()) as new:
+        dba.execute("REINDEX INDEX pg_catalog.pg_dist_partition_logical_relid_index")
+        fix_clock(new, NOON)
+        new.execute("SET lock_timeout = '5s'")
+        assert verify(new, "alice", code_at(secret, NOON)) is True
 
 
 def test_citus_is_dropped_and_comes(db):
