@@ -24,20 +24,26 @@ pub enum Failure {
 
 impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Self {
-        Self::Broken(error.to_string())
+        match error {
+            PoolError::Backend(error) => error.into(),
+            error => Self::Broken(error.to_string()),
+        }
     }
 }
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.code().map(SqlState::code) {
-            Some("22023" | "22021") => {
-                Self::Refused("You have a device of that name, or it is no name. Choose another one.")
-            }
+            Some("22021") => Self::Refused("There is a character in it that cannot be. Type it again."),
+            Some("22023") => Self::Refused("You have a device of that name, or it is no name. Choose another one."),
             Some("54000") => Self::Refused("You have as many devices as you may have. Remove one first."),
             Some("55000") => Self::Refused("This device is blocked. Ask the help desk."),
             Some("42704") => Self::Elsewhere("/"), // gone, as at the second of two clicks: see what there is
-            _ => Self::Broken(error.to_string()),
+            // No message of pg_totp has a code or a secret. A DETAIL of PostgreSQL may have a row.
+            _ => Self::Broken(match error.as_db_error() {
+                Some(said) => format!("{}: {}", said.code().code(), said.message()),
+                None => error.to_string(),
+            }),
         }
     }
 }
@@ -49,7 +55,7 @@ impl IntoResponse for Failure {
             Self::NotFound => (StatusCode::NOT_FOUND, "No such page", "There is no such user, device or page."),
             Self::Refused(text) => (StatusCode::UNPROCESSABLE_ENTITY, "That was not done", text),
             Self::Broken(error) => {
-                eprintln!("error: {error}"); // no message of pg_totp has a code or a secret
+                eprintln!("error: {error}");
                 let text = "Something is wrong on our side. Try again in a minute.";
                 (StatusCode::INTERNAL_SERVER_ERROR, "That did not work", text)
             }

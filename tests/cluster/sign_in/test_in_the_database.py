@@ -186,10 +186,15 @@ def test_a_get_judges_nothing(superuser, api):
 
 def test_nor_does_a_function_that_is_stable(superuser, api):
     """PostgREST looks at the volatility, and begins a read-only transaction for it."""
+    def method() -> str:
+        volatility = superuser.execute("SELECT provolatile FROM pg_proc WHERE oid = 'api.login'::regproc").fetchone()[0]
+        return "POST" if volatility in ("v", b"v") else "GET"
+
+    assert method() == "POST"
     superuser.execute("ALTER FUNCTION api.login STABLE")
     try:
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            api.request(LOGIN, [EMAIL, PASSWORD, good()], method="GET")
+            api.request(LOGIN, [EMAIL, PASSWORD, good()], method=method())
     finally:
         superuser.execute("ALTER FUNCTION api.login VOLATILE")
     assert api.login(good())[0] == "accepted"
