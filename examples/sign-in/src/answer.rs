@@ -68,6 +68,8 @@ impl IntoResponse for Failure {
 pub struct Judged {
     pub accepted: bool,
     pub reason: String,
+    /// A recovery code was asked for, and not one of an app.
+    of_list: bool,
     attempts_left: Option<i32>,
     retry_after: Option<i32>,
 }
@@ -75,25 +77,35 @@ pub struct Judged {
 impl From<&Row> for Judged {
     fn from(row: &Row) -> Self {
         let (accepted, reason) = (row.get("accepted"), row.get("reason"));
-        Self { accepted, reason, attempts_left: row.get("attempts_left"), retry_after: row.get("retry_after") }
+        let (attempts_left, retry_after) = (row.get("attempts_left"), row.get("retry_after"));
+        Self { accepted, reason, of_list: false, attempts_left, retry_after }
     }
 }
 
 impl Judged {
+    pub fn of_list(self, of_list: bool) -> Self {
+        Self { of_list, ..self }
+    }
+
     /// What is wrong, and what to do. Who signs in is not told whether they have a device, or that it is disabled.
     pub fn in_words(&self) -> String {
-        const SUPPORT: &str = "Use a recovery code, or ask the help desk.";
+        let (support, next, again) = if self.of_list {
+            ("Ask the help desk.", "Type another one of the list.", "Type one that is not crossed out.")
+        } else {
+            let support = "Use a recovery code, or ask the help desk.";
+            (support, "Wait for the next one.", "Type the one that is shown now.")
+        };
         let (what, to_do) = match (self.reason.trim_start_matches("proof_"), self.attempts_left) {
-            ("locked", _) => ("There were too many wrong codes.", SUPPORT),
-            ("replayed", _) => ("This code was used already.", "Wait for the next one."),
+            ("locked", _) => ("There were too many wrong codes.", support),
+            ("replayed", _) => ("This code was used already.", next),
             ("malformed", _) => ("This is not a whole code.", "Type all of it."),
             ("expired" | "nothing_pending", _) => ("This setup is over.", "Begin again."),
             ("required", _) => {
                 ("You have a device already.", "Type a code of it, or a recovery code, in the second field.")
             }
-            (_, Some(0)) => ("This code is wrong, and it was one too many.", SUPPORT),
-            (_, Some(1)) => ("This code is wrong. After one more you have to wait.", "Type the one that is shown now."),
-            _ => ("This code is wrong.", "Type the one that is shown now."),
+            (_, Some(0)) => ("This code is wrong, and it was one too many.", support),
+            (_, Some(1)) => ("This code is wrong. After one more you have to wait.", again),
+            _ => ("This code is wrong.", again),
         };
         let to_do = self.retry_after.map_or(to_do.into(), |seconds| format!("Try again in {}.", wait(seconds)));
         let first_field = if self.is_about_proof() && self.reason != "proof_required" {

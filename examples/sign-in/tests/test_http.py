@@ -195,6 +195,19 @@ def test_behind_a_proxy_the_last_address_of_its_header_counts(site):
         site.start()
 
 
+def test_a_character_that_cannot_be(site, dora):
+    answers = [site.ask("POST", "/sign-in", {"user": "a\0", "password": "x"}), site.ask("POST", "/code", {"code": "1\0"}, dora.half())]
+    for answer in answers:
+        assert answer.status == 422 and "There is a character in it that cannot be." in answer.text
+
+
+def test_a_recovery_code_that_is_wrong(site):
+    ivan = site.add("ivan", "phone")
+    ivan.recovery_codes()
+    refused = site.ask("POST", "/recover", {"code": NO_CODE}, ivan.half())
+    assert refused.status == 422 and "This code is wrong. Type one that is not crossed out." in refused.text
+
+
 def test_the_desk_does_not_unlock_itself(site, dora):
     token = dora.full()
     refused = site.ask("POST", "/desk/dora/unlock", {}, token)

@@ -44,7 +44,8 @@ async fn judge(app: App, Token(token): Token, code: String, query: &str, show: S
     if session.is_full() {
         return Err(Failure::Elsewhere("/")); // signed in meanwhile, in another tab
     }
-    let judged = if again { None } else { Some(Judged::from(&tx.query_one(query, &[&session.member, &code]).await?)) };
+    let judged = if again { None } else { Some(tx.query_one(query, &[&session.member, &code]).await?) };
+    let judged = judged.map(|row| Judged::from(&row).of_list(query == RECOVERY));
     let answer = match judged {
         Some(judged) if !judged.accepted => show(&session, Some(&judged)),
         _ => (session::raise(&tx, &app, &token, &code, &mut session).await?, Redirect::to("/")).into_response(),

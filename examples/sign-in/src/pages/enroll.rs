@@ -107,7 +107,7 @@ fn show(session: &Session, device: &str, mfa: bool, new: Option<&Row>, refused: 
     let (label, hint) = ("Code that the new device shows", "It changes twice a minute.");
     let of_proof = refused.is_some_and(Judged::is_about_proof);
     let wrong = refused.is_some() && !of_proof;
-    let code = Field { name: "code", label, hint, fills: "one-time-code", first: !of_proof, wrong };
+    let code = Field { name: "code", label, hint, fills: "one-time-code", first: wrong, wrong };
     let content = html! {
         @if let Some(new) = new { (scan(new)) p { "Confirm it within ten minutes." } } @else {
             p { "Your app has the account by now. If it has not, " a href="/enroll" { "begin again" } "." }
