@@ -69,7 +69,7 @@ pub struct Judged {
     pub accepted: bool,
     pub reason: String,
     /// A recovery code was asked for, and not one of an app.
-    of_list: bool,
+    pub of_list: bool,
     attempts_left: Option<i32>,
     retry_after: Option<i32>,
 }
@@ -83,10 +83,6 @@ impl From<&Row> for Judged {
 }
 
 impl Judged {
-    pub fn of_list(self, of_list: bool) -> Self {
-        Self { of_list, ..self }
-    }
-
     /// What is wrong, and what to do. Who signs in is not told whether they have a device, or that it is disabled.
     pub fn in_words(&self) -> String {
         let (support, next, again) = if self.of_list {

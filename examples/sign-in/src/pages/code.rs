@@ -44,10 +44,12 @@ async fn judge(app: App, Token(token): Token, code: String, query: &str, show: S
     if session.is_full() {
         return Err(Failure::Elsewhere("/")); // signed in meanwhile, in another tab
     }
-    let judged = if again { None } else { Some(tx.query_one(query, &[&session.member, &code]).await?) };
-    let judged = judged.map(|row| Judged::from(&row).of_list(query == RECOVERY));
+    let judged = if again { None } else { Some(Judged::from(&tx.query_one(query, &[&session.member, &code]).await?)) };
     let answer = match judged {
-        Some(judged) if !judged.accepted => show(&session, Some(&judged)),
+        Some(mut judged) if !judged.accepted => {
+            judged.of_list = query == RECOVERY;
+            show(&session, Some(&judged))
+        }
         _ => (session::raise(&tx, &app, &token, &code, &mut session).await?, Redirect::to("/")).into_response(),
     };
     // A refused code, too: it is counted in any case, but a rollback would take its row out of the audit log.

@@ -62,12 +62,8 @@ pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<
 
 pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
     let session = visitor.desk()?;
-    app.web
-        .get()
-        .await?
-        .query_opt("SELECT FROM app.member WHERE name = $1", &[&member])
-        .await?
-        .ok_or(Failure::NotFound)?;
+    let web = app.web.get().await?;
+    web.query_opt("SELECT FROM app.member WHERE name = $1", &[&member]).await?.ok_or(Failure::NotFound)?;
     let db = role(&app).await?;
     let query = "SELECT device, state, failures, locked, recovery_locked, recovery_codes_left FROM mfa.totp_status($1) ORDER BY device, version";
     let devices = db.query(query, &[&member]).await?;

@@ -17,12 +17,8 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Query(named): Query<
 pub async fn rename(State(app): State<App>, visitor: Visitor, Form(typed): Form<Typed>) -> Answer {
     let session = visitor.full()?;
     let query = "SELECT mfa.totp_rename_device($1, $2, $3, $4)";
-    let row = app
-        .web
-        .get()
-        .await?
-        .query_one(query, &[&session.member, &typed.device, &typed.name.trim(), &typed.proof])
-        .await?;
+    let web = app.web.get().await?;
+    let row = web.query_one(query, &[&session.member, &typed.device, &typed.name.trim(), &typed.proof]).await?;
     answer(&app, &session, &typed.device, (!row.get::<_, bool>(0)).then_some(NO_PROOF)).await
 }
 
