@@ -212,6 +212,15 @@ def test_the_claims_of_a_request_end_with_it(api):
     assert api.conn.execute("SELECT auth.claim('sub')").fetchone() == (None,)
 
 
+def test_a_token_without_a_user_sees_no_row_whatever_the_other_policy_says(superuser, api):
+    superuser.execute("CREATE POLICY everyone ON api.payments TO web_user USING (true)")
+    try:
+        for claims in ({}, {"aal": "aal2"}):
+            assert api.request("SELECT id FROM api.payments", claims={"role": "web_user"} | claims) == []
+    finally:
+        superuser.execute("DROP POLICY everyone ON api.payments")
+
+
 def test_enrollment_without_a_user_is_an_error(api):
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         api.request("SELECT api.enroll()", claims={"role": "web_user"})
