@@ -20,7 +20,8 @@ CREATE TABLE app.session (
 CREATE INDEX ON app.session (member);
 CREATE INDEX ON app.session (expires_at);
 
--- What the public pages may do. It has no way to sign someone in without a proof.
+-- What the public pages may do. They begin sessions, so who has this role can be anyone here. What it changes of a user's
+-- devices still needs a code of that user.
 CREATE ROLE web LOGIN;
 GRANT USAGE ON SCHEMA app TO web;
 GRANT SELECT ON app.member TO web;

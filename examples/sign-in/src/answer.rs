@@ -24,20 +24,26 @@ pub enum Failure {
 
 impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Self {
-        Self::Broken(error.to_string())
+        match error {
+            PoolError::Backend(error) => error.into(),
+            error => Self::Broken(error.to_string()),
+        }
     }
 }
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.code().map(SqlState::code) {
-            Some("22023" | "22021") => {
-                Self::Refused("You have a device of that name, or it is no name. Choose another one.")
-            }
+            Some("22021") => Self::Refused("There is a character in it that cannot be. Type it again."),
+            Some("22023") => Self::Refused("You have a device of that name, or it is no name. Choose another one."),
             Some("54000") => Self::Refused("You have as many devices as you may have. Remove one first."),
             Some("55000") => Self::Refused("This device is blocked. Ask the help desk."),
             Some("42704") => Self::Elsewhere("/"), // gone, as at the second of two clicks: see what there is
-            _ => Self::Broken(error.to_string()),
+            // No message of pg_totp has a code or a secret. A DETAIL of PostgreSQL may have a row.
+            _ => Self::Broken(match error.as_db_error() {
+                Some(said) => format!("{}: {}", said.code().code(), said.message()),
+                None => error.to_string(),
+            }),
         }
     }
 }
@@ -49,7 +55,7 @@ impl IntoResponse for Failure {
             Self::NotFound => (StatusCode::NOT_FOUND, "No such page", "There is no such user, device or page."),
             Self::Refused(text) => (StatusCode::UNPROCESSABLE_ENTITY, "That was not done", text),
             Self::Broken(error) => {
-                eprintln!("error: {error}"); // no message of pg_totp has a code or a secret
+                eprintln!("error: {error}");
                 let text = "Something is wrong on our side. Try again in a minute.";
                 (StatusCode::INTERNAL_SERVER_ERROR, "That did not work", text)
             }
@@ -62,6 +68,8 @@ impl IntoResponse for Failure {
 pub struct Judged {
     pub accepted: bool,
     pub reason: String,
+    /// A recovery code was asked for, and not one of an app.
+    pub of_list: bool,
     attempts_left: Option<i32>,
     retry_after: Option<i32>,
 }
@@ -69,25 +77,31 @@ pub struct Judged {
 impl From<&Row> for Judged {
     fn from(row: &Row) -> Self {
         let (accepted, reason) = (row.get("accepted"), row.get("reason"));
-        Self { accepted, reason, attempts_left: row.get("attempts_left"), retry_after: row.get("retry_after") }
+        let (attempts_left, retry_after) = (row.get("attempts_left"), row.get("retry_after"));
+        Self { accepted, reason, of_list: false, attempts_left, retry_after }
     }
 }
 
 impl Judged {
     /// What is wrong, and what to do. Who signs in is not told whether they have a device, or that it is disabled.
     pub fn in_words(&self) -> String {
-        const SUPPORT: &str = "Use a recovery code, or ask the help desk.";
+        let (support, next, again) = if self.of_list {
+            ("Ask the help desk.", "Type another one of the list.", "Type one that is not crossed out.")
+        } else {
+            let support = "Use a recovery code, or ask the help desk.";
+            (support, "Wait for the next one.", "Type the one that is shown now.")
+        };
         let (what, to_do) = match (self.reason.trim_start_matches("proof_"), self.attempts_left) {
-            ("locked", _) => ("There were too many wrong codes.", SUPPORT),
-            ("replayed", _) => ("This code was used already.", "Wait for the next one."),
+            ("locked", _) => ("There were too many wrong codes.", support),
+            ("replayed", _) => ("This code was used already.", next),
             ("malformed", _) => ("This is not a whole code.", "Type all of it."),
             ("expired" | "nothing_pending", _) => ("This setup is over.", "Begin again."),
             ("required", _) => {
                 ("You have a device already.", "Type a code of it, or a recovery code, in the second field.")
             }
-            (_, Some(0)) => ("This code is wrong, and it was one too many.", SUPPORT),
-            (_, Some(1)) => ("This code is wrong. After one more you have to wait.", "Type the one that is shown now."),
-            _ => ("This code is wrong.", "Type the one that is shown now."),
+            (_, Some(0)) => ("This code is wrong, and it was one too many.", support),
+            (_, Some(1)) => ("This code is wrong. After one more you have to wait.", again),
+            _ => ("This code is wrong.", again),
         };
         let to_do = self.retry_after.map_or(to_do.into(), |seconds| format!("Try again in {}.", wait(seconds)));
         let first_field = if self.is_about_proof() && self.reason != "proof_required" {

@@ -6,7 +6,7 @@ mod limit;
 mod pages;
 mod session;
 
-use std::{env, error::Error, io, net::SocketAddr, sync::Arc};
+use std::{env, error::Error, io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -14,21 +14,23 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, serve};
-use deadpool_postgres::{Manager, Pool};
+use deadpool_postgres::{Manager, Pool, Runtime};
 use pages::{code, desk, device, devices, enroll, password, recovery_codes, reset};
 use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_postgres::NoTls;
+use tokio_postgres::{Config, NoTls};
 
 /// What every page can reach.
 #[derive(Clone)]
 pub struct App {
-    /// The role of the public pages. Each of its calls of pg_totp asks the user for a code.
+    /// The role of the public pages. What it changes of a user's devices needs a code of that user.
     web: Pool,
     /// The role of the desk. Without it there are no pages of the desk: run them as a process of their own.
     desk: Option<Pool>,
     /// How browsers name this server, such as `https://example.com`.
     origin: Arc<str>,
     limit: Arc<limit::PerMinute>,
+    /// The header in which a proxy says whose request it is.
+    address_header: Option<HeaderName>,
     hashing: Arc<Semaphore>,
     /// The hash of a password that nobody has.
     nobody: Arc<str>,
@@ -46,15 +48,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr()?;
     // Without TLS cookies and codes are in the clear: on this machine only.
     let origin = match env::var("ORIGIN") {
-        Ok(origin) if origin.starts_with("https://") => origin,
+        Ok(origin) if origin.strip_prefix("https://").is_some_and(|host| !host.contains('/')) => origin,
         Err(_) if address.ip().is_loopback() => format!("http://{address}"),
         _ => return Err("set ORIGIN to what browsers call this server, such as https://example.com".into()),
     };
+    let address_header: Option<HeaderName> = env::var("ADDRESS_HEADER").ok().map(|it| it.parse()).transpose()?;
+    if origin.starts_with("https:") && address_header.is_none() {
+        return Err(
+            "set ADDRESS_HEADER to the header in which the proxy gives the address, such as X-Forwarded-For".into()
+        );
+    }
     let app = App {
         web: pool(&env::var("WEB_DATABASE")?)?,
         desk: env::var("DESK_DATABASE").ok().map(|settings| pool(&settings)).transpose()?,
         origin: origin.as_str().into(),
         limit: Arc::new(limit::PerMinute::new(env::var("POSTS_PER_MINUTE").unwrap_or("30".into()).parse()?)),
+        address_header,
         hashing: Arc::new(Semaphore::new(2)),
         nobody: password::hash(&session::random_token()).into(),
     };
@@ -65,7 +74,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 /// Settings such as `host=/run/postgresql user=web dbname=app`.
 fn pool(settings: &str) -> Result<Pool, Box<dyn Error>> {
-    Ok(Pool::builder(Manager::new(settings.parse()?, NoTls)).max_size(8).build()?)
+    let mut config: Config = settings.parse()?;
+    config.options("-c statement_timeout=10s");
+    let pool = Pool::builder(Manager::new(config, NoTls)).max_size(8).runtime(Runtime::Tokio1);
+    Ok(pool.wait_timeout(Some(Duration::from_secs(10))).build()?)
 }
 
 fn router(app: App) -> Router {
@@ -79,7 +91,6 @@ fn router(app: App) -> Router {
         .route("/device", get(device::show))
         .route("/device/rename", post(device::rename))
         .route("/device/remove", post(device::remove))
-        .route("/device/resync", post(device::resync))
         .route("/recovery-codes", get(recovery_codes::ask).post(recovery_codes::create))
         .route("/sign-out", post(session::sign_out));
     if app.desk.is_some() {
@@ -104,7 +115,6 @@ async fn guard(
     next: Next,
 ) -> Response {
     let posted = request.method() == Method::POST;
-    // Behind a proxy the address is the proxy's: take the one from the header that the proxy sets, and from no other.
     let mut response = if posted && request.headers().get(header::ORIGIN).is_none_or(|it| it != &*app.origin) {
         // Every browser says which site a form was sent from. SameSite keeps our cookie out of such a request, too.
         layout::message(
@@ -112,7 +122,7 @@ async fn guard(
             "Not sent from this site",
             "Open the page again and send the form from there.",
         )
-    } else if posted && !app.limit.allows(peer.ip()) {
+    } else if posted && !app.limit.allows(address(&app, peer, &request)) {
         let text = "Too many forms were sent from your address. Try again in a minute.";
         ([(header::RETRY_AFTER, "60")], layout::message(StatusCode::TOO_MANY_REQUESTS, "Please wait", text))
             .into_response()
@@ -131,9 +141,13 @@ async fn guard(
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
-    if app.origin.starts_with("https://") {
-        let year = HeaderValue::from_static("max-age=31536000");
-        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, year);
-    }
     response
+}
+
+/// Behind a proxy all requests come from the proxy. The last address in its header is what the proxy saw: a client can
+/// send those before it.
+fn address(app: &App, peer: SocketAddr, request: &Request) -> IpAddr {
+    let values = app.address_header.as_ref().map(|name| request.headers().get_all(name));
+    let last = values.and_then(|it| it.iter().last()).and_then(|it| it.to_str().ok()?.rsplit(',').next());
+    last.and_then(|it| it.trim().parse().ok()).unwrap_or(peer.ip())
 }

@@ -106,6 +106,21 @@ pub async fn lock(tx: &Transaction<'_>, token: &str, code: &str) -> Result<(Sess
     }
 }
 
+/// All sessions of the member, before pg_totp locks the member: who ends sessions locks in this order, too.
+pub async fn lock_all(tx: &Transaction<'_>, token: &str) -> Result<(), Failure> {
+    let query = "SELECT FROM app.session WHERE member = (SELECT member FROM app.session WHERE token = $1)
+                  ORDER BY token FOR UPDATE";
+    tx.query(query, &[&hash(&[token])]).await?;
+    Ok(())
+}
+
+/// Ends all sessions of the member but this one.
+pub async fn end_others(tx: &Transaction<'_>, member: &str, token: &str) -> Result<(), Failure> {
+    let query = "DELETE FROM app.session WHERE member = $1 AND token <> $2";
+    tx.execute(query, &[&member, &hash(&[token])]).await?;
+    Ok(())
+}
+
 /// Makes it a full session: the token that came is spent on this code, and there is a new one.
 pub async fn raise(
     tx: &Transaction<'_>,
@@ -130,7 +145,9 @@ async fn insert(db: &impl GenericClient, app: &App, member: &str, level: &str, a
 }
 
 pub async fn sign_out(State(app): State<App>, Token(token): Token) -> Answer {
-    app.web.get().await?.execute("DELETE FROM app.session WHERE token = $1", &[&hash(&[&token])]).await?;
+    let query = "DELETE FROM app.session WHERE token = $1
+                     OR level = 'spent' AND member = (SELECT member FROM app.session WHERE token = $1)";
+    app.web.get().await?.execute(query, &[&hash(&[&token])]).await?;
     Ok((cookie(&app, ""), Redirect::to("/sign-in")).into_response())
 }
 

@@ -137,7 +137,7 @@ def test_new_recovery_codes(site, new_page):
     fill(page, PROOF, used)
     press(page, "Make new recovery codes")
     is_at(page, "Recovery codes")
-    assert error(page) == NO_PROOF
+    assert error(page).startswith(NO_PROOF)
     fill(page, PROOF, dave.code())
     press(page, "Make new recovery codes")
     is_at(page, "Your recovery codes")
@@ -164,22 +164,3 @@ def test_a_double_click_at_the_first_device_signs_in(site, new_page):
     fill(page, PROOF, erin.code())
     press(page, "Make new recovery codes")
     is_at(page, "Your recovery codes")
-
-
-def test_a_token_whose_clock_has_drifted(site, new_page):
-    frank, page = site.add("frank", "phone", "token"), new_page()
-    sign_in(page, frank)
-    press(page, "Change token")
-    first, second, third = (frank.code_at("token", 240 + 30 * n) for n in range(3))
-    fill(page, "One code", second)
-    fill(page, "The next code", first)
-    press(page, "Measure its clock")
-    assert error(page).startswith("These are not two codes")
-    fill(page, "One code", first)
-    fill(page, "The next code", second)
-    press(page, "Measure its clock")
-    is_at(page, "Your devices")
-    press(page, "Sign out frank")
-    give_password(page, frank)
-    give_code(page, third)
-    is_at(page, "Your devices")

@@ -10,10 +10,16 @@ pub struct Typed {
 const CODE: &str = "SELECT accepted, reason, attempts_left, retry_after FROM mfa.totp_check($1, $2)";
 const RECOVERY: &str = "SELECT accepted, reason, attempts_left, retry_after FROM mfa.totp_check_recover($1, $2)";
 
-/// Who has no device yet goes on to set one up. If all devices of a user are disabled, pg_totp binds none there.
+/// Who has no device yet goes on to set one up.
 pub async fn ask(State(app): State<App>, visitor: Visitor) -> Answer {
     let session = visitor.half()?;
-    let row = app.web.get().await?.query_one("SELECT mfa.totp_enabled($1)", &[&session.member]).await?;
+    let query =
+        "SELECT totp_enabled, NOT totp_enabled AND EXISTS (SELECT FROM mfa.totp_status($1) WHERE state = 'disabled')
+                   FROM mfa.totp_enabled($1)";
+    let row = app.web.get().await?.query_one(query, &[&session.member]).await?;
+    if row.get(1) {
+        return Err(Failure::Refused("Your devices are blocked. Ask the help desk."));
+    }
     if row.get(0) { Ok(show(&session, None)) } else { Err(Failure::Elsewhere("/enroll")) }
 }
 
@@ -40,7 +46,10 @@ async fn judge(app: App, Token(token): Token, code: String, query: &str, show: S
     }
     let judged = if again { None } else { Some(Judged::from(&tx.query_one(query, &[&session.member, &code]).await?)) };
     let answer = match judged {
-        Some(judged) if !judged.accepted => show(&session, Some(&judged)),
+        Some(mut judged) if !judged.accepted => {
+            judged.of_list = query == RECOVERY;
+            show(&session, Some(&judged))
+        }
         _ => (session::raise(&tx, &app, &token, &code, &mut session).await?, Redirect::to("/")).into_response(),
     };
     // A refused code, too: it is counted in any case, but a rollback would take its row out of the audit log.

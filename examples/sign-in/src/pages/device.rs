@@ -10,13 +10,6 @@ pub struct Typed {
     proof: String,
 }
 
-#[derive(Deserialize)]
-pub struct TwoCodes {
-    device: String,
-    first: String,
-    second: String,
-}
-
 pub async fn show(State(app): State<App>, visitor: Visitor, Query(named): Query<Named>) -> Answer {
     forms(&app, &visitor.full()?, &named.device, None).await
 }
@@ -24,38 +17,31 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Query(named): Query<
 pub async fn rename(State(app): State<App>, visitor: Visitor, Form(typed): Form<Typed>) -> Answer {
     let session = visitor.full()?;
     let query = "SELECT mfa.totp_rename_device($1, $2, $3, $4)";
-    let row = app
-        .web
-        .get()
-        .await?
-        .query_one(query, &[&session.member, &typed.device, &typed.name.trim(), &typed.proof])
-        .await?;
+    let web = app.web.get().await?;
+    let row = web.query_one(query, &[&session.member, &typed.device, &typed.name.trim(), &typed.proof]).await?;
     answer(&app, &session, &typed.device, (!row.get::<_, bool>(0)).then_some(NO_PROOF)).await
 }
 
 /// Not the last one: that would turn the second factor off, and everyone has one here.
-pub async fn remove(State(app): State<App>, visitor: Visitor, Form(typed): Form<Typed>) -> Answer {
+pub async fn remove(State(app): State<App>, visitor: Visitor, Token(token): Token, Form(typed): Form<Typed>) -> Answer {
     let session = visitor.full()?;
     let query = "SELECT CASE WHEN EXISTS (SELECT FROM mfa.totp_status($1) WHERE state = 'active' AND device <> $3)
                              THEN mfa.totp_unenroll($1, $2, $3) END";
-    let row = app.web.get().await?.query_one(query, &[&session.member, &typed.proof, &typed.device]).await?;
-    let error = match row.get(0) {
+    let mut db = app.web.get().await?;
+    let tx = db.transaction().await?;
+    session::lock_all(&tx, &token).await?;
+    let row = tx.query_one(query, &[&session.member, &typed.proof, &typed.device]).await?;
+    let removed: Option<bool> = row.get(0);
+    if removed == Some(true) {
+        session::end_others(&tx, &session.member, &token).await?; // one of them may be on that device
+    }
+    tx.commit().await?;
+    let error = match removed {
         Some(true) => None,
         Some(false) => Some(NO_PROOF),
         None => Some("This is your only device. Replace it instead."),
     };
     answer(&app, &session, &typed.device, error).await
-}
-
-/// Of a hardware token, whose clock has drifted.
-pub async fn resync(State(app): State<App>, visitor: Visitor, Form(typed): Form<TwoCodes>) -> Answer {
-    let session = visitor.full()?;
-    let query = "SELECT mfa.totp_resync($1, $2, $3, $4)";
-    let row =
-        app.web.get().await?.query_one(query, &[&session.member, &typed.first, &typed.second, &typed.device]).await?;
-    let error =
-        "These are not two codes that it shows one after the other, or one was used already. Type the next two.";
-    answer(&app, &session, &typed.device, (!row.get::<_, bool>(0)).then_some(error)).await
 }
 
 async fn answer(app: &App, session: &Session, device: &str, error: Option<&str>) -> Answer {
@@ -66,8 +52,6 @@ async fn forms(app: &App, session: &Session, device: &str, error: Option<&str>) 
     let query = "SELECT FROM mfa.totp_status($1) WHERE device = $2 LIMIT 1";
     app.web.get().await?.query_opt(query, &[&session.member, &device]).await?.ok_or(Failure::NotFound)?;
     let name = Field { name: "name", label: "Name", hint: "Such as: phone, tablet", ..Field::default() };
-    let first = Field { name: "first", label: "One code", ..Field::default() };
-    let second = Field { name: "second", label: "The next code", ..Field::default() };
     let hidden = html! { input type="hidden" name="device" value=(device); };
     let content = html! {
         h2 { "Replace it" }
@@ -78,9 +62,6 @@ async fn forms(app: &App, session: &Session, device: &str, error: Option<&str>) 
             (hidden) (name.text(device)) (proof(error.is_some(), error.is_some()))
             button { "Rename" } " " button formaction="/device/remove" { "Remove" }
         }
-        h2 { "Its codes are refused" }
-        p { "Set the clock of the phone. A token has no such setting: type two codes that it shows one after the other." }
-        form method="post" action="/device/resync" { (hidden) (first.digits()) (second.digits()) button { "Measure its clock" } }
     };
     Ok(form(&format!("Change {device}"), session, error, content))
 }

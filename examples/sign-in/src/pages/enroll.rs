@@ -1,7 +1,7 @@
 //! A new device: the first one, another one, one in place of an old one, and one in place of a lost one.
 //!
 //! The new secret is staged: what the user has works until the new device has shown its first code. Who has a device already
-//! needs a proof besides, a code of it or a recovery code. So a stolen password, or a session left open, binds nothing.
+//! needs a proof besides, a code of it or a recovery code: a stolen password, or a session left open, is not enough there.
 
 use deadpool_postgres::GenericClient;
 use maud::PreEscaped;
@@ -68,6 +68,7 @@ pub async fn begin(State(app): State<App>, visitor: Visitor, Form(named): Form<N
 pub async fn confirm(State(app): State<App>, Token(token): Token, Form(typed): Form<Typed>) -> Answer {
     let mut db = app.web.get().await?;
     let tx = db.transaction().await?;
+    session::lock_all(&tx, &token).await?;
     let (mut session, again) = session::lock(&tx, &token, &typed.code).await?;
     if again {
         // The recovery codes were in the answer to the first click, which the browser has dropped: that page makes new ones.
@@ -80,13 +81,14 @@ pub async fn confirm(State(app): State<App>, Token(token): Token, Form(typed): F
     let new_codes = if session.is_full() { 0 } else { 10 };
     let row = tx.query_one(query, &[&session.member, &typed.code, &typed.device, &typed.proof, &new_codes]).await?;
     let judged = Judged::from(&row);
+    if judged.accepted {
+        session::end_others(&tx, &session.member, &token).await?; // who has the lost device may be signed in on it
+    }
     if session.is_full() && (judged.accepted || judged.reason == "nothing_pending") {
         tx.commit().await?; // nothing is pending at the second of two clicks: the list of devices shows that it is done
         return Ok(Redirect::to("/").into_response());
     }
     if judged.accepted {
-        // Who has the lost device may be signed in on it.
-        tx.execute("DELETE FROM app.session WHERE member = $1 AND level = 'full'", &[&session.member]).await?;
         let cookie = session::raise(&tx, &app, &token, &typed.code, &mut session).await?;
         tx.commit().await?;
         return Ok((cookie, recovery_codes::list(&session, row.get("recovery_codes"))).into_response());
@@ -105,9 +107,9 @@ fn show(session: &Session, device: &str, mfa: bool, new: Option<&Row>, refused: 
     let (label, hint) = ("Code that the new device shows", "It changes twice a minute.");
     let of_proof = refused.is_some_and(Judged::is_about_proof);
     let wrong = refused.is_some() && !of_proof;
-    let code = Field { name: "code", label, hint, fills: "one-time-code", first: !of_proof, wrong };
+    let code = Field { name: "code", label, hint, fills: "one-time-code", first: wrong, wrong };
     let content = html! {
-        @if let Some(new) = new { (scan(new)) } @else {
+        @if let Some(new) = new { (scan(new)) p { "Confirm it within ten minutes." } } @else {
             p { "Your app has the account by now. If it has not, " a href="/enroll" { "begin again" } "." }
         }
         form method="post" action="/enroll/confirm" {
@@ -125,7 +127,7 @@ pub fn scan(new: &Row) -> Markup {
     let secret: Vec<char> = new.get::<_, &str>("secret").chars().collect();
     let in_fours: Vec<String> = secret.chunks(4).map(String::from_iter).collect();
     html! {
-        p { "Open the authenticator app, add an account, and scan this picture. It is shown once, and is good for an hour." }
+        p { "Open the authenticator app, add an account, and scan this picture. It is shown once." }
         div .qr role="img" aria-label="QR code of the secret below" { (PreEscaped(new.get::<_, &str>("svg"))) }
         p { "If you cannot scan it, type this secret into the app: " span #secret .secret { (in_fours.join(" ")) } }
         p { a href=(new.get::<_, &str>("otpauth_uri")) { "Open it in an app on this device" } }

@@ -16,7 +16,10 @@ pub async fn create(State(app): State<App>, visitor: Visitor, Form(typed): Form<
     let query = "SELECT code FROM mfa.totp_recovery_codes($1, 10, $2) AS code";
     let rows = app.web.get().await?.query(query, &[&session.member, &typed.proof]).await?;
     if rows.is_empty() {
-        return show(&app, &session, Some(NO_PROOF)).await;
+        let error = format!(
+            "{NO_PROOF} If you have clicked twice, the first click made new codes: make them again, to see them."
+        );
+        return show(&app, &session, Some(&error)).await;
     }
     Ok(list(&session, rows.iter().map(|row| row.get(0)).collect()))
 }

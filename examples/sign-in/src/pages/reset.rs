@@ -10,11 +10,12 @@ pub struct Typed {
     device: String,
     password: String,
     code: String,
+    sure: Option<String>,
     new_codes: Option<String>,
 }
 
 pub async fn ask(visitor: Visitor, Path(member): Path<String>, Query(named): Query<Named>) -> Answer {
-    Ok(show(&visitor.desk()?, &member, &named.device, None))
+    Ok(show(&visitor.desk()?, &member, &named.device, false, None))
 }
 
 pub async fn reset(
@@ -24,9 +25,13 @@ pub async fn reset(
     Form(typed): Form<Typed>,
 ) -> Answer {
     let session = visitor.desk()?;
-    let refuse = |error: &str| -> Answer { Ok(show(&session, &member, &typed.device, Some(error))) };
+    let refuse =
+        |error: &str| -> Answer { Ok(show(&session, &member, &typed.device, typed.new_codes.is_some(), Some(error))) };
     if member == session.member {
         return refuse("Nobody resets their own device. Ask a colleague, or replace it.");
+    }
+    if typed.sure.is_none() {
+        return refuse("Make sure who asks. Nothing was reset.");
     }
     let db = app.web.get().await?;
     let hash = db.query_one("SELECT password FROM app.member WHERE name = $1", &[&session.member]).await?.get(0);
@@ -47,6 +52,7 @@ pub async fn reset(
     let mut db = desk::role(&app).await?;
     let tx = db.transaction().await?;
     desk::act_as(&tx, &session).await?;
+    tx.execute("DELETE FROM app.session WHERE member = $1", &[&member]).await?; // in the order of session::lock_all
     let query =
         "SELECT r.secret, r.otpauth_uri, mfa.totp_qr_svg(r.otpauth_uri) AS svg FROM mfa.totp_reset($1, $2) AS r";
     let new = tx.query_one(query, &[&member, &typed.device]).await?;
@@ -54,12 +60,11 @@ pub async fn reset(
         Some(_) => tx.query("SELECT code FROM mfa.totp_reset_recovery_codes($1) AS code", &[&member]).await?,
         None => Vec::new(),
     };
-    tx.execute("DELETE FROM app.session WHERE member = $1", &[&member]).await?;
     tx.commit().await?; // only now is there the secret that the page shows
 
     let content = html! {
         p { "The old codes have stopped working, and " (member) " is signed out everywhere. Give this to " (member)
-            " in person. They sign in with their password and a code of the new device, which confirms it." }
+            " in person. They sign in with their password and a code of the new device, which confirms it, within an hour." }
         (enroll::scan(&new))
         @if !codes.is_empty() {
             h2 { "New recovery codes" }
@@ -70,7 +75,7 @@ pub async fn reset(
     Ok(ok(&format!("{} of {member} was reset", typed.device), &session, content))
 }
 
-fn show(session: &Session, member: &str, device: &str, error: Option<&str>) -> Response {
+fn show(session: &Session, member: &str, device: &str, new_codes: bool, error: Option<&str>) -> Response {
     let wrong = error.is_some();
     let password =
         Field { name: "password", label: "Your password", hint: "", fills: "current-password", first: wrong, wrong };
@@ -82,8 +87,8 @@ fn show(session: &Session, member: &str, device: &str, error: Option<&str>) -> R
         p { "Does " (member) " still have the device? Then cancel: they replace it themselves, and its codes work meanwhile." }
         form method="post" {
             input type="hidden" name="device" value=(device);
-            label { input type="checkbox" required; "I have made sure that it is " (member) " who asks" }
-            label { input type="checkbox" name="new_codes"; "Make new recovery codes, too: someone may have the old list" }
+            label { input type="checkbox" name="sure" required; "I have made sure that it is " (member) " who asks" }
+            label { input type="checkbox" name="new_codes" checked[new_codes]; "Make new recovery codes, too: someone may have the old list" }
             (password.password()) (code.digits())
             button { "Reset " (device) " of " (member) }
         }
