@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from capabilities import OURS
-from population import RELEASE_PARAMETERS, RELEASES, codes_of_the_desk, install, rows
+from population import RELEASE_PARAMETERS, RELEASES, codes_of_the_desk, install as install_release, rows
 from server import Database
 from totp import NO_CODE, NOON, SECRET, good, import_secret, verify, wrong
 
@@ -182,7 +182,7 @@ def any_app(request, cluster):
     """The library of today under its own SQL, and under that of each release, until the database is updated."""
     database = cluster.create_database(extension=False)
     if request.param in RELEASES:
-        install(database, request.param)
+        install_release(database, request.param)
     else:
         database.execute("CREATE EXTENSION pg_totp")
     yield install(database)
