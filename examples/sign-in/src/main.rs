@@ -148,6 +148,6 @@ async fn guard(
 /// send those before it.
 fn address(app: &App, peer: SocketAddr, request: &Request) -> IpAddr {
     let values = app.address_header.as_ref().map(|name| request.headers().get_all(name));
-    let last = values.and_then(|it| it.iter().last()).and_then(|it| it.to_str().ok()?.rsplit(',').next());
+    let last = values.and_then(|it| it.iter().next_back()).and_then(|it| it.to_str().ok()?.rsplit(',').next());
     last.and_then(|it| it.trim().parse().ok()).unwrap_or(peer.ip())
 }
