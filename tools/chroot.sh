@@ -80,6 +80,7 @@ if [ ! -e "$base" ]; then
     # apt there gets packages as apt here does: the same proxy and checks.
     apt-config dump | grep -E '^Acquire::(Check-|https?::)' >"$base.new/etc/apt/apt.conf.d/80pg_totp" || true
     cp -a /usr/local/share/ca-certificates/. "$base.new/usr/local/share/ca-certificates/"
+    echo 'APT::Keep-Downloaded-Packages "false";' >"$base.new/etc/apt/apt.conf.d/81pg_totp" # two gigabytes in each system
     echo force-unsafe-io >"$base.new/etc/dpkg/dpkg.cfg.d/pg_totp" # nothing here must outlive a power cut
     # No program of the new system is started by its installation.
     printf '#!/bin/sh\nexit 101\n' >"$base.new/usr/sbin/policy-rc.d"
@@ -87,7 +88,7 @@ if [ ! -e "$base" ]; then
     # shellcheck disable=SC2016 # the inner shell expands it
     isolated 'mount --rbind /dev "$1/dev"
         mount -t proc proc "$1/proc"
-        chroot "$1" sh -c "update-ca-certificates && apt-get update -q"' "$base.new" >>"$base.log" 2>&1 ||
+        chroot "$1" sh -c "update-ca-certificates && apt-get update -q && apt-get clean"' "$base.new" >>"$base.log" 2>&1 ||
         die "the new system does not work, see $base.log"
     mv "$base.new" "$base"
 fi
