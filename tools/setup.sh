@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing: Rust, Debian packages, cargo-pgrx and its settings.
-# Quick, and silent, if all of it is there.
+# Quick if all of it is there, and then silent, unless Rust is taken by its path: then it says which one.
 #
 # usage: tools/setup.sh            what building, the demo and psql need
 #        tools/setup.sh test       also what the tests and benchmarks need

@@ -19,7 +19,7 @@ pub fn catalog() -> pg_sys::Oid {
 pub fn has_taken(table: pg_sys::Oid) -> bool {
     let catalog = catalog();
     if catalog == pg_sys::InvalidOid {
-        return false;
+        return is_installed(); // then its catalog is somewhere else
     }
     // SAFETY: returns NULL if Citus was dropped meanwhile. Closed below; an error closes it too.
     unsafe {
@@ -34,6 +34,11 @@ pub fn has_taken(table: pg_sys::Oid) -> bool {
         pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
         names
     }
+}
+
+fn is_installed() -> bool {
+    // SAFETY: a string of C, in a transaction. Returns 0 if there is no such extension.
+    unsafe { pg_sys::get_extension_oid(c"citus".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
 /// Returns the column that names a table. `None` if this is not the catalog that Citus has today.

@@ -48,7 +48,7 @@ def test_meta_json_is_as_the_pgxn_meta_spec_wants_it():
 def test_every_place_names_the_same_version():
     for path in ("Cargo.lock", "fuzz/Cargo.lock"):
         packages = tomllib.loads((ROOT / path).read_text())["package"]
-        assert {p["version"] for p in packages if p["name"] in ("pg_totp", "otp", "seal")} == {VERSION}, path
+        assert {p["version"] for p in packages if p["name"] in ("pg_totp", "otp", "seal", "tokens")} == {VERSION}, path
     assert META["version"] == META["provides"]["pg_totp"]["version"] == VERSION
     spec = (ROOT / "packaging/pg_totp.spec").read_text()
     rust = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["rust-version"]

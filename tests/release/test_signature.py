@@ -1,4 +1,4 @@
-"""The sums of a release and their signature: made as tools/release.sh does, verified by the commands of SECURITY.md."""
+"""What tools/release.sh puts into a release; its sums and their signature, verified by the commands of SECURITY.md."""
 
 import os
 import shutil
@@ -135,3 +135,49 @@ def test_the_committed_signers_are_for_releases_alone():
     text = (ROOT / "packaging/allowed_signers").read_text().replace("# A line: ", "")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert lines and all(line.startswith('pg_totp namespaces="pg_totp-release" ') for line in lines)
+
+
+STAND_INS = {  # each makes a file, and names it; in target/, or in that of another Debian
+    "tools/dist.sh": "echo >target/pg_totp.zip; echo target/pg_totp.zip",
+    "tools/dependencies.sh": "echo >target/pg_totp.cdx.json; echo target/pg_totp.cdx.json",
+    "tools/chroot.sh": """case $1 in
+    --target) echo "$PWD/target/debian/$2/build" ;;
+    *) export BUILD=target/debian/$1/build && shift && exec "$@" ;;
+esac""",
+    "bin/make": """kind=$2 major=$(echo "$3" | sed 's|.*/postgresql/\\([0-9]*\\)/.*|\\1|')
+mkdir -p "${BUILD:=target}/$kind" && echo "$*" >"$BUILD/$kind/$kind-$major" && echo target/$kind/$kind-$major""",
+}
+
+
+def test_a_release_has_a_package_for_each_postgresql_and_an_image_from_18_on(checkout, tmp_path):
+    for name, script in STAND_INS.items():
+        path = checkout / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    (checkout / ".gitignore").write_text("/target/\n")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test"]
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=test"]):
+        subprocess.run([*git, *command], cwd=checkout, check=True)
+    for release, major, is_for_building in (("forky", 18, True), ("sid", 19, True), ("sid", 14, False)):
+        system = checkout / "target/debian" / release
+        (system / "build").mkdir(parents=True, exist_ok=True)
+        (system / f"usr/lib/postgresql/{major}/bin").mkdir(parents=True)
+        (system / f"usr/lib/postgresql/{major}/bin/pg_config").touch()
+        if is_for_building:
+            (system / f"usr/include/postgresql/{major}/server").mkdir(parents=True)
+            (system / f"usr/include/postgresql/{major}/server/postgres.h").touch()
+    environment = {name: value for name, value in os.environ.items() if name != "PG_CONFIG"}
+    environment |= {"RELEASE_KEY": str(tmp_path / "signer"), "PATH": f"{checkout / 'bin'}:{os.environ['PATH']}", "SOURCE_DATE_EPOCH": "1700000000"}
+    made = subprocess.run(["tools/release.sh"], cwd=checkout, text=True, capture_output=True, env=environment)
+    assert made.returncode == 0, made.stderr
+
+    here = {path.parts[4] for path in Path("/usr/lib/postgresql").glob("*/bin/pg_config")
+            if Path(f"/usr/include/postgresql/{path.parts[4]}/server/postgres.h").exists()}
+    expected = {f"package-{major}" for major in here | {"18", "19"}} | {f"image-{major}" for major in {"18", "19"} | {m for m in here if int(m) > 17}}
+    folder = checkout / made.stdout.strip()
+    sums = {line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert sums == expected | {"pg_totp.zip", "pg_totp.cdx.json"}
+    assert (folder / "image-18").read_text().endswith("PG_CONFIG=/usr/lib/postgresql/18/bin/pg_config SOURCE_DATE_EPOCH=1700000000\n")
+    shutil.copy(checkout / "packaging/allowed_signers", folder)
+    assert verify(folder)[0] == 0

@@ -6,6 +6,7 @@ Debian has no Citus. What is asked here is its catalog, so a stand-in with the s
 from contextlib import closing
 
 import pytest
+from documents import block
 from health import health
 from totp import NOON, NO_CODE, active_user, check, code_at, error_of, fix_clock, recovery_codes, verify, wrong_codes
 
@@ -124,6 +125,22 @@ def test_a_catalog_that_is_not_understood_is_refused(citus, warm, change):
     assert health(conn)["table_secrets"][0] == "fail"
 
 
+IS_INSTALLED = """INSERT INTO pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)
+SELECT max(oid)::int + 1, 'citus', 10, 11, false, '13.0' FROM pg_extension"""
+
+
+def test_citus_without_its_catalog_is_refused(citus, warm):
+    """As under another name, or in another schema."""
+    _, secret = warm
+    citus.psql("SET allow_system_table_mods = on; ALTER TABLE pg_catalog.pg_dist_partition SET SCHEMA public")
+    with closing(citus.connect()) as without, closing(citus.connect()) as new:
+        assert health(without)["table_secrets"][0] == "ok"
+        citus.psql(f"SET allow_system_table_mods = on; {IS_INSTALLED}")
+        fix_clock(new, NOON)
+        assert error_of(new, "SELECT totp_verify('alice', %s)", [code_at(secret, NOON)]).sqlstate == "55000"
+        assert health(new)["table_secrets"][0] == "fail"
+
+
 OTHER_INDEX = """DROP INDEX pg_catalog.pg_dist_partition_logical_relid_index;
 CREATE INDEX pg_dist_partition_logical_relid_index ON pg_catalog.pg_dist_partition (partmethod)"""
 
@@ -156,3 +173,26 @@ def test_citus_is_dropped_and_comes(db):
         assert error_of(conn, "SELECT totp_verify('alice', %s)", [codes[0]]).sqlstate == "55000"
         db.psql("SET allow_system_table_mods = on; DROP TABLE pg_catalog.pg_dist_partition")
         assert verify(conn, "alice", codes[1]) is True
+
+
+def test_the_way_back_of_the_page_brings_every_row(cluster):
+    """Without Citus, so with the rows where they were."""
+    app = cluster.create_database("app", extension=False)
+    app.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa; ALTER DATABASE app SET search_path = mfa")
+    with closing(app.connect()) as conn:
+        fix_clock(conn, NOON)
+        secret = active_user(conn)
+        recovery_code, *_ = recovery_codes(conn)
+        used, unused = (code_at(secret, NOON.timestamp() + 30 * step) for step in (0, 1))
+        assert verify(conn, "alice", used) is True
+        assert check(conn, "alice", next(wrong_codes(secret, NOON))).reason == "wrong"
+    printed = cluster.client("bash", "-euc", f"cd {cluster.folder}; {block('operations/citus.md', 'way-back.sh')}")
+    [before, restored] = printed.splitlines()
+    assert before == restored and "0" not in before.split("|")
+    with closing(app.connect()) as conn:
+        fix_clock(conn, NOON)
+        assert [verify(conn, "alice", code) for code in (used, unused)] == [False, True]
+        assert conn.execute("SELECT totp_recover('alice', %s)", [recovery_code]).fetchone()[0] is True
+    assert not (cluster.folder / "totp.sql").exists()
+    assert cluster.psql("SELECT datname FROM pg_database WHERE datname = 'totp_check'") == ""
+    app.drop()
