@@ -665,7 +665,7 @@ $update$;
 -- The same for new tables: ALTER DEFAULT PRIVILEGES may have granted them to others.
 DO $update$
 DECLARE
-  table_ CONSTANT regclass[] := ARRAY['totp.counters'];
+  table_ CONSTANT regclass[] := ARRAY['totp.counters', 'totp.audit_keys', 'totp.audit_seals'];
   grant_ record;
 BEGIN
   FOR grant_ IN

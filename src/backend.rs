@@ -184,6 +184,45 @@ pub fn try_lock_table(table: pg_sys::Oid, mode: u32) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(table, mode as i32) }
 }
 
+/// Locks the indexes of a table, and its partitions and children with theirs, until the end of the transaction: everything
+/// that a statement about the table may wait for.
+///
+/// # Safety
+/// `relation` is open and locked.
+pub unsafe fn lock_parts(relation: pg_sys::Relation, mode: u32) {
+    // SAFETY: promised by the caller. A partition or child that is gone meanwhile is not opened.
+    unsafe {
+        lock_indexes(relation, mode);
+        if !(*(*relation).rd_rel).relhassubclass {
+            return;
+        }
+        let tables = pg_sys::find_all_inheritors((*relation).rd_id, mode as i32, std::ptr::null_mut());
+        for table in pgrx::PgList::<pg_sys::Oid>::from_pg(tables).iter_oid() {
+            let part = pg_sys::try_table_open(table, pg_sys::NoLock as i32);
+            if !part.is_null() {
+                lock_indexes(part, mode);
+                pg_sys::table_close(part, pg_sys::NoLock as i32);
+            }
+        }
+        pg_sys::list_free(tables);
+    }
+}
+
+/// Locks the indexes of a table until the end of the transaction.
+///
+/// # Safety
+/// `relation` is open and locked.
+unsafe fn lock_indexes(relation: pg_sys::Relation, mode: u32) {
+    // SAFETY: promised by the caller. The list is a copy.
+    unsafe {
+        let indexes = pg_sys::RelationGetIndexList(relation);
+        for index in pgrx::PgList::<pg_sys::Oid>::from_pg(indexes).iter_oid() {
+            pg_sys::LockRelationOid(index, mode as i32);
+        }
+        pg_sys::list_free(indexes);
+    }
+}
+
 /// Returns how many pages a table has.
 ///
 /// # Safety

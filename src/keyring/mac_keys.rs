@@ -16,9 +16,8 @@ use crate::{clock, random};
 ///
 /// Errors: F0000 if its master key is not loaded.
 pub fn current() -> Result<(KeyId, MacKey), Error> {
-    let snapshot = Snapshot::latest();
-    let newest_data_key = data_keys::current(&snapshot)?.map(|key| key.id);
-    match audit_keys::all(&snapshot)?.pop() {
+    let newest_data_key = data_keys::current(&Snapshot::latest())?.map(|key| key.id);
+    match audit_keys::all(&Snapshot::latest())?.pop() {
         // One sequence numbers both.
         Some(newest) if newest_data_key.is_none_or(|data_key| data_key < newest.id) => Ok((newest.id, open(&newest)?)),
         _ => create(),

@@ -10,7 +10,6 @@ use super::relcache::Kept;
 use super::shape;
 use super::spi::{Snapshot, statement};
 use super::table_oid;
-use crate::backend;
 use crate::error::Error;
 use crate::inplace::{InPlace, RowAddress, Words};
 use crate::timestamp::Timestamp;
@@ -58,9 +57,8 @@ pub struct Found {
 ///
 /// Errors: XX001 if there is none.
 pub fn find() -> Result<Found, Error> {
-    // Nothing may rewrite or move the row until the end of the transaction. If the table does not exist, this locks
-    // nothing, and the next statement raises.
-    backend::lock_table(table(), pg_sys::RowExclusiveLock);
+    // Nothing may rewrite or move the row until the end of the transaction.
+    shape::FLOOR.open(pg_sys::RowExclusiveLock)?.lock_parts(pg_sys::RowExclusiveLock);
     let snapshot = Snapshot::latest();
     let row = FIND.with(|s| {
         s.first(&snapshot, &[], |row| {

@@ -10,6 +10,7 @@ use pgrx::{IntoDatum, pg_sys};
 use super::row::Row;
 use super::shape::{Open, Table, UserIdColumn};
 use super::spi::{self, Snapshot, Statement};
+use crate::backend;
 use crate::error::Error;
 use crate::inplace::{self, RowAddress};
 use crate::user::UserId;
@@ -30,12 +31,16 @@ pub struct OpenTable {
 }
 
 impl UserTable {
-    /// Opens and locks it.
+    /// Opens and locks it, with all that is opened to read it: nobody who reads waits for a lock.
     ///
     /// Errors: XX001 if it is missing, or its columns or the collation of `user_id` have changed.
     pub fn open(&'static self, lock: u32) -> Result<OpenTable, Error> {
         let open = self.table.open(lock)?;
         let user_id = open.user_id().ok_or_else(|| self.table.altered())?;
+        match user_id.key {
+            Some(key) => backend::lock_table(key, pg_sys::AccessShareLock),
+            None => open.lock_parts(lock),
+        }
         Ok(OpenTable { table: self, open, user_id })
     }
 }

@@ -335,6 +335,8 @@ pub fn sealed_of_user(snapshot: &Snapshot, user: UserId) -> Result<Vec<SealedSec
 /// Returns the secrets of all users, except pending ones that have expired, and those that nobody has approved, of
 /// a user who has MFA: an import approves.
 pub fn export(snapshot: &Snapshot, now: Timestamp) -> Result<Vec<Exported>, Error> {
+    // The keys of these secrets are read under the same snapshot, so a wait for them comes before it.
+    shape::DATA_KEYS.open(pg_sys::AccessShareLock)?.lock_parts(pg_sys::AccessShareLock);
     EXPORT.with(|s| {
         s.rows(snapshot, &[time(now)], |row| {
             Ok(Exported {

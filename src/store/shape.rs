@@ -252,6 +252,12 @@ impl Open {
         unsafe { (*self.relation).rd_id }
     }
 
+    /// Locks its indexes, and its partitions and children with theirs.
+    pub fn lock_parts(&self, lock: u32) {
+        // SAFETY: the relation is open, and locked since it was opened.
+        unsafe { backend::lock_parts(self.relation, lock) }
+    }
+
     /// Returns how the rows of a user are found, in a table by user id.
     pub fn user_id(&self) -> Option<UserIdColumn> {
         self.user_id

@@ -30,8 +30,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// Sees everything that is committed at its first use, and what this transaction did.
     ///
-    /// Its first use comes after the lock on the table that it reads: a snapshot that is older than a wait for that lock sees
-    /// an empty table, if what held the lock has rewritten it, such as ALTER TABLE, or REPACK (CONCURRENTLY) of PostgreSQL 19.
+    /// Its first use comes after the locks on the table that it reads, on its partitions, and on its indexes: a snapshot that is
+    /// older than a wait for a lock sees an empty table, if what held the lock has rewritten it, such as ALTER TABLE, or
+    /// REPACK (CONCURRENTLY) of PostgreSQL 19; and it does not see what was disabled meanwhile.
     pub fn latest() -> Self {
         // SAFETY: a transaction is open in every function call.
         Self { snapshot: Cell::new(std::ptr::null_mut()), owner: unsafe { pg_sys::CurrentResourceOwner } }
@@ -291,7 +292,7 @@ impl Statement {
         finish: impl FnOnce(u64) -> Result<T, Error>,
     ) -> Result<T, Error> {
         debug_assert_eq!(args.len(), self.types.len());
-        // Before the snapshot. The plan locks them again, and a table stays locked to the end of the transaction anyway.
+        // Before the snapshot. The plan locks them again, and what is locked stays so to the end of the transaction anyway.
         let _open = self.open_tables()?;
         let mut values: Vec<pg_sys::Datum> = args.iter().map(|a| a.unwrap_or(pg_sys::Datum::null())).collect();
         let nulls: Vec<std::ffi::c_char> = args.iter().map(|a| if a.is_none() { b'n' } else { b' ' } as _).collect();
@@ -324,11 +325,12 @@ impl Statement {
         }
     }
 
-    /// Opens and locks the tables of the statement, and checks them. Errors: XX001 if one is missing, or its columns have changed;
-    /// 55000 if Citus has taken it.
+    /// Opens and locks the tables of the statement with their parts, and checks them. Errors: XX001 if one is missing, or its
+    /// columns have changed; 55000 if Citus has taken it.
     fn open_tables(&self) -> Result<Vec<Open>, Error> {
         let lock = if self.read_only { pg_sys::AccessShareLock } else { pg_sys::RowExclusiveLock };
-        self.tables.get_or_init(|| shape::named_in(self.sql)).iter().map(|table| table.open(lock)).collect()
+        let open = |table: &&'static Table| table.open(lock).inspect(|open| open.lock_parts(lock));
+        self.tables.get_or_init(|| shape::named_in(self.sql)).iter().map(open).collect()
     }
 
     fn prepared(&self) -> Result<pg_sys::SPIPlanPtr, Error> {

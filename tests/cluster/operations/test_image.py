@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from health import health
-from population import check_everyone, populate, rows
+from population import check_everyone, install, populate, rows
 from server import CHECKOUT, PROJECT, Cluster
 from totp import NOON, code_at, enroll, fix_clock, verify
 
@@ -210,7 +210,8 @@ def test_the_next_image_updates_what_the_one_before_has_made(image, make_server,
     new, old = image.unpack(extensions / "new"), extensions / "old"
     as_it_was_in_0_1_0(new, old)
     server = make_server(old)
-    db = server.create_database()
+    db = server.create_database(extension=False)
+    install(db, "0.1.0")
     assert db.execute(LIBRARIES) == [("$libdir/pg_totp",)]
     known = populate(db)
     before = rows(db)
