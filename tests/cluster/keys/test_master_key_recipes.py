@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from health import health
+from key_files import SPOILED, WRITTEN
 from key_sources import Age, HostKey, Token, Tpm, found_on_disk, places_on_disk, written_forms
 from many_users import AT_ONCE, import_users, secret_of, sign_in_all
 from master_keys import FIX, MINUTE, OLD, RESTORE, fingerprint_of_current, reload_and_wait
@@ -16,6 +17,10 @@ from sessions import session
 from totp import NOON, code_at, error_of
 
 RECIPES = {"host key": HostKey, "TPM": Tpm, "token": Token, "age": Age}
+only_host_key = pytest.mark.parametrize("source", [HostKey], ids=["host key"], indirect=True)
+
+
+NO_KEYS = "these are no keys"
 
 
 @pytest.fixture(scope="module", params=RECIPES.values(), ids=RECIPES)
@@ -157,7 +162,7 @@ def test_what_is_no_key_is_not_filled(source, printed):
     program.write_text(f"#!/bin/sh\ncat >/dev/null\nprintf '{printed}'\n")
     for verb in ("fill", "new", "keep"):
         sealed = (source.etc / "sealed").read_bytes()
-        with pytest.raises(CommandFailed, match="these are no keys; nothing was changed"):
+        with pytest.raises(CommandFailed, match=NO_KEYS):
             source.shell(f"totp-key {verb}")
         assert source.key_file.read_bytes() == before
         assert (source.etc / "sealed").read_bytes() == sealed
@@ -170,7 +175,7 @@ def test_without_a_check_nothing_is_filled(source):
     program, before = source.bin / "grep", source.key_file.read_bytes()
     program.write_text("#!/bin/sh\ncat >/dev/null\nexit 2\n")
     program.chmod(0o755)
-    with pytest.raises(CommandFailed, match="these are no keys; nothing was changed"):
+    with pytest.raises(CommandFailed, match=NO_KEYS):
         source.fill()
     assert source.key_file.read_bytes() == before
     program.unlink()
@@ -196,6 +201,30 @@ def test_what_does_not_open_replaces_nothing(source):
         assert (source.etc / "sealed").read_bytes() == sealed
     program.write_text(text)
     source.fill()
+
+
+@only_host_key
+@pytest.mark.parametrize("template", WRITTEN.values(), ids=WRITTEN)
+def test_every_file_that_the_server_reads_is_taken(source, template):
+    """What is sealed is the keys alone, in their order."""
+    [key] = source.keys()
+    text = template.replace("{key}", key).replace("{KEY}", key.upper())
+    keys = [line.split("#")[0].strip() for line in text.splitlines()]
+    try:
+        source.shell("totp-key take; totp-key fill", text)
+        assert source.key_file.read_text() == "".join(f"{one}\n" for one in keys if one)
+    finally:
+        source.shell("totp-key take; totp-key fill", f"{key}\n")
+
+
+@only_host_key
+@pytest.mark.parametrize("name", ["empty", "white space", "comments only", "truncated", "too long", "twice in a line", "two in a line", "spaces inside",
+                                  "second line bad", "second line short", "full-width digits", "BOM", "quoted", "comma"])
+def test_what_the_server_does_not_read_is_not_taken(source, name):
+    sealed = (source.etc / "sealed").read_bytes()
+    with pytest.raises(CommandFailed, match=NO_KEYS):
+        source.shell("totp-key take", SPOILED[name])
+    assert (source.etc / "sealed").read_bytes() == sealed
 
 
 def test_a_folder_on_a_disk_is_not_filled(source):
@@ -275,7 +304,7 @@ def test_another_tpm_opens_nothing(source):
     assert source.key_file.read_bytes() == before
 
 
-@pytest.mark.parametrize("source", [HostKey], ids=["host key"], indirect=True)
+@only_host_key
 def test_the_search_sees_each_form(source):
     """Wherever in a file it stands."""
     [key] = source.keys()
