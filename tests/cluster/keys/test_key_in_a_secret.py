@@ -113,6 +113,10 @@ def test_a_second_paste_makes_no_third_key(secret):
     secret.refuses(ABOVE, "old.base64")
     secret.clean()
     secret.refuses(ABOVE, "must have one line")
+    [new, _] = secret.keys()
+    (secret.folder / "old.key").rename(secret.folder / "both.key")  # as the page says: go on
+    assert secret.paste(ALONE).returncode == 0
+    assert secret.keys() == [new]
 
 
 @pytest.mark.parametrize("name, text", [("openssl", "exit 1"), ("openssl", "exit 0"), ("cat", "exit 1"), ("cat", "exit 0"), ("base64", "exit 1")],
