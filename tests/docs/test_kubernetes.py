@@ -1,5 +1,6 @@
 """docs/operations/kubernetes.md: its YAML, read as Kubernetes does, has the names of the resources and fits together."""
 
+import re
 import tomllib
 
 import blocks
@@ -17,7 +18,7 @@ FIELDS = {
     "Cluster": {"apiVersion": "postgresql.cnpg.io/v1", "kind": str, "metadata": METADATA, "spec": {
         "instances": int, "imageName": str, "primaryUpdateMethod": str, "storage": {"size": str},
         "projectedVolumeTemplate": {"defaultMode": int, "sources": [{"secret": {"name": str, "items": ITEMS}}]},
-        "postgresql": {"parameters": {"totp.key_file": str, "totp.issuer": str}, "synchronous": {"method": str, "number": int},
+        "postgresql": {"parameters": {"totp.key_file": str, "totp.issuer": str}, "synchronous": {"method": str, "number": int, "failoverQuorum": bool},
                        "extensions": [{"name": str, "image": {"reference": str}}]}}},
     "Database": {"apiVersion": "postgresql.cnpg.io/v1", "kind": str, "metadata": METADATA, "spec": {
         "cluster": {"name": str}, "name": str, "owner": str, "schemas": [{"name": str, "owner": str}],
@@ -83,3 +84,11 @@ def test_the_database_is_of_the_cluster_and_has_the_version_of_the_image():
     repository, tag = extension["image"]["reference"].split(":")
     assert tag.startswith(f"{VERSION}-") and f"{repository}:{tag}\n" in PAGE.read_text()
     assert f"pg_totp-{tag}-amd64.tar" in PAGE.read_text()
+
+
+def test_a_failover_that_is_not_forced_loses_no_answered_code():
+    """With failoverQuorum the operator promotes an instance only if one that it can promote has each of them. New in CloudNativePG 1.28."""
+    synchronous = RESOURCES["Cluster"]["spec"]["postgresql"]["synchronous"]
+    assert synchronous == {"method": "any", "number": 1, "failoverQuorum": True}
+    [minimum] = re.findall(r"CloudNativePG (\d+\.\d+) or newer", PAGE.read_text())
+    assert tuple(map(int, minimum.split("."))) >= (1, 28)

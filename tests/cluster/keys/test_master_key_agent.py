@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
@@ -30,8 +30,8 @@ STEP = timedelta(seconds=30)
 
 
 class Agent:
-    """Renders keys into a file in memory as the agents of Vault and OpenBao do: a new file, which has owner and mode already when
-    it takes the name of the old one."""
+    """Renders keys into a file in memory as the agents of Vault and OpenBao do: a new file, which takes the name of the old one. It
+    has the owner of the old one by then. If there is no old one, it is the agent's, and gets its owner afterwards."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="pg_totp.", dir=MEMORY))
@@ -39,8 +39,20 @@ class Agent:
         self.key_file = self.folder / "totp.key"
 
     def render(self, *keys: str) -> None:
-        self._write(self.folder / "new", keys)
-        (self.folder / "new").rename(self.key_file)
+        with self.rendering(*keys):
+            pass
+
+    @contextmanager
+    def rendering(self, *keys: str):
+        """The moment in which the file has its name, and at the first time not yet its owner."""
+        new, old = self.folder / "new", self.key_file
+        new.write_text("".join(f"{key}\n" for key in keys))
+        if old.exists():
+            os.chown(new, old.stat().st_uid, old.stat().st_gid)
+        new.chmod(0o400)
+        new.rename(old)
+        yield
+        os.chown(old, SERVER_USER.pw_uid, SERVER_USER.pw_gid)
 
     def lose(self) -> None:
         """What is left after a restart of the machine without the secret store."""
@@ -50,11 +62,6 @@ class Agent:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
-
-    def _write(self, path: Path, keys: tuple[str, ...]) -> None:
-        path.write_text("".join(f"{key}\n" for key in keys))
-        path.chmod(0o400)
-        os.chown(path, SERVER_USER.pw_uid, SERVER_USER.pw_gid)
 
 
 class Kubelet(Agent):
@@ -68,7 +75,10 @@ class Kubelet(Agent):
         self.number += 1
         folder = self.folder / f"..{self.number}"
         folder.mkdir(mode=0o755)
-        self._write(folder / "totp.key", keys)
+        file = folder / "totp.key"
+        file.write_text("".join(f"{key}\n" for key in keys))
+        file.chmod(0o400)
+        os.chown(file, SERVER_USER.pw_uid, SERVER_USER.pw_gid)
         (self.folder / "..data_tmp").symlink_to(folder.name)
         (self.folder / "..data_tmp").rename(old)
         if before:
@@ -176,6 +186,24 @@ def test_an_agent_is_away_when_the_server_starts(agent, rendered):
         assert sign_in_all(conn, users, NOON) == len(users)  # the same session, without a reload
         assert health(conn)["master_key"][0] == "ok"
     leaves_no_key_on_a_disk(db.cluster, {key})
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives a file away")
+@pytest.mark.parametrize("agent", [Agent], ids=["rename of the file"], indirect=True)
+def test_the_first_file_of_an_agent_cannot_be_read_for_a_moment(agent, rendered):
+    """A call in that moment costs the user nothing, and the next one reads the file. Later files have no such moment."""
+    db, key, users = rendered
+    agent.lose()
+    db.cluster.restart()
+    with session(db) as conn:
+        with agent.rendering(key):
+            assert refused(conn, users[0]) == (
+                "F0000", "master key file is not valid", "The server has no permission to read the file, or to search a directory above it.")
+        assert sign_in_all(conn, users, NOON) == len(users)  # the same session, without a reload
+        assert db.value("SELECT sum(failures) FROM totp.attempts") == 0
+        new = token_hex(32)
+        with agent.rendering(new, key), session(db) as other:
+            assert sign_in_all(other, users, NOON + STEP) == len(users)
 
 
 def test_an_agent_renders_a_stale_file(agent, rendered):

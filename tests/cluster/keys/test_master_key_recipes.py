@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from health import health
-from key_sources import Age, HostKey, Token, Tpm, found_on_disk, places_on_disk, written_forms
+from key_files import SPOILED, WRITTEN
+from key_sources import PROGRAMS, Age, HostKey, Token, Tpm, found_on_disk, places_on_disk, written_forms
 from many_users import AT_ONCE, import_users, secret_of, sign_in_all
 from master_keys import FIX, MINUTE, OLD, RESTORE, fingerprint_of_current, reload_and_wait
 from server import SERVER_USER, CommandFailed
@@ -16,6 +17,18 @@ from sessions import session
 from totp import NOON, code_at, error_of
 
 RECIPES = {"host key": HostKey, "TPM": Tpm, "token": Token, "age": Age}
+only_host_key = pytest.mark.parametrize("source", [HostKey], ids=["host key"], indirect=True)
+
+
+NO_KEYS = "these are no keys"
+
+# Stands for every program of the system: notes its name, arguments and environment, and becomes it.
+WATCH = """#!/bin/sh
+name=${{0##*/}}
+{{ echo "called $name"; /usr/bin/tr '\\0' '\\n' </proc/$$/cmdline; /usr/bin/tr '\\0' '\\n' </proc/$$/environ; }} >>{noted}
+[ ! -x {first}/$name ] || exec {first}/$name "$@"
+exec /usr/bin/$name "$@"
+"""
 
 
 @pytest.fixture(scope="module", params=RECIPES.values(), ids=RECIPES)
@@ -157,7 +170,7 @@ def test_what_is_no_key_is_not_filled(source, printed):
     program.write_text(f"#!/bin/sh\ncat >/dev/null\nprintf '{printed}'\n")
     for verb in ("fill", "new", "keep"):
         sealed = (source.etc / "sealed").read_bytes()
-        with pytest.raises(CommandFailed, match="these are no keys; nothing was changed"):
+        with pytest.raises(CommandFailed, match=NO_KEYS):
             source.shell(f"totp-key {verb}")
         assert source.key_file.read_bytes() == before
         assert (source.etc / "sealed").read_bytes() == sealed
@@ -165,12 +178,30 @@ def test_what_is_no_key_is_not_filled(source, printed):
     source.fill()
 
 
+def test_what_is_no_key_leaves_no_file_at_a_start_of_the_machine(source, db, users, when):
+    """While the server runs, it costs nothing. At a start there is no file to fall back on."""
+    program = source.etc / "open"
+    text = program.read_text()
+    program.write_text("#!/bin/sh\ncat >/dev/null\necho '<no value>'\n")
+    with pytest.raises(CommandFailed, match=NO_KEYS):
+        source.fill()
+    all_sign_in(db, users, when)
+    source.restart_machine()
+    with session(db, when()) as conn:
+        error = error_of(conn, "SELECT totp_verify(%s, %s)", [users[0], code_at(secret_of(users[0]), when())])
+        assert (error.sqlstate, error.diag.message_detail) == ("F0000", "There is no such file.")
+        assert health(conn)["master_key"][0] == "fail"
+        program.write_text(text)
+        source.fill()
+        assert sign_in_all(conn, users, when()) == 5
+
+
 def test_without_a_check_nothing_is_filled(source):
     """If grep itself fails, nothing is known of the keys."""
     program, before = source.bin / "grep", source.key_file.read_bytes()
     program.write_text("#!/bin/sh\ncat >/dev/null\nexit 2\n")
     program.chmod(0o755)
-    with pytest.raises(CommandFailed, match="these are no keys; nothing was changed"):
+    with pytest.raises(CommandFailed, match=NO_KEYS):
         source.fill()
     assert source.key_file.read_bytes() == before
     program.unlink()
@@ -198,6 +229,30 @@ def test_what_does_not_open_replaces_nothing(source):
     source.fill()
 
 
+@only_host_key
+@pytest.mark.parametrize("template", WRITTEN.values(), ids=WRITTEN)
+def test_every_file_that_the_server_reads_is_taken(source, template):
+    """What is sealed is the keys alone, in their order."""
+    [key] = source.keys()
+    text = template.replace("{key}", key).replace("{KEY}", key.upper())
+    keys = [line.split("#")[0].strip() for line in text.splitlines()]
+    try:
+        source.shell("totp-key take; totp-key fill", text)
+        assert source.key_file.read_text() == "".join(f"{one}\n" for one in keys if one)
+    finally:
+        source.shell("totp-key take; totp-key fill", f"{key}\n")
+
+
+@only_host_key
+@pytest.mark.parametrize("name", ["empty", "white space", "comments only", "truncated", "too long", "twice in a line", "two in a line", "spaces inside",
+                                  "second line bad", "second line short", "full-width digits", "BOM", "quoted", "comma"])
+def test_what_the_server_does_not_read_is_not_taken(source, name):
+    sealed = (source.etc / "sealed").read_bytes()
+    with pytest.raises(CommandFailed, match=NO_KEYS):
+        source.shell("totp-key take", SPOILED[name])
+    assert (source.etc / "sealed").read_bytes() == sealed
+
+
 def test_a_folder_on_a_disk_is_not_filled(source):
     program, folder = source.bin / "totp-key", source.disk / "run"
     text = program.read_text()
@@ -210,7 +265,7 @@ def test_a_folder_on_a_disk_is_not_filled(source):
 
 
 def test_a_folder_that_is_not_there_is_not_filled(source):
-    away = source.memory.with_suffix(".away")
+    away = Path(f"{source.memory}.away")
     source.memory.rename(away)
     try:
         with pytest.raises(CommandFailed, match="there is no folder"):
@@ -275,7 +330,7 @@ def test_another_tpm_opens_nothing(source):
     assert source.key_file.read_bytes() == before
 
 
-@pytest.mark.parametrize("source", [HostKey], ids=["host key"], indirect=True)
+@only_host_key
 def test_the_search_sees_each_form(source):
     """Wherever in a file it stands."""
     [key] = source.keys()
@@ -290,6 +345,33 @@ def test_the_search_sees_each_form(source):
             (planted / name).write_bytes(content)
         assert {found for found in found_on_disk(planted, {key})} >= {(name, name) for name in written}
     shutil.rmtree(planted)
+
+
+def test_no_key_is_in_an_argument_or_in_the_environment(source):
+    """Each program that the script and the recipe call by its name notes, in memory, with what it was called."""
+    [key] = source.keys()
+    watched, noted = source.disk / "watched", source.memory / "noted"
+    watched.mkdir()
+    (watched / "watch").write_text(WATCH.format(noted=noted, first=source.bin))
+    (watched / "watch").chmod(0o755)
+    for name in {path.name for folder in ("/usr/bin", "/bin") for path in Path(folder).iterdir()} - {"watch"}:
+        (watched / name).symlink_to("watch")
+    source.environment["PATH"] = f"{watched}:{source.bin}:{PROGRAMS}"
+    try:
+        for planted in ('id "$key" || true', "export key; id"):  # this would be seen
+            source.shell(f"read -r key; {planted}", f"{key}\n")
+            assert key.encode() in noted.read_bytes()
+            noted.unlink()
+        source.shell("totp-key new; totp-key fill; totp-key keep; totp-key fill")
+        source.shell("totp-key take; totp-key fill", f"{key}\n")
+        called = {line.removeprefix("called ") for line in noted.read_text().splitlines() if line.startswith("called ")}
+        assert called >= {"flock", "grep", "head", "mv", "openssl", "sed", "sync", *source.programs}
+        for form, written in ((form, written) for made in source.made for form, written in written_forms(made).items()):
+            assert written not in noted.read_bytes(), form
+    finally:
+        del source.environment["PATH"]
+        shutil.rmtree(watched)
+        noted.unlink(missing_ok=True)
 
 
 def test_no_key_is_on_a_disk(source, db, users, when):

@@ -20,6 +20,7 @@ class Source:
     """A recipe, with its programs `seal` and `open`. Its first key is filled, and the server reads it."""
 
     blocks = {"seal": "", "open": ""}  # the name of each file in /etc/totp: that of its block
+    programs: set[str] = set()  # what seals and opens
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -116,6 +117,7 @@ class Source:
 
 class HostKey(Source):
     blocks = {"seal": "host-seal", "open": "creds-open"}
+    programs = {"systemd-creds"}
 
     def prepare(self) -> None:
         self.secret = self.disk / "credential.secret"  # in place of the host key of this machine
@@ -172,6 +174,7 @@ class Token(Source):
     """With SoftHSM2."""
 
     blocks = {"seal": "token-seal", "open": "token-open", "token": "token"}
+    programs = {"openssl", "pkcs11-tool"}
 
     def prepare(self) -> None:
         self.tokens = self.disk / "tokens"
@@ -193,6 +196,7 @@ class Token(Source):
 
 class Age(Source):
     blocks = {"seal": "age-seal", "open": "age-open"}
+    programs = {"age"}
 
     def prepare(self) -> None:
         self.run("age-key")
