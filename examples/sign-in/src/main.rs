@@ -8,6 +8,7 @@ mod session;
 
 use std::{env, error::Error, io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
+use answer::Failure;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -17,7 +18,7 @@ use axum::{Router, serve};
 use deadpool_postgres::{Manager, Pool, Runtime};
 use pages::{code, desk, device, devices, enroll, password, recovery_codes, reset};
 use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::{Config, NoTls, Row, types::ToSql};
 
 /// What every page can reach.
 #[derive(Clone)]
@@ -36,12 +37,21 @@ pub struct App {
     nobody: Arc<str>,
 }
 
+impl App {
+    /// A query of the public pages: a transaction of its own, committed when its rows are here.
+    pub async fn rows(&self, query: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
+        Ok(self.web.get().await?.query(query, values).await?)
+    }
+
+    pub async fn one(&self, query: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Row, Failure> {
+        Ok(self.web.get().await?.query_one(query, values).await?)
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     if env::args().nth(1).as_deref() == Some("hash") {
-        let mut password = String::new();
-        io::stdin().read_line(&mut password)?;
-        println!("{}", password::hash(password.trim_end_matches('\n')));
+        println!("{}", password::hash(io::read_to_string(io::stdin())?.trim_end_matches('\n')));
         return Ok(());
     }
     let listener = TcpListener::bind(env::var("LISTEN").unwrap_or("127.0.0.1:0".into())).await?;
@@ -54,9 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let address_header: Option<HeaderName> = env::var("ADDRESS_HEADER").ok().map(|it| it.parse()).transpose()?;
     if origin.starts_with("https:") && address_header.is_none() {
-        return Err(
-            "set ADDRESS_HEADER to the header in which the proxy gives the address, such as X-Forwarded-For".into()
-        );
+        return Err("set ADDRESS_HEADER to the header with the address, such as X-Forwarded-For".into());
     }
     let app = App {
         web: pool(&env::var("WEB_DATABASE")?)?,
@@ -108,21 +116,13 @@ fn router(app: App) -> Router {
 }
 
 /// What holds for every page.
-async fn guard(
-    State(app): State<App>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn guard(State(app): State<App>, peer: ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
     let posted = request.method() == Method::POST;
     let mut response = if posted && request.headers().get(header::ORIGIN).is_none_or(|it| it != &*app.origin) {
         // Every browser says which site a form was sent from. SameSite keeps our cookie out of such a request, too.
-        layout::message(
-            StatusCode::FORBIDDEN,
-            "Not sent from this site",
-            "Open the page again and send the form from there.",
-        )
-    } else if posted && !app.limit.allows(address(&app, peer, &request)) {
+        let text = "Open the page again and send the form from there.";
+        layout::message(StatusCode::FORBIDDEN, "Not sent from this site", text)
+    } else if posted && !app.limit.allows(address(&app, peer.0, &request)) {
         let text = "Too many forms were sent from your address. Try again in a minute.";
         ([(header::RETRY_AFTER, "60")], layout::message(StatusCode::TOO_MANY_REQUESTS, "Please wait", text))
             .into_response()

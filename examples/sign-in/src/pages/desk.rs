@@ -6,14 +6,6 @@ use super::*;
 
 const USERS_OF_A_PAGE: i32 = 20;
 
-#[derive(Deserialize)]
-pub struct Asked {
-    #[serde(default)]
-    after: String,
-    #[serde(default)]
-    prefix: String,
-}
-
 /// A connection of the desk's role. Without that role there are no routes to these pages.
 pub async fn role(app: &App) -> Result<Object, Failure> {
     Ok(app.desk.as_ref().ok_or(Failure::NotFound)?.get().await?)
@@ -25,30 +17,29 @@ pub async fn act_as(tx: &Transaction<'_>, who: &Session) -> Result<(), Failure> 
     Ok(())
 }
 
-pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<Asked>) -> Answer {
+pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
     let session = visitor.desk()?;
-    let query = "SELECT user_id, device, state, CASE WHEN NOT locked THEN '' ELSE coalesce(
-                        'until ' || to_char(locked_until AT TIME ZONE 'UTC', 'HH24:MI:SS \"UTC\"'), 'until you unlock') END
+    let query = "SELECT user_id, device, state, CASE WHEN locked THEN coalesce('until ' ||
+                        to_char(locked_until AT TIME ZONE 'UTC', 'HH24:MI:SS \"UTC\"'), 'until you unlock') ELSE '' END
                    FROM mfa.totp_list(nullif($1, ''), $2, $3)";
     let prefix = asked.prefix.trim().to_lowercase();
-    let rows = role(&app).await?.query(query, &[&asked.after, &USERS_OF_A_PAGE, &prefix]).await?;
-    let mut users: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let devices = role(&app).await?.query(query, &[&asked.after, &USERS_OF_A_PAGE, &prefix]).await?;
+    let mut users: Vec<&str> = devices.iter().map(|row| row.get(0)).collect();
     users.dedup();
+    let rows = html! {
+        @for device in &devices {
+            @let [user, device, state, locked]: [&str; 4] = [0, 1, 2, 3].map(|i| device.get(i));
+            @let link = html! { a href={ "/desk/" (user) } { (user) } };
+            tr { th scope="row" { (link) } td { (device) } td { (state) } td { (locked) } }
+        }
+    };
     let content = html! {
         form action="/desk" role="search" {
             label for="prefix" { "User name begins with" }
             input #prefix name="prefix" type="text" value=(prefix) autocapitalize="none" autocomplete="off";
             button { "Search" }
         }
-        table {
-            tr { th scope="col" { "User" } th scope="col" { "Device" } th scope="col" { "State" } th scope="col" { "Locked" } }
-            @for row in &rows {
-                tr {
-                    th scope="row" { a href={ "/desk/" (row.get::<_, &str>(0)) } { (row.get::<_, &str>(0)) } }
-                    @for i in 1..4 { td { (row.get::<_, &str>(i)) } }
-                }
-            }
-        }
+        (table(["User", "Device", "State", "Locked"], rows))
         @if users.len() as i32 == USERS_OF_A_PAGE {
             form action="/desk" {
                 input type="hidden" name="prefix" value=(prefix);
@@ -57,23 +48,25 @@ pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<
             }
         } @else { p { "No more users." } }
     };
-    Ok(ok("Help desk", &session, content))
+    Ok(page("Help desk", &session, &None, content))
 }
 
 pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
     let session = visitor.desk()?;
-    let web = app.web.get().await?;
-    web.query_opt("SELECT FROM app.member WHERE name = $1", &[&member]).await?.ok_or(Failure::NotFound)?;
+    app.rows("SELECT FROM app.member WHERE name = $1", &[&member]).await?.first().ok_or(Failure::NotFound)?;
     let db = role(&app).await?;
-    let query = "SELECT device, state, failures, locked, recovery_locked, recovery_codes_left FROM mfa.totp_status($1) ORDER BY device, version";
-    let devices = db.query(query, &[&member]).await?;
+    let devices = db.query("SELECT * FROM mfa.totp_status($1) ORDER BY device, version", &[&member]).await?;
     let query = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), event, coalesce(device, ''), actor
                    FROM totp.audit_log WHERE user_id = $1 ORDER BY at DESC, id DESC LIMIT 20";
     let events = db.query(query, &[&member]).await?;
+    let rows = html! {
+        @for event in &events { tr { @for i in 0..4 { td { (event.get::<_, &str>(i)) } } } }
+    };
     let content = html! {
         @if let Some(user) = devices.first() {
             p {
-                (user.get::<_, i32>("failures")) " wrong codes in a row. " (user.get::<_, i32>("recovery_codes_left")) " recovery codes left. "
+                (user.get::<_, i32>("failures")) " wrong codes in a row. "
+                (user.get::<_, i32>("recovery_codes_left")) " recovery codes left. "
                 @if user.get("locked") { "Codes are locked. " }
                 @if user.get("recovery_locked") { "Recovery codes are locked." }
             }
@@ -82,27 +75,21 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Path<S
         h2 { "Devices" }
         ul {
             @for device in &devices {
-                @let name: &str = device.get("device");
-                li {
-                    (name) ", " (device.get::<_, &str>("state"))
-                    form action={ "/desk/" (member) "/reset" } { input type="hidden" name="device" value=(name); button { "Reset " (name) } }
-                }
+                @let [name, state]: [&str; 2] = ["device", "state"].map(|column| device.get(column));
+                li { (name) ", " (state) (button_to(&format!("/desk/{member}/reset"), name, "Reset")) }
             }
         }
         h2 { "What happened" }
-        table {
-            tr { th scope="col" { "When, UTC" } th scope="col" { "Event" } th scope="col" { "Device" } th scope="col" { "Who" } }
-            @for event in &events { tr { @for i in 0..4 { td { (event.get::<_, &str>(i)) } } } }
-        }
+        (table(["When, UTC", "Event", "Device", "Who"], rows))
     };
-    Ok(ok(&format!("User {member}"), &session, content))
+    Ok(page(&format!("User {member}"), &session, &None, content))
 }
 
 pub async fn unlock(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
     let session = visitor.desk()?;
     if member == session.member {
         // Or a session that was left open could guess at its own codes without an end.
-        return Err(Failure::Refused("Nobody unlocks themselves. Wait, or ask a colleague."));
+        return Err(Failure::refused("Nobody unlocks themselves. Wait, or ask a colleague."));
     }
     let mut db = role(&app).await?;
     let tx = db.transaction().await?;

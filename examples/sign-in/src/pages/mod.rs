@@ -1,4 +1,5 @@
-//! One page each. A user meets them in this order: password, code, enroll, recovery_codes, devices, device; the desk: desk, reset.
+//! One page each. A user meets them in this order: password, code, enroll, recovery_codes, devices, device; the desk:
+//! desk, reset.
 
 pub mod code;
 pub mod desk;
@@ -12,19 +13,27 @@ pub mod reset;
 // What all of them use.
 use axum::Form;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use crate::App;
-use crate::answer::{Answer, Failure, Judged};
-use crate::layout::{Field, form, ok, page, proof};
-use crate::session::{self, Session, Token, Visitor};
+use crate::answer::{Answer, Failure, judged};
+use crate::layout::{Field, Wrong, button_to, page, proof, table};
+use crate::session::{Session, Token, Visitor};
+use crate::{App, layout};
 
-/// A device, in an address or a form.
-#[derive(Deserialize)]
-pub struct Named {
-    #[serde(default)]
+/// The fields of all forms and addresses. One that is missing is empty, and refused like one that is wrong.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct Typed {
+    user: String,
+    password: String,
+    code: String,
     device: String,
+    name: String,
+    proof: String,
+    sure: String,
+    new_codes: String,
+    prefix: String,
+    after: String,
 }
