@@ -12,12 +12,12 @@ use answer::Failure;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, serve};
 use deadpool_postgres::{Manager, Pool, Runtime};
 use pages::{code, desk, device, devices, enroll, password, recovery_codes, reset};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinError};
 use tokio_postgres::{Config, NoTls, Row, types::ToSql};
 
 /// What every page can reach.
@@ -129,7 +129,8 @@ async fn guard(State(app): State<App>, peer: ConnectInfo<SocketAddr>, request: R
     } else {
         // A browser whose user clicks twice hangs up on the first request, and the server would drop it half way:
         // the code used up, and nobody signed in. In a task of its own it runs to its end.
-        tokio::spawn(next.run(request)).await.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR.into_response())
+        let broken = |error: JoinError| Failure::Broken(error.to_string()).into_response();
+        with_layout(tokio::spawn(next.run(request)).await.unwrap_or_else(broken))
     };
     let policy = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
     for (name, value) in [
@@ -142,6 +143,19 @@ async fn guard(State(app): State<App>, peer: ConnectInfo<SocketAddr>, request: R
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// axum has a line of text, and no page, for a path, a method or a form that it does not take.
+fn with_layout(given: Response) -> Response {
+    let has_page = given.headers().get(header::CONTENT_TYPE).is_some_and(|it| it == "text/html; charset=utf-8");
+    let (title, text) = match given.status() {
+        status if has_page || status.is_redirection() => return given,
+        StatusCode::NOT_FOUND => ("No such page", "There is no such page."),
+        StatusCode::PAYLOAD_TOO_LARGE => ("That was not done", "What was typed is too long."),
+        _ => ("That was not done", "Open the page again and send the form from there."),
+    };
+    let allowed = given.headers().get(header::ALLOW).map(|it| (header::ALLOW, it.clone()));
+    (AppendHeaders(allowed), layout::message(given.status(), title, text)).into_response()
 }
 
 /// Behind a proxy all requests come from the proxy. The last address in its header is what the proxy saw: a client can

@@ -70,6 +70,22 @@ def test_headers_of_every_answer(site, dora):
         assert answer.headers["Referrer-Policy"] == "same-origin" and answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.parametrize("method, path, status, headers, text", [
+    ("GET", "/nowhere", 404, {}, "There is no such page."),
+    ("GET", "/desk/%ff", 400, {}, "Open the page again"),
+    ("PUT", "/code", 405, {}, "Open the page again"),
+    ("POST", "/code", 415, {"Content-Type": "text/plain"}, "Open the page again"),
+    ("POST", "/code", 422, {}, "Open the page again"),
+    ("POST", "/code", 413, {}, "too long"),
+])
+def test_an_answer_of_the_web_server_has_the_layout_of_a_page(site, dora, method, path, status, headers, text):
+    fields = {422: {"code": ["1", "2"]}, 413: {"code": "1" * 17000}}.get(status, {"code": "1"})
+    answer = site.ask(method, path, fields, dora.half(), **headers)
+    assert answer.status == status and answer.headers.get_all("Content-Type") == ["text/html; charset=utf-8"]
+    assert "<h1>" in answer.text and text in answer.text and 'role="alert"' in answer.text and "To the first page" in answer.text
+    assert (answer.headers["Allow"] is not None) == (status == 405)
+
+
 def test_cookies(site, dora):
     cookie = site.ask("POST", "/sign-in", {"user": "dora", "password": PASSWORD}).headers["Set-Cookie"]
     assert re.fullmatch(r"session=[0-9a-f]{64}; Path=/; HttpOnly; SameSite=Lax", cookie)

@@ -93,7 +93,7 @@ class Site:
         """One request, as a browser sends it that is on a page of this site."""
         given = {"Origin": self.address, "Cookie": f"session={token}", "Content-Type": "application/x-www-form-urlencoded", **headers}
         with closing(HTTPConnection(self._listen, timeout=60, source_address=(source, 0))) as connection:
-            connection.request(method, path, urlencode(fields) if fields is not None else None, {k: v for k, v in given.items() if v})
+            connection.request(method, path, urlencode(fields, doseq=True) if fields is not None else None, {k: v for k, v in given.items() if v})
             return Answer(connection.getresponse())
 
 
