@@ -91,7 +91,7 @@ impl Field<'_> {
             p .hint id=(hint) { (self.hint) }
             input id=(self.name) name=(self.name) type=(kind) inputmode=[digits] value=(self.value) required
                 autocomplete=(if self.fills.is_empty() { "off" } else { self.fills }) autocapitalize="none"
-                spellcheck="false" maxlength="200" autofocus[first]
+                spellcheck="false" autofocus[first]
                 aria-invalid=[is_wrong.then_some("true")] aria-describedby={ @if is_wrong { "error " } (hint) };
         }
     }

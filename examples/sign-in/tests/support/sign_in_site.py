@@ -27,7 +27,7 @@ class Site:
         self.cluster = cluster
         self.program = cluster.folder / "sign-in"
         shutil.copy(BUILT, self.program)  # the server's user may not get to the checkout
-        self.hash = cluster.run(self.program, "hash", stdin=f"{PASSWORD}\n").strip()
+        self.hash = self.hash_of(PASSWORD)
         self.database = cluster.create_database("app", extension=False)
         self.database.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa;")
         self.database.psql((EXAMPLE / "schema.sql").read_text())
@@ -61,6 +61,9 @@ class Site:
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
+
+    def hash_of(self, password: str) -> str:
+        return self.cluster.run(self.program, "hash", stdin=f"{password}\n").strip()
 
     def log_text(self) -> str:
         return (self.cluster.folder / "sign-in.log").read_text()
