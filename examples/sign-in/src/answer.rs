@@ -32,11 +32,13 @@ impl From<PoolError> for Failure {
     }
 }
 
+const BAD_NAME: &str = "You have a device of that name, or the name is empty or too long. Choose another one.";
+
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.code().map(SqlState::code) {
             Some("22021") => Self::refused("There is a character in it that cannot be. Type it again."),
-            Some("22023") => Self::refused("You have a device of that name, or it is no name. Choose another one."),
+            Some("22023") => Self::Refused(Wrong::new(BAD_NAME, &["name"])),
             Some("54000") => Self::refused("You have as many devices as you may have. Remove one first."),
             Some("55000") => Self::refused("This device is blocked. Ask the help desk."),
             Some("42704") => Self::Elsewhere("/"), // gone, as at the second of two clicks: see what there is

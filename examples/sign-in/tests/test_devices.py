@@ -1,13 +1,14 @@
 """What users do with their devices, in Chromium, without scripts."""
 
 from chromium import needs_chromium, screenshot
-from people import click_twice, error, fill, follow, give_code, give_password, is_at, lists, press, scan_new_device, shown_codes, sign_in
+from people import click_twice, error, fill, follow, give_code, give_password, is_about, is_at, lists, press, scan_new_device, shown_codes, sign_in
 from playwright.sync_api import expect
 from totp import NO_CODE
 
 pytestmark = needs_chromium
 
 PROOF = "Code of a device that you have, or a recovery code"
+BAD_NAME = "You have a device of that name, or the name is empty or too long. Choose another one."
 NEW_CODE = "Code that the new device shows"
 NO_PROOF = "That code is wrong, or was used already, or you have to wait after too many wrong ones. Wait for the next code, and type that."
 
@@ -102,6 +103,8 @@ def test_another_device_a_name_and_a_removal(site, new_page):
     press(page, "Rename")
     is_at(page, "Change tablet")
     assert error(page) == NO_PROOF
+    is_about(page, PROOF)
+    expect(page.get_by_label("Name", exact=True)).to_have_value("big <b>tablet</b> & more")
     fill(page, "Name", "big <b>tablet</b> & more")
     fill(page, PROOF, carol.code("phone"))
     press(page, "Rename")
@@ -111,8 +114,10 @@ def test_another_device_a_name_and_a_removal(site, new_page):
     fill(page, "Name", "phone")
     fill(page, PROOF, code)
     press(page, "Rename")
-    is_at(page, "That was not done")
-    follow(page, "To the first page")
+    is_at(page, "Change big <b>tablet</b> & more")
+    assert error(page) == BAD_NAME
+    is_about(page, "Name", "phone")
+    follow(page, "Devices")
     press(page, "Change phone")
     fill(page, PROOF, carol.code("tablet"))
     press(page, "Remove")
@@ -122,7 +127,22 @@ def test_another_device_a_name_and_a_removal(site, new_page):
     fill(page, PROOF, code)
     press(page, "Remove")
     assert error(page) == "This is your only device. Replace it instead."
+    is_about(page)
     assert carol.value("recovery_codes_left") == 4  # neither refusal used one up
+
+
+def test_a_name_that_cannot_be(site, new_page):
+    olga, page = site.add("olga", "phone"), new_page()
+    sign_in(page, olga)
+    follow(page, "Add a device")
+    fill(page, "Its name", 65 * "four")
+    press(page, "Go on")
+    is_at(page, "Add a device")
+    assert error(page) == BAD_NAME
+    is_about(page, "Its name", 65 * "four")
+    fill(page, "Its name", "tablet")
+    press(page, "Go on")
+    is_at(page, "Set up tablet")
 
 
 def test_new_recovery_codes(site, new_page):

@@ -4,14 +4,20 @@ use super::recovery_codes::NO_PROOF;
 use super::*;
 
 pub async fn show(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
-    forms(&app, &visitor.full()?, &asked.device, None).await
+    let name = asked.device.clone();
+    forms(&app, &visitor.full()?, &Typed { name, ..asked }, &None).await
 }
 
 pub async fn rename(State(app): State<App>, visitor: Visitor, Form(typed): Form<Typed>) -> Answer {
     let session = visitor.full()?;
     let query = "SELECT mfa.totp_rename_device($1, $2, $3, $4)";
-    let row = app.one(query, &[&session.member, &typed.device, &typed.name.trim(), &typed.proof]).await?;
-    answer(&app, &session, &typed.device, (!row.get::<_, bool>(0)).then_some(NO_PROOF)).await
+    let wrong = match app.one(query, &[&session.member, &typed.device, &typed.name.trim(), &typed.proof]).await {
+        Ok(row) if row.get(0) => return Ok(Redirect::to("/").into_response()),
+        Ok(_) => Wrong::new(NO_PROOF, &["proof"]),
+        Err(Failure::Refused(wrong)) => wrong,
+        Err(other) => return Err(other),
+    };
+    forms(&app, &session, &typed, &Some(wrong)).await
 }
 
 /// Not the last one: that would turn the second factor off, and everyone has one here.
@@ -22,30 +28,25 @@ pub async fn remove(State(app): State<App>, visitor: Visitor, token: Token, Form
     let mut db = app.web.get().await?;
     let tx = db.transaction().await?;
     token.lock_all(&tx).await?;
-    let row = tx.query_one(query, &[&session.member, &typed.proof, &typed.device]).await?;
-    let removed: Option<bool> = row.get(0);
+    let removed = tx.query_one(query, &[&session.member, &typed.proof, &typed.device]).await?.get(0);
     if removed == Some(true) {
         token.end_others(&tx, &session.member).await?; // one of them may be on that device
     }
     tx.commit().await?;
-    let error = match removed {
-        Some(true) => None,
-        Some(false) => Some(NO_PROOF),
-        None => Some("This is your only device. Replace it instead."),
+    let wrong = match removed {
+        Some(true) => return Ok(Redirect::to("/").into_response()),
+        Some(false) => Wrong::new(NO_PROOF, &["proof"]),
+        None => Wrong::new("This is your only device. Replace it instead.", &[]),
     };
-    answer(&app, &session, &typed.device, error).await
+    forms(&app, &session, &typed, &Some(wrong)).await
 }
 
-async fn answer(app: &App, session: &Session, device: &str, error: Option<&str>) -> Answer {
-    if error.is_none() { Ok(Redirect::to("/").into_response()) } else { forms(app, session, device, error).await }
-}
-
-async fn forms(app: &App, session: &Session, device: &str, error: Option<&str>) -> Answer {
+async fn forms(app: &App, session: &Session, typed: &Typed, wrong: &Option<Wrong>) -> Answer {
+    let device = &typed.device;
     let query = "SELECT FROM mfa.totp_status($1) WHERE device = $2 LIMIT 1";
-    app.rows(query, &[&session.member, &device]).await?.first().ok_or(Failure::NotFound)?;
-    let wrong = error.map(|text| Wrong::new(text, &["proof"]));
+    app.rows(query, &[&session.member, device]).await?.first().ok_or(Failure::NotFound)?;
     let (label, hint) = ("Name", "Such as: phone, tablet");
-    let name = Field { name: "name", label, hint, value: device, ..Field::default() };
+    let name = Field { name: "name", label, hint, value: &typed.name, ..Field::default() };
     let content = html! {
         h2 { "Replace it" }
         p { "For a new phone, or a new app. The old one works until the new one does." }
@@ -53,9 +54,9 @@ async fn forms(app: &App, session: &Session, device: &str, error: Option<&str>) 
         h2 { "Rename or remove it" }
         form method="post" action="/device/rename" {
             input type="hidden" name="device" value=(device);
-            (name.show(&wrong)) (proof(false, &wrong))
+            (name.show(wrong)) (proof(false, wrong))
             button { "Rename" } " " button formaction="/device/remove" { "Remove" }
         }
     };
-    Ok(page(&format!("Change {device}"), session, &wrong, content))
+    Ok(page(&format!("Change {device}"), session, wrong, content))
 }

@@ -11,17 +11,19 @@ use super::*;
 
 /// Asks which device, and tells what is needed.
 pub async fn ask(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
-    let session = visitor.either();
+    which(&app, &visitor.either(), &asked.device, "", &None).await
+}
+
+async fn which(app: &App, session: &Session, replaced: &str, typed: &str, wrong: &Option<Wrong>) -> Answer {
     let query = "SELECT DISTINCT device FROM mfa.totp_status($1) WHERE approved ORDER BY device";
     let rows = app.rows(query, &[&session.member]).await?;
     let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
     let lost = !session.is_full() && !names.is_empty();
-    let replaced = session.is_full() && !asked.device.is_empty();
     let (title, text) = if lost {
         let text = "You need a recovery code of the list that you have printed, or a code of another device of yours. \
                     If you have neither, ask the help desk.";
         ("Set up a new device", text)
-    } else if replaced {
+    } else if session.is_full() && !replaced.is_empty() {
         let text = "Keep the old one until this is done: it works until the new one has shown its first code.";
         ("Replace a device", text)
     } else if session.is_full() {
@@ -32,7 +34,7 @@ pub async fn ask(State(app): State<App>, visitor: Visitor, Query(asked): Query<T
         ("Set up your first device", text)
     };
     let (label, hint) = ("Its name", "Such as: phone, tablet");
-    let value = if session.is_full() { "" } else { "phone" };
+    let value = if session.is_full() || wrong.is_some() { typed } else { "phone" };
     let name = Field { name: "device", label, hint, value, first: true, ..Field::default() };
     let content = html! {
         p { (text) }
@@ -48,15 +50,15 @@ pub async fn ask(State(app): State<App>, visitor: Visitor, Query(asked): Query<T
                         }
                     }
                 }
-            } @else if replaced {
-                input type="hidden" name="device" value=(asked.device);
+            } @else if session.is_full() && !replaced.is_empty() {
+                input type="hidden" name="device" value=(replaced);
             } @else {
-                (name.show(&None))
+                (name.show(wrong))
             }
             button { "Go on" }
         }
     };
-    Ok(page(title, &session, &None, content))
+    Ok(page(title, session, wrong, content))
 }
 
 /// Makes the secret and shows it, this once.
@@ -64,7 +66,12 @@ pub async fn begin(State(app): State<App>, visitor: Visitor, Form(typed): Form<T
     let (session, device) = (visitor.either(), typed.device.trim());
     let query = "SELECT e.secret, e.otpauth_uri, mfa.totp_qr_svg(e.otpauth_uri) AS svg
                    FROM mfa.totp_enroll($1, issuer => 'Example', device => $2) AS e";
-    let new = app.one(query, &[&session.member, &device]).await?;
+    let new = match app.one(query, &[&session.member, &device]).await {
+        Err(Failure::Refused(wrong)) => {
+            return which(&app, &session, "", device, &Some(Wrong { about: &["device"], ..wrong })).await;
+        }
+        given => given?,
+    };
     let mfa = app.one(HAS_MFA, &[&session.member]).await?.get(0);
     Ok(show(&session, device, mfa, Some(&new), &None))
 }

@@ -71,6 +71,16 @@ def error(page: Page) -> str:
     return page.get_by_role("alert").inner_text()
 
 
+def is_about(page: Page, label: str = "", value: str = "") -> None:
+    """The error marks this field, which has the cursor and still what was typed. Without a label: no field."""
+    expect(page.locator("[aria-invalid]")).to_have_count(1 if label else 0)
+    if label:
+        field = page.get_by_label(label, exact=True)
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(field).to_be_focused()
+        expect(field).to_have_value(value)
+
+
 def give_password(page: Page, person: Person, password: str = PASSWORD) -> None:
     page.goto(f"{person.site.address}/sign-in")
     is_at(page, "Sign in")
