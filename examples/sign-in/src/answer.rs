@@ -5,7 +5,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use deadpool_postgres::PoolError;
 use tokio_postgres::{Row, error::SqlState};
 
+use crate::App;
 use crate::layout::{Wrong, message};
+use crate::session::Session;
 
 pub type Answer = Result<Response, Failure>;
 
@@ -97,6 +99,17 @@ pub fn judged(row: &Row, of_list: bool) -> Option<Wrong> {
 
 const SECOND_FIELD: &str = "Type a code of it, or a recovery code, in the second field.";
 const GOOD_HALF: &str = "The code of the new device is right, but the second field is not. ";
+
+/// What is wrong with a proof, after a call that says no, and not why. Asks for the state of the counter that judged it, by
+/// a text that cannot be a code, and is not counted.
+pub async fn refused_proof(app: &App, session: &Session, proof: &str) -> Result<Wrong, Failure> {
+    let of_list = proof.chars().filter(char::is_ascii_alphanumeric).count() > 8; // longer than a code of an app
+    let call = if of_list { "totp_check_recover" } else { "totp_check" };
+    let row = app.one(&format!("SELECT * FROM mfa.{call}($1, '')"), &[&session.member]).await?;
+    let locked = judged(&row, of_list).filter(|_| row.get::<_, &str>("reason") == "locked");
+    let text = "This code is wrong, or was used already. Wait for the next one, and type that.";
+    Ok(Wrong { about: &["proof"], ..locked.unwrap_or(Wrong::new(text, &[])) })
+}
 
 fn duration(seconds: i32) -> String {
     match seconds {

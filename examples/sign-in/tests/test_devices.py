@@ -10,7 +10,7 @@ pytestmark = needs_chromium
 PROOF = "Code of a device that you have, or a recovery code"
 BAD_NAME = "You have a device of that name, or the name is empty or too long. Choose another one."
 NEW_CODE = "Code that the new device shows"
-NO_PROOF = "That code is wrong, or was used already, or you have to wait after too many wrong ones. Wait for the next code, and type that."
+NO_PROOF = "This code is wrong, or was used already. Wait for the next one, and type that."
 
 
 def test_a_lost_phone(site, new_page):

@@ -17,6 +17,7 @@ ROUTES = re.findall(r'\.route\("([^"]+)", (.+)\)', MAIN)
 PAGES = [path.replace("{member}", "dora") for path, methods in ROUTES if "get(" in methods and "style" not in path]
 FORMS = [path.replace("{member}", "dora") for path, methods in ROUTES if "post(" in methods]
 FIELDS = {name: "x" for name in ("user", "password", "code", "device", "proof", "name")}
+NO_CODE_OF_LIST = "-".join(["AAAAAA"] * 4)  # has the form of a recovery code
 BEHIND_A_PROXY = {"ORIGIN": "https://example.com", "ADDRESS_HEADER": "X-Forwarded-For"}
 
 
@@ -182,6 +183,24 @@ def test_a_refused_code_is_in_the_audit_log(site):
     assert (answer.status, answer.headers["Retry-After"]) == (429, "30")
     query = "SELECT event, count(*) FROM totp.audit_log WHERE user_id = 'erin' AND event <> 'imported' GROUP BY event ORDER BY event"
     assert site.database.execute(query) == [("failed", 5), ("locked", 1)]
+
+
+@pytest.mark.parametrize("path", ["/device/rename", "/device/remove", "/recovery-codes", "/enroll/confirm"])
+def test_a_proof_that_is_locked_says_how_long(site, path):
+    nora = site.add(f"nora-{path.split('/')[-1]}", "phone", "tablet")
+    token, [recovery_code, *_] = nora.full(), nora.recovery_codes()
+    for proof, wrong in ((nora.code("tablet"), nora.wrong_code()), (recovery_code, NO_CODE_OF_LIST)):
+        new = re.search(r'id="secret"[^>]*>([A-Z2-7 ]+)<', site.ask("POST", "/enroll", {"device": "new"}, token).text)
+        nora.secrets["new"] = new[1].replace(" ", "")
+        fields = {"device": "new" if path == "/enroll/confirm" else "phone", "name": "x", "code": nora.code("new")}
+        answers = [site.ask("POST", path, {**fields, "proof": text}, token) for text in [wrong] * 5 + [proof]]
+        assert [answer.status for answer in answers[:4] + answers[5:]] == [422] * 4 + [429]
+        assert answers[5].headers["Retry-After"] == "30"
+        assert "There were too many wrong codes. Try again in 30 seconds." in answers[5].text and 'id="proof"' in answers[5].text
+        site.database.execute("SELECT mfa.totp_unlock(%s)", [nora.name])
+    # To ask how long counts nothing.
+    query = "SELECT event, count(*) FROM totp.audit_log WHERE user_id = %s AND event IN ('failed', 'locked', 'replayed') GROUP BY event ORDER BY event"
+    assert site.database.execute(query, [nora.name]) == [("failed", 10), ("locked", 2)]
 
 
 def test_an_address_may_send_so_many_forms_a_minute(site):

@@ -1,6 +1,5 @@
 //! What the user can do with one device. Each form asks for a proof, which pg_totp judges.
 
-use super::recovery_codes::NO_PROOF;
 use super::*;
 
 pub async fn show(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
@@ -13,7 +12,7 @@ pub async fn rename(State(app): State<App>, visitor: Visitor, Form(typed): Form<
     let query = "SELECT mfa.totp_rename_device($1, $2, $3, $4)";
     let wrong = match app.one(query, &[&session.member, &typed.device, &typed.name.trim(), &typed.proof]).await {
         Ok(row) if row.get(0) => return Ok(Redirect::to("/").into_response()),
-        Ok(_) => Wrong::new(NO_PROOF, &["proof"]),
+        Ok(_) => refused_proof(&app, &session, &typed.proof).await?,
         Err(Failure::Refused(wrong)) => wrong,
         Err(other) => return Err(other),
     };
@@ -35,7 +34,7 @@ pub async fn remove(State(app): State<App>, visitor: Visitor, token: Token, Form
     tx.commit().await?;
     let wrong = match removed {
         Some(true) => return Ok(Redirect::to("/").into_response()),
-        Some(false) => Wrong::new(NO_PROOF, &["proof"]),
+        Some(false) => refused_proof(&app, &session, &typed.proof).await?,
         None => Wrong::new("This is your only device. Replace it instead.", &[]),
     };
     forms(&app, &session, &typed, &Some(wrong)).await

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use crate::answer::{Answer, Failure, judged};
+use crate::answer::{Answer, Failure, judged, refused_proof};
 use crate::layout::{Field, Wrong, button_to, page, proof, table};
 use crate::session::{Session, Token, Visitor};
 use crate::{App, layout};

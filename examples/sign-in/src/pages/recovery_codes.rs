@@ -12,15 +12,12 @@ pub async fn create(State(app): State<App>, visitor: Visitor, Form(typed): Form<
     let query = "SELECT mfa.totp_recovery_codes($1, 10, $2)";
     let rows = app.rows(query, &[&session.member, &typed.proof]).await?;
     if rows.is_empty() {
-        let twice = "If you have clicked twice, the first click made new codes: make them again, to see them.";
-        return show(&app, &session, &Some(Wrong::new(&format!("{NO_PROOF} {twice}"), &["proof"]))).await;
+        let mut wrong = refused_proof(&app, &session, &typed.proof).await?;
+        wrong.text += " If you have clicked twice, the first click made new codes: make them again, to see them.";
+        return show(&app, &session, &Some(wrong)).await;
     }
     Ok(list(&session, rows.iter().map(|row| row.get(0)).collect()))
 }
-
-/// Some calls say no, and not why.
-pub const NO_PROOF: &str = "That code is wrong, or was used already, or you have to wait after too many wrong ones. \
-                            Wait for the next code, and type that.";
 
 async fn show(app: &App, session: &Session, wrong: &Option<Wrong>) -> Answer {
     let query = "SELECT coalesce(max(recovery_codes_left), 0) FROM mfa.totp_status($1)";
