@@ -100,8 +100,8 @@ pub fn judged(row: &Row, of_list: bool) -> Option<Wrong> {
 const SECOND_FIELD: &str = "Type a code of it, or a recovery code, in the second field.";
 const GOOD_HALF: &str = "The code of the new device is right, but the second field is not. ";
 
-/// What is wrong with a proof, after a call that says no, and not why. Asks for the state of the counter that judged it, by
-/// a text that cannot be a code, and is not counted.
+/// What is wrong with a proof, after a call that says no, and not why. Asks how its counter stands, with a text that
+/// cannot be a code and is not counted.
 pub async fn refused_proof(app: &App, session: &Session, proof: &str) -> Result<Wrong, Failure> {
     let of_list = proof.chars().filter(char::is_ascii_alphanumeric).count() > 8; // longer than a code of an app
     let call = if of_list { "totp_check_recover" } else { "totp_check" };

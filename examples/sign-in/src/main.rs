@@ -16,7 +16,7 @@ use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, serve};
 use deadpool_postgres::{Manager, Pool, Runtime};
-use pages::{code, desk, device, devices, enroll, password, recovery_codes, reset};
+use pages::{code, desk, device, devices, enroll, password, recovery_codes, reset, unlock};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinError};
 use tokio_postgres::{Config, NoTls, Row, types::ToSql};
 
@@ -105,7 +105,7 @@ fn router(app: App) -> Router {
         pages = pages
             .route("/desk", get(desk::list))
             .route("/desk/{member}", get(desk::show))
-            .route("/desk/{member}/unlock", post(desk::unlock))
+            .route("/desk/{member}/unlock", get(unlock::ask).post(unlock::unlock))
             .route("/desk/{member}/reset", get(reset::ask).post(reset::reset));
     }
     pages

@@ -27,7 +27,7 @@ def dora(site):
 
 
 def test_the_routes_are_found():
-    assert len(PAGES) == 10 and len(FORMS) == 11
+    assert len(PAGES) == 11 and len(FORMS) == 11
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -243,11 +243,57 @@ def test_a_recovery_code_that_is_wrong(site):
     assert refused.status == 422 and "This code is wrong. Type one that is not crossed out." in refused.text
 
 
-def test_the_desk_does_not_unlock_itself(site, dora):
-    token = dora.full()
-    refused = site.ask("POST", "/desk/dora/unlock", {}, token)
-    assert refused.status == 422 and "Nobody unlocks themselves" in refused.text
-    assert site.database.value("SELECT count(*) FROM totp.audit_log WHERE user_id = 'dora' AND event = 'unlocked'") == 0
+@pytest.mark.parametrize("path", ["/desk/dora/unlock", "/desk/dora/reset"])
+def test_the_desk_does_nothing_for_itself(site, dora, path):
+    site.later(90)
+    token, code = dora.full(), dora.code()
+    fields = {"device": "phone", "sure": "on", "password": PASSWORD, "code": code}
+    for refused in (site.ask("GET", f"{path}?device=phone", token=token), site.ask("POST", path, fields, token)):
+        assert refused.status == 422 and "Nobody unlocks or resets themselves." in refused.text
+    assert site.database.value("SELECT count(*) FROM totp.audit_log WHERE user_id = 'dora' AND event IN ('unlocked', 'reset')") == 0
+
+
+def test_what_cannot_be_reset_uses_up_no_code_of_the_desk(site, dora):
+    site.later(90)
+    jane, token, code = site.add("jane", "phone", "tablet"), dora.full(), dora.code()
+    site.database.execute("SELECT mfa.totp_disable('jane', 'tablet')")
+    for device, status, text in (("phon", 404, "There is no such user, device or page."), ("tablet", 422, "This device is disabled")):
+        fields = {"device": device, "sure": "on", "password": PASSWORD, "code": code}
+        for answer in (site.ask("GET", f"/desk/jane/reset?device={device}", token=token), site.ask("POST", "/desk/jane/reset", fields, token)):
+            assert answer.status == status and text in answer.text
+    assert site.ask("GET", "/desk/nobody/unlock", token=token).status == site.ask("POST", "/desk/nobody/unlock", fields, token).status == 404
+    refused = site.ask("POST", "/desk/jane/reset", {**fields, "device": "phone", "sure": ""}, token)
+    assert refused.status == 422 and "Make sure who asks." in refused.text
+    assert jane.value("state") == "active"
+    done = site.ask("POST", "/desk/jane/reset", {**fields, "device": "phone"}, token)
+    assert done.status == 200 and "phone of jane was reset" in done.text
+
+
+@pytest.mark.parametrize("deed", ["unlock", "reset"])
+def test_a_session_of_the_desk_that_was_left_open_does_nothing(site, dora, deed):
+    """A thief at the screen has neither the password nor the device, and the code that opened the session is used."""
+    site.later(90)
+    mary, path = site.add(f"mary-{deed}", "phone"), f"/desk/mary-{deed}/{deed}"
+    site.ask("POST", "/code", {"code": mary.wrong_code()}, mary.half())
+    half, used = dora.half(), dora.code()
+    token = site.ask("POST", "/code", {"code": used}, half).token
+    good, asked = dora.code(), {"device": "phone", "sure": "on"}
+    for password, code, said in (("", good, "Your password is wrong. Nothing was done."),
+                                 ("wrong horse", good, "Your password is wrong. Nothing was done."),
+                                 (PASSWORD, "", "This is not a whole code. Type all of it. Nothing was done."),
+                                 (PASSWORD, used, "This code was used already."),
+                                 *[(PASSWORD, dora.wrong_code(), "Nothing was done.")] * 4):
+        refused = site.ask("POST", path, {**asked, "password": password, "code": code}, token)
+        assert refused.status == 422 and said in refused.text
+    for code in (dora.wrong_code(), good):
+        refused = site.ask("POST", path, {**asked, "password": PASSWORD, "code": code}, token)
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "30") and "Try again in 30 seconds. Nothing was done." in refused.text
+    query = "SELECT count(*) FROM totp.audit_log WHERE user_id = %s AND event IN ('unlocked', 'reset')"
+    assert site.database.execute(query, [mary.name]) == [(0,)]
+    site.database.execute("SELECT mfa.totp_unlock('dora')")
+    done = site.ask("POST", path, {**asked, "password": PASSWORD, "code": good}, token)
+    assert done.status == (303 if deed == "unlock" else 200)
+    assert site.database.execute(query, [mary.name]) == [(1,)]
 
 
 def test_a_removed_device_takes_the_other_sessions_with_it(site):
@@ -274,6 +320,7 @@ def test_a_user_whose_devices_are_all_disabled_stays_out(site):
 
 
 def test_without_the_role_of_the_desk_there_is_no_desk(site, dora):
+    site.later(90)
     token = dora.full()
     assert site.ask("GET", "/desk", token=token).status == 200 and "Help desk" in site.ask("GET", "/", token=token).text
     site.stop()

@@ -17,6 +17,19 @@ pub async fn act_as(tx: &Transaction<'_>, who: &Session) -> Result<(), Failure> 
     Ok(())
 }
 
+async fn must_exist(app: &App, member: &str) -> Result<(), Failure> {
+    let rows = app.rows("SELECT FROM app.member WHERE name = $1", &[&member]).await?;
+    if rows.is_empty() { Err(Failure::NotFound) } else { Ok(()) }
+}
+
+/// Of two who work at the desk, each acts for the other.
+pub async fn must_be_another(app: &App, session: &Session, member: &str) -> Result<(), Failure> {
+    if member == session.member {
+        return Err(Failure::refused("Nobody unlocks or resets themselves. Ask a colleague."));
+    }
+    must_exist(app, member).await
+}
+
 pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
     let session = visitor.desk()?;
     let query = "SELECT user_id, device, state, CASE WHEN locked THEN coalesce('until ' ||
@@ -51,9 +64,9 @@ pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<
     Ok(page("Help desk", &session, &None, content))
 }
 
-pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
+pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Member) -> Answer {
     let session = visitor.desk()?;
-    app.rows("SELECT FROM app.member WHERE name = $1", &[&member]).await?.first().ok_or(Failure::NotFound)?;
+    must_exist(&app, &member).await?;
     let db = role(&app).await?;
     let devices = db.query("SELECT * FROM mfa.totp_status($1) ORDER BY device, version", &[&member]).await?;
     let query = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), event, coalesce(device, ''), actor
@@ -70,7 +83,7 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Path<S
                 @if user.get("locked") { "Codes are locked. " }
                 @if user.get("recovery_locked") { "Recovery codes are locked." }
             }
-            form method="post" action={ "/desk/" (member) "/unlock" } { button { "Unlock" } }
+            form action={ "/desk/" (member) "/unlock" } { button { "Unlock" } }
         }
         h2 { "Devices" }
         ul {
@@ -83,18 +96,4 @@ pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Path<S
         (table(["When, UTC", "Event", "Device", "Who"], rows))
     };
     Ok(page(&format!("User {member}"), &session, &None, content))
-}
-
-pub async fn unlock(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
-    let session = visitor.desk()?;
-    if member == session.member {
-        // Or a session that was left open could guess at its own codes without an end.
-        return Err(Failure::refused("Nobody unlocks themselves. Wait, or ask a colleague."));
-    }
-    let mut db = role(&app).await?;
-    let tx = db.transaction().await?;
-    act_as(&tx, &session).await?;
-    tx.execute("SELECT mfa.totp_unlock($1)", &[&member]).await?;
-    tx.commit().await?;
-    Ok(Redirect::to(&format!("/desk/{member}")).into_response())
 }

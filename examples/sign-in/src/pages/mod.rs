@@ -1,14 +1,16 @@
 //! One page each. A user meets them in this order: password, code, enroll, recovery_codes, devices, device; the desk:
-//! desk, reset.
+//! desk, unlock, reset.
 
 pub mod code;
 pub mod desk;
 pub mod device;
 pub mod devices;
 pub mod enroll;
+mod fresh;
 pub mod password;
 pub mod recovery_codes;
 pub mod reset;
+pub mod unlock;
 
 // What all of them use.
 use axum::Form;
@@ -21,6 +23,9 @@ use crate::answer::{Answer, Failure, judged, refused_proof};
 use crate::layout::{Field, Wrong, button_to, page, proof, table};
 use crate::session::{Session, Token, Visitor};
 use crate::{App, layout};
+
+/// The user whom the desk deals with, in an address.
+type Member = Path<String>;
 
 /// The fields of all forms and addresses. One that is missing is empty, and refused like one that is wrong.
 #[derive(Deserialize, Default)]

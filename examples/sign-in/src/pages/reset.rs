@@ -1,41 +1,25 @@
 //! The desk resets a device, for a user who has no other way. Its codes stop working at once: who still has the device
 //! replaces it (enroll.rs), since there the old codes work until the new device does.
-//!
-//! The form asks for password and code of the desk again: a session that somebody left open resets nothing.
 
 use super::*;
 
-pub async fn ask(visitor: Visitor, Path(member): Path<String>, Query(asked): Query<Typed>) -> Answer {
-    Ok(show(&visitor.desk()?, &member, &asked.device, false, &None))
+pub async fn ask(State(app): State<App>, visitor: Visitor, Path(member): Member, Query(asked): Query<Typed>) -> Answer {
+    let session = visitor.desk()?;
+    may_be_reset(&app, &session, &member, &asked.device).await?;
+    Ok(show(&session, &member, &asked, &None))
 }
 
-type Member = Path<String>;
-
-pub async fn reset(State(app): State<App>, visitor: Visitor, member: Member, Form(typed): Form<Typed>) -> Answer {
-    let (session, Path(member)) = (visitor.desk()?, member);
-    let refuse = |wrong: Wrong| -> Answer {
-        Ok(show(&session, &member, &typed.device, !typed.new_codes.is_empty(), &Some(wrong)))
+pub async fn reset(State(app): State<App>, visitor: Visitor, Path(member): Member, Form(typed): Form<Typed>) -> Answer {
+    let session = visitor.desk()?;
+    may_be_reset(&app, &session, &member, &typed.device).await?;
+    let wrong = if typed.sure.is_empty() {
+        Some(Wrong::new("Make sure who asks. Nothing was done.", &[]))
+    } else {
+        fresh::check(&app, &session, &typed).await?
     };
-    if member == session.member {
-        return refuse(Wrong::new("Nobody resets their own device. Ask a colleague, or replace it.", &[]));
+    if wrong.is_some() {
+        return Ok(show(&session, &member, &typed, &wrong));
     }
-    if typed.sure.is_empty() {
-        return refuse(Wrong::new("Make sure who asks. Nothing was reset.", &[]));
-    }
-    let hash = app.one("SELECT password FROM app.member WHERE name = $1", &[&session.member]).await?.get(0);
-    if !password::is_right(&app, typed.password, hash).await {
-        return refuse(Wrong::new("Your password is wrong. Nothing was reset.", &["password"]));
-    }
-    let row = app.one("SELECT * FROM mfa.totp_check($1, $2)", &[&session.member, &typed.code]).await?;
-    if row.get::<_, &str>("reason") == "replayed" {
-        let text = "Your code was used already. If you have clicked twice, the device was reset by the first click: \
-                    reset it again with your next code, to see the new secret.";
-        return refuse(Wrong::new(text, &["code"]));
-    } else if let Some(mut wrong) = judged(&row, false) {
-        wrong.text += " Nothing was reset.";
-        return refuse(wrong);
-    }
-
     let mut db = desk::role(&app).await?;
     let tx = db.transaction().await?;
     desk::act_as(&tx, &session).await?;
@@ -60,11 +44,22 @@ pub async fn reset(State(app): State<App>, visitor: Visitor, member: Member, For
     Ok(page(&format!("{} of {member} was reset", typed.device), &session, &None, content))
 }
 
-fn show(session: &Session, member: &str, device: &str, new_codes: bool, wrong: &Option<Wrong>) -> Response {
-    let password = Field { name: "password", label: "Your password", fills: "current-password", ..Field::default() };
+async fn may_be_reset(app: &App, session: &Session, member: &str, device: &str) -> Result<(), Failure> {
+    desk::must_be_another(app, session, member).await?;
+    let query = "SELECT bool_or(state = 'disabled') FROM mfa.totp_status($1) WHERE device = $2";
+    match app.one(query, &[&member, &device]).await?.get(0) {
+        None => Err(Failure::NotFound),
+        Some(true) => Err(Failure::refused(DISABLED)),
+        Some(false) => Ok(()),
+    }
+}
+
+const DISABLED: &str = "This device is disabled, and a reset would not change that. \
+                        An administrator of the database enables it with totp_enable.";
+
+fn show(session: &Session, member: &str, typed: &Typed, wrong: &Option<Wrong>) -> Response {
+    let device = &typed.device;
     let new_list = "Make new recovery codes, too: someone may have the old list";
-    let (label, hint) = ("A code of your own device", "One that you have not used yet.");
-    let code = Field { name: "code", label, hint, fills: "one-time-code", ..Field::default() };
     let content = html! {
         p .warning { "Warning: the codes that " (device) " of " (member) " shows stop working at once." }
         p { (member) " cannot sign in with it until they have the new secret, which is good for an hour." }
@@ -72,8 +67,8 @@ fn show(session: &Session, member: &str, device: &str, new_codes: bool, wrong: &
         form method="post" {
             input type="hidden" name="device" value=(device);
             label { input type="checkbox" name="sure" required; "I have made sure that it is " (member) " who asks" }
-            label { input type="checkbox" name="new_codes" checked[new_codes]; (new_list) }
-            (password.show(wrong)) (code.show(wrong))
+            label { input type="checkbox" name="new_codes" checked[!typed.new_codes.is_empty()]; (new_list) }
+            (fresh::fields(wrong))
             button { "Reset " (device) " of " (member) }
         }
         p { a href={ "/desk/" (member) } { "Cancel" } }
