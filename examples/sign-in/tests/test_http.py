@@ -332,6 +332,16 @@ def test_without_the_role_of_the_desk_there_is_no_desk(site, dora):
         site.start()
 
 
+def test_a_page_shows_no_device_that_is_not_one(site):
+    rita = site.add("rita", "phone")
+    half, full = rita.half(), rita.full()
+    for device, status in (("phone", 200), ("Call%20020%20123", 404)):
+        assert site.ask("GET", f"/device?device={device}", token=full).status == status
+        for token in (half, full):
+            answer = site.ask("GET", f"/enroll?device={device}", token=token)
+            assert answer.status == status and "020 123" not in answer.text
+
+
 def test_the_web_role_can_do_no_more_than_enroll(site):
     with closing(site.database.connect(user="web")) as conn:
         granted = "SELECT has_function_privilege(p.oid, 'EXECUTE') FROM pg_proc p WHERE proname = %s"

@@ -42,8 +42,7 @@ pub async fn remove(State(app): State<App>, visitor: Visitor, token: Token, Form
 
 async fn forms(app: &App, session: &Session, typed: &Typed, wrong: &Option<Wrong>) -> Answer {
     let device = &typed.device;
-    let query = "SELECT FROM mfa.totp_status($1) WHERE device = $2 LIMIT 1";
-    app.rows(query, &[&session.member, device]).await?.first().ok_or(Failure::NotFound)?;
+    must_have(app, &session.member, device).await?;
     let (label, hint) = ("Name", "Such as: phone, tablet");
     let name = Field { name: "name", label, hint, value: &typed.name, ..Field::default() };
     let content = html! {

@@ -11,7 +11,11 @@ use super::*;
 
 /// Asks which device, and tells what is needed.
 pub async fn ask(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
-    which(&app, &visitor.either(), &asked.device, "", &None).await
+    let session = visitor.either();
+    if !asked.device.is_empty() {
+        must_have(&app, &session.member, &asked.device).await?;
+    }
+    which(&app, &session, &asked.device, "", &None).await
 }
 
 async fn which(app: &App, session: &Session, replaced: &str, typed: &str, wrong: &Option<Wrong>) -> Answer {
