@@ -39,7 +39,7 @@ pub fn page<'a>(title: &str, who: impl Into<Option<&'a Session>>, wrong: &Option
                     header {
                         nav aria-label="Pages" {
                             a href="/" { "Devices" } " " a href="/recovery-codes" { "Recovery codes" } " "
-                            @if session.desk { a href="/desk" { "Help desk" } }
+                            @if session.sees_desk { a href="/desk" { "Help desk" } }
                         }
                         form method="post" action="/sign-out" { button { "Sign out " (session.member) } }
                     }

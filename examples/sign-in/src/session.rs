@@ -20,7 +20,10 @@ use crate::answer::{Answer, Failure};
 
 pub struct Session {
     pub member: String,
+    /// Works at the help desk.
     pub desk: bool,
+    /// And its pages are here.
+    pub sees_desk: bool,
     level: String,
 }
 
@@ -30,7 +33,7 @@ const FIND: &str =
 
 impl Session {
     fn from(row: &Row) -> Self {
-        Self { member: row.get(0), desk: row.get(1), level: row.get(2) }
+        Self { member: row.get(0), desk: row.get(1), sees_desk: false, level: row.get(2) }
     }
 
     pub fn is_full(&self) -> bool {
@@ -69,7 +72,7 @@ impl FromRequestParts<App> for Visitor {
         let Ok(token) = Token::from_request_parts(parts, app).await;
         let rows = app.rows(&format!("{FIND} AND s.level <> 'spent'"), &[&token.hash()]).await?;
         let mut session = Session::from(rows.first().ok_or(Failure::Elsewhere("/sign-in"))?);
-        session.desk &= app.desk.is_some();
+        session.sees_desk = session.desk && app.desk.is_some();
         Ok(Self(session))
     }
 }

@@ -319,6 +319,27 @@ def test_a_user_whose_devices_are_all_disabled_stays_out(site):
     assert refused.status == 422 and refused.token is None
 
 
+@pytest.mark.parametrize("pages", [True, False])
+def test_a_password_of_the_desk_sets_up_no_first_device(site, pages):
+    """With the pages of the desk, and without."""
+    site.stop()
+    site.start(**({} if pages else {"DESK_DATABASE": None}))
+    name = "dan" if pages else "dana"
+    dan = site.add(name, desk=True)
+    half = dan.half()
+    answers = [site.ask("GET", "/code", token=half), site.ask("GET", "/enroll", token=half), site.ask("POST", "/enroll", {"device": "phone"}, half)]
+    assert answers[0].goes_to == "/enroll"
+    # A device that they began to set up before they came to the desk.
+    dan.secrets["phone"] = site.database.execute("SELECT secret FROM mfa.totp_enroll(%s, device => 'phone')", [name])[0][0]
+    for path in ("/enroll/confirm", "/code"):
+        answers.append(site.ask("POST", path, {"device": "phone", "code": dan.code()}, half))
+    for answer in answers[1:]:
+        assert answer.status == 422 and "ask an administrator to set up your first device" in answer.text and answer.token is None
+    assert dan.value("state") == "pending"
+    site.stop()
+    site.start()
+
+
 def test_without_the_role_of_the_desk_there_is_no_desk(site, dora):
     site.later(90)
     token = dora.full()

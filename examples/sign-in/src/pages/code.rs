@@ -34,6 +34,7 @@ async fn judge(app: App, token: Token, code: String, of_list: bool) -> Answer {
     if session.is_full() {
         return Err(Failure::Elsewhere("/")); // signed in meanwhile, in another tab
     }
+    enroll::needs_proof(&tx, &session).await?; // a first code sets up a device here, too
     let query = format!("SELECT * FROM mfa.{call}($1, $2)");
     let wrong = match again {
         true => None,

@@ -4,6 +4,7 @@
 //! already needs a proof besides, a code of it or a recovery code: a stolen password, or a session left open, is not
 //! enough there.
 
+use deadpool_postgres::GenericClient;
 use maud::PreEscaped;
 use tokio_postgres::Row;
 
@@ -12,6 +13,7 @@ use super::*;
 /// Asks which device, and tells what is needed.
 pub async fn ask(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
     let session = visitor.either();
+    needs_proof(&app.web.get().await?, &session).await?;
     if !asked.device.is_empty() {
         must_have(&app, &session.member, &asked.device).await?;
     }
@@ -70,17 +72,25 @@ pub async fn begin(State(app): State<App>, visitor: Visitor, Form(typed): Form<T
     let (session, device) = (visitor.either(), typed.device.trim());
     let query = "SELECT e.secret, e.otpauth_uri, mfa.totp_qr_svg(e.otpauth_uri) AS svg
                    FROM mfa.totp_enroll($1, issuer => 'Example', device => $2) AS e";
+    let mfa = needs_proof(&app.web.get().await?, &session).await?;
     let new = match app.one(query, &[&session.member, &device]).await {
         Err(Failure::Refused(wrong)) => {
             return which(&app, &session, "", device, &Some(Wrong { about: &["device"], ..wrong })).await;
         }
         given => given?,
     };
-    let mfa = app.one(HAS_MFA, &[&session.member]).await?.get(0);
     Ok(show(&session, device, mfa, Some(&new), &None))
 }
 
-const HAS_MFA: &str = "SELECT mfa.totp_enabled($1)";
+/// Whether it takes a proof. Who works at the desk gets the first device from an administrator (README.md): if a
+/// password were enough for it, a stolen one would open the desk.
+pub async fn needs_proof(db: &impl GenericClient, session: &Session) -> Result<bool, Failure> {
+    let has_mfa: bool = db.query_one("SELECT mfa.totp_enabled($1)", &[&session.member]).await?.get(0);
+    if session.desk && !has_mfa {
+        return Err(Failure::refused("You work at the help desk: ask an administrator to set up your first device."));
+    }
+    Ok(has_mfa)
+}
 
 pub async fn confirm(State(app): State<App>, token: Token, Form(typed): Form<Typed>) -> Answer {
     let mut db = app.web.get().await?;
@@ -93,10 +103,10 @@ pub async fn confirm(State(app): State<App>, token: Token, Form(typed): Form<Typ
         tx.commit().await?;
         return Ok((cookie, Redirect::to("/recovery-codes")).into_response());
     }
+    let mfa = needs_proof(&tx, &session).await?;
     let query = "SELECT * FROM mfa.totp_check_confirm($1, $2, $3, proof => nullif($4, ''), recovery_codes => $5)";
     let new_codes = if session.is_full() { 0 } else { 10 };
     let row = tx.query_one(query, &[&session.member, &typed.code, &typed.device, &typed.proof, &new_codes]).await?;
-    let mfa = tx.query_one(HAS_MFA, &[&session.member]).await?.get(0);
     let wrong = judged(&row, false);
     if wrong.is_none() {
         token.end_others(&tx, &session.member).await?; // who has the lost device may be signed in on it
