@@ -71,7 +71,7 @@ impl FromRequestParts<App> for Visitor {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
         let Ok(token) = Token::from_request_parts(parts, app).await;
         let rows = app.rows(&format!("{FIND} AND s.level <> 'spent'"), &[&token.hash()]).await?;
-        let mut session = Session::from(rows.first().ok_or(Failure::Elsewhere("/sign-in"))?);
+        let mut session = Session::from(rows.first().ok_or(token.ended())?);
         session.sees_desk = session.desk && app.desk.is_some();
         Ok(Self(session))
     }
@@ -107,12 +107,26 @@ impl Token {
     /// the second one, with the code that the first one has used up.
     pub async fn lock(&self, tx: &Transaction<'_>, code: &str) -> Result<(Session, bool), Failure> {
         let row = tx.query_opt(&format!("{FIND} FOR UPDATE OF s"), &[&self.hash()]).await?;
-        let row = row.ok_or(Failure::Elsewhere("/sign-in"))?;
+        let row = row.ok_or(self.ended())?;
         match row.get::<_, Option<Vec<u8>>>("spent_on") {
             None => Ok((Session::from(&row), false)),
             Some(spent_on) if spent_on == self.hash_with(code) => Ok((Session::from(&row), true)),
-            Some(_) => Err(Failure::Elsewhere("/sign-in")),
+            Some(_) => Err(self.ended()),
         }
+    }
+
+    /// Who had a session is told so.
+    fn ended(&self) -> Failure {
+        Failure::Elsewhere(if self.text.is_empty() { "/sign-in" } else { "/sign-in?ended" })
+    }
+
+    /// Whether there are ten minutes for what now begins. A session of the level `password` gets them: typing the
+    /// password again would, too. A full one ends when it ends, or who has stolen it could keep it.
+    pub async fn lasts(&self, app: &App) -> Result<bool, Failure> {
+        let query = "UPDATE app.session SET expires_at = greatest(expires_at, now() + interval '10 minutes')
+                      WHERE token = $1 AND (level = 'password' OR expires_at > now() + interval '10 minutes')
+                  RETURNING level";
+        Ok(!app.rows(query, &[&self.hash()]).await?.is_empty())
     }
 
     /// All sessions of the member, before pg_totp locks the member: who ends sessions locks in this order, too.

@@ -18,6 +18,7 @@ PAGES = [path.replace("{member}", "dora") for path, methods in ROUTES if "get(" 
 FORMS = [path.replace("{member}", "dora") for path, methods in ROUTES if "post(" in methods]
 FIELDS = {name: "x" for name in ("user", "password", "code", "device", "proof", "name")}
 NO_CODE_OF_LIST = "-".join(["AAAAAA"] * 4)  # has the form of a recovery code
+ENDED = "/sign-in?ended"
 BEHIND_A_PROXY = {"ORIGIN": "https://example.com", "ADDRESS_HEADER": "X-Forwarded-For"}
 
 
@@ -117,11 +118,11 @@ def test_a_new_session_at_each_level(site):
     full = site.ask("POST", "/code", {"code": alice.code()}, half).token
     assert half != full
     assert site.ask("GET", "/", token=full).status == 200
-    assert site.ask("GET", "/", token=half).goes_to == "/sign-in"
+    assert site.ask("GET", "/", token=half).goes_to == ENDED
     again = site.ask("POST", "/sign-in", {"user": "alice", "password": PASSWORD}, full).token
-    assert site.ask("GET", "/", token=full).goes_to == "/sign-in" and site.ask("GET", "/", token=again).goes_to == "/code"
+    assert site.ask("GET", "/", token=full).goes_to == ENDED and site.ask("GET", "/", token=again).goes_to == "/code"
     assert site.ask("POST", "/sign-out", {}, again).goes_to == "/sign-in"
-    assert site.ask("GET", "/code", token=again).goes_to == "/sign-in"
+    assert site.ask("GET", "/code", token=again).goes_to == ENDED
     stored = site.database.execute("SELECT encode(token, 'hex') FROM app.session")
     assert not {half, full, again} & {token for [token] in stored}
 
@@ -129,10 +130,27 @@ def test_a_new_session_at_each_level(site):
 def test_sessions_end(site, dora):
     token = dora.half()
     site.database.execute("UPDATE app.session SET expires_at = now()")
-    assert site.ask("GET", "/code", token=token).goes_to == "/sign-in"
-    assert site.ask("POST", "/code", {"code": "1"}, token).goes_to == "/sign-in"
+    assert site.ask("GET", "/code", token=token).goes_to == ENDED
+    assert site.ask("POST", "/code", {"code": "1"}, token).goes_to == ENDED
+    assert "Your session has ended. Sign in again." in site.ask("GET", ENDED).text
     dora.half()
     assert site.database.value("SELECT count(*) FROM app.session") == 1  # the old ones are deleted
+
+
+def test_a_session_that_is_about_to_end_sets_up_no_device_half_way(site):
+    """Who has given the password gets ten minutes more for a device. A full session does not: it would never end."""
+    sue, sven = site.add("sue"), site.add("sven", "phone")
+    half, full = sue.half(), sven.full()
+    site.database.execute("UPDATE app.session SET expires_at = now() + interval '9 minutes' WHERE member IN ('sue', 'sven')")
+    assert site.ask("POST", "/enroll", {"device": "phone"}, half).status == 200
+    refused = site.ask("POST", "/enroll", {"device": "tablet"}, full)
+    assert refused.status == 422 and "Your session is about to end." in refused.text
+    left = "SELECT expires_at > now() + interval '9 minutes' FROM app.session WHERE member = %s AND level <> 'spent'"
+    assert [site.database.execute(left, [name]) for name in ("sue", "sven")] == [[(True,)], [(False,)]]
+    assert site.database.value("SELECT count(*) FROM mfa.totp_status('sven')") == 1
+    long = site.database.execute("UPDATE app.session SET expires_at = now() + interval '1 hour' WHERE member = 'sven' RETURNING expires_at")
+    assert site.ask("POST", "/enroll", {"device": "tablet"}, full).status == 200
+    assert site.database.execute("SELECT expires_at FROM app.session WHERE member = 'sven' AND level = 'full'") == long[:1]
 
 
 @pytest.mark.parametrize("path", ["/code", "/recover"])
@@ -147,10 +165,10 @@ def test_the_same_code_twice_at_once(site, path):
     for answer in answers:
         assert site.ask("GET", "/", token=answer.token).status == 200
     # The old token leads nowhere else, and another code that was used does not open it.
-    assert site.ask("GET", "/", token=half).goes_to == "/sign-in"
-    assert site.ask("POST", path, {"code": NO_CODE}, half).goes_to == "/sign-in"
+    assert site.ask("GET", "/", token=half).goes_to == ENDED
+    assert site.ask("POST", path, {"code": NO_CODE}, half).goes_to == ENDED
     site.database.execute("UPDATE app.session SET expires_at = now() WHERE level = 'spent'")
-    assert site.ask("POST", path, {"code": code}, half).goes_to == "/sign-in"
+    assert site.ask("POST", path, {"code": code}, half).goes_to == ENDED
 
 
 def test_a_browser_that_hangs_up_half_way(site):
@@ -304,7 +322,7 @@ def test_a_removed_device_takes_the_other_sessions_with_it(site):
     assert site.ask("GET", "/", token=thief).status == 200
     right = {"device": "phone", "name": "x", "proof": heidi.code("tablet")}
     assert site.ask("POST", "/device/remove", right, mine).goes_to == "/"
-    assert [site.ask("GET", "/", token=token).goes_to for token in (thief, half, mine)] == ["/sign-in", "/sign-in", None]
+    assert [site.ask("GET", "/", token=token).goes_to for token in (thief, half, mine)] == [ENDED, ENDED, None]
 
 
 def test_a_user_whose_devices_are_all_disabled_stays_out(site):

@@ -68,11 +68,14 @@ async fn which(app: &App, session: &Session, replaced: &str, typed: &str, wrong:
 }
 
 /// Makes the secret and shows it, this once.
-pub async fn begin(State(app): State<App>, visitor: Visitor, Form(typed): Form<Typed>) -> Answer {
+pub async fn begin(State(app): State<App>, visitor: Visitor, token: Token, Form(typed): Form<Typed>) -> Answer {
     let (session, device) = (visitor.either(), typed.device.trim());
     let query = "SELECT e.secret, e.otpauth_uri, mfa.totp_qr_svg(e.otpauth_uri) AS svg
                    FROM mfa.totp_enroll($1, issuer => 'Example', device => $2) AS e";
     let mfa = needs_proof(&app.web.get().await?, &session).await?;
+    if !token.lasts(&app).await? {
+        return Err(Failure::refused("Your session is about to end. Sign out, sign in again, and begin then."));
+    }
     let new = match app.one(query, &[&session.member, &device]).await {
         Err(Failure::Refused(wrong)) => {
             return which(&app, &session, "", device, &Some(Wrong { about: &["device"], ..wrong })).await;

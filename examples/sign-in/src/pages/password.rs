@@ -1,14 +1,15 @@
 //! The password. It opens the page for the code, and nothing else.
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
+use axum::extract::RawQuery;
 
 use super::*;
 
 /// Who is signed in, and came by the back button, goes on.
-pub async fn ask(visitor: Result<Visitor, Failure>) -> Response {
+pub async fn ask(visitor: Result<Visitor, Failure>, RawQuery(query): RawQuery) -> Response {
     match visitor.and_then(Visitor::full) {
         Ok(_) => Redirect::to("/").into_response(),
-        Err(_) => show("", &None),
+        Err(_) => show("", query.as_deref() == Some("ended"), &None),
     }
 }
 
@@ -20,19 +21,20 @@ pub async fn check(State(app): State<App>, token: Token, Form(typed): Form<Typed
     let right = is_right(&app, typed.password, hash).await;
     let Some(row) = rows.first().filter(|_| right) else {
         let text = "User name or password is wrong. Type both again.";
-        return Ok(show(&user, &Some(Wrong::new(text, &["password", "user"]))));
+        return Ok(show(&user, false, &Some(Wrong::new(text, &["password", "user"]))));
     };
     // From here on the user is the name in the row, and never what was typed.
     let cookie = token.begin(&app.web.get().await?, row.get(0)).await?;
     Ok((cookie, Redirect::to("/code")).into_response())
 }
 
-fn show(user: &str, wrong: &Option<Wrong>) -> Response {
+fn show(user: &str, ended: bool, wrong: &Option<Wrong>) -> Response {
     let name =
         Field { name: "user", label: "User name", fills: "username", value: user, first: true, ..Field::default() };
     let password = Field { name: "password", label: "Password", fills: "current-password", ..Field::default() };
     let content = html! {
-        form method="post" { (name.show(wrong)) (password.show(wrong)) button { "Sign in" } }
+        @if ended { p role="status" { "Your session has ended. Sign in again. What you sent last was not done." } }
+        form method="post" action="/sign-in" { (name.show(wrong)) (password.show(wrong)) button { "Sign in" } }
     };
     page("Sign in", None, wrong, content)
 }
