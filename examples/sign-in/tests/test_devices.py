@@ -1,7 +1,7 @@
 """What users do with their devices, in Chromium, without scripts."""
 
 from chromium import needs_chromium, screenshot
-from people import click_twice, error, fill, follow, give_code, give_password, is_about, is_at, lists, press, scan_new_device, shown_codes, sign_in
+from people import click_twice, error, fill, follow, give_code, give_password, go_back_to_an_answer, in_fours, is_about, is_at, lists, press, scan_new_device, shown_codes, sign_in
 from playwright.sync_api import expect
 from totp import NO_CODE
 
@@ -170,6 +170,47 @@ def test_new_recovery_codes(site, new_page):
         fill(page, "Recovery code", code)
         press(page, "Go on")
         is_at(page, title)
+
+
+def test_back_to_a_secret_and_to_recovery_codes(site, new_page):
+    """Neither is shown again, and a form that is sent again does no harm."""
+    peter, page = site.add("peter"), new_page()
+    give_password(page, peter)
+    press(page, "Go on")
+    scan_new_device(page, peter, "phone", "before-back")
+    fill(page, NEW_CODE, peter.code())
+    press(page, "Confirm")
+    is_at(page, "Your recovery codes")
+    codes = shown_codes(page)
+    follow(page, "I have them: go on")
+    is_at(page, "Your devices")
+    for pages, secrets in ((1, codes), (2, [peter.secrets["phone"], in_fours(peter.secrets["phone"])])):
+        go_back_to_an_answer(page, pages)
+        assert not [secret for secret in secrets if secret in page.content()]
+        page.goto(site.address)
+        is_at(page, "Your devices")
+    # Sent again: the list stays, since its code is used; a new secret is staged, and the device works until it is confirmed.
+    follow(page, "Recovery codes")
+    fill(page, PROOF, peter.code())
+    press(page, "Make new recovery codes")
+    is_at(page, "Your recovery codes")
+    codes = shown_codes(page)
+    page.reload()
+    is_at(page, "Recovery codes")
+    assert error(page).startswith(NO_PROOF)
+    expect(page.get_by_text("You have 10 unused recovery codes.")).to_be_visible()
+    page.goto(f"{site.address}/enroll?device=phone")
+    press(page, "Go on")
+    is_at(page, "Set up phone")
+    first = page.locator("#secret").inner_text()
+    page.reload()
+    is_at(page, "Set up phone")
+    assert page.locator("#secret").inner_text() != first
+    site.later(60)
+    again = new_page()
+    sign_in(again, peter)
+    lists(again, [["phone", "in use"], ["phone", "setup not finished"]])
+    assert peter.value("recovery_codes_left") == 10
 
 
 def test_a_double_click_at_the_first_device_signs_in(site, new_page):
