@@ -46,6 +46,11 @@ impl App {
     pub async fn one(&self, query: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Row, Failure> {
         Ok(self.web.get().await?.query_one(query, values).await?)
     }
+
+    /// 404 if there is no such row: an address can name anything.
+    pub async fn must_have(&self, query: &str, values: &[&(dyn ToSql + Sync)]) -> Result<(), Failure> {
+        self.rows(query, values).await?.first().map(|_| ()).ok_or(Failure::NotFound)
+    }
 }
 
 #[tokio::main]
@@ -92,7 +97,7 @@ fn router(app: App) -> Router {
     let mut pages = Router::new()
         .route("/sign-in", get(password::ask).post(password::check))
         .route("/code", get(code::ask).post(code::check))
-        .route("/recover", get(code::ask_recovery).post(code::check_recovery))
+        .route("/recover", get(code::ask).post(code::check))
         .route("/enroll", get(enroll::ask).post(enroll::begin))
         .route("/enroll/confirm", post(enroll::confirm))
         .route("/", get(devices::show))

@@ -27,8 +27,8 @@ pub struct Session {
     level: String,
 }
 
-const FIND: &str =
-    "SELECT s.member, m.desk, s.level, s.spent_on FROM app.session s JOIN app.member m ON m.name = s.member
+const FIND: &str = "SELECT s.member, m.desk, s.level, s.spent_on
+                      FROM app.session s JOIN app.member m ON m.name = s.member
                      WHERE s.token = $1 AND s.expires_at > now()";
 
 impl Session {

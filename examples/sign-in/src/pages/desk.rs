@@ -1,6 +1,7 @@
 //! The help desk: who has which devices, who is locked, and what happened. It has a role of its own in the database.
 
 use deadpool_postgres::{Object, Transaction};
+use tokio_postgres::Row;
 
 use super::*;
 
@@ -12,14 +13,8 @@ pub async fn role(app: &App) -> Result<Object, Failure> {
 }
 
 /// Who acts, for the audit log, until the transaction ends.
-pub async fn act_as(tx: &Transaction<'_>, who: &Session) -> Result<(), Failure> {
-    tx.execute("SELECT set_config('totp.actor', $1, true)", &[&format!("desk:{}", who.member)]).await?;
-    Ok(())
-}
-
-async fn must_exist(app: &App, member: &str) -> Result<(), Failure> {
-    let rows = app.rows("SELECT FROM app.member WHERE name = $1", &[&member]).await?;
-    if rows.is_empty() { Err(Failure::NotFound) } else { Ok(()) }
+pub async fn act_as(tx: &Transaction<'_>, who: &Session) -> Result<Row, Failure> {
+    Ok(tx.query_one("SELECT set_config('totp.actor', $1, true)", &[&format!("desk:{}", who.member)]).await?)
 }
 
 /// Of two who work at the desk, each acts for the other.
@@ -27,7 +22,7 @@ pub async fn must_be_another(app: &App, session: &Session, member: &str) -> Resu
     if member == session.member {
         return Err(Failure::refused("Nobody unlocks or resets themselves. Ask a colleague."));
     }
-    must_exist(app, member).await
+    app.must_have("SELECT FROM app.member WHERE name = $1", &[&member]).await
 }
 
 pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
@@ -66,7 +61,7 @@ pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<
 
 pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Member) -> Answer {
     let session = visitor.desk()?;
-    must_exist(&app, &member).await?;
+    app.must_have("SELECT FROM app.member WHERE name = $1", &[&member]).await?;
     let db = role(&app).await?;
     let devices = db.query("SELECT * FROM mfa.totp_status($1) ORDER BY device, version", &[&member]).await?;
     let query = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), event, coalesce(device, ''), actor

@@ -42,7 +42,7 @@ pub async fn remove(State(app): State<App>, visitor: Visitor, token: Token, Form
 
 async fn forms(app: &App, session: &Session, typed: &Typed, wrong: &Option<Wrong>) -> Answer {
     let device = &typed.device;
-    must_have(app, &session.member, device).await?;
+    app.must_have("SELECT FROM mfa.totp_status($1) WHERE device = $2", &[&session.member, device]).await?;
     let (label, hint) = ("Name", "Such as: phone, tablet");
     let name = Field { name: "name", label, hint, value: &typed.name, ..Field::default() };
     let content = html! {

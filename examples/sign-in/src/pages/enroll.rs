@@ -14,30 +14,27 @@ use super::*;
 pub async fn ask(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
     let session = visitor.either();
     needs_proof(&app.web.get().await?, &session).await?;
-    if !asked.device.is_empty() {
-        must_have(&app, &session.member, &asked.device).await?;
-    }
+    let query = "SELECT WHERE $2 = '' UNION ALL SELECT FROM mfa.totp_status($1) WHERE device = $2";
+    app.must_have(query, &[&session.member, &asked.device]).await?;
     which(&app, &session, &asked.device, "", &None).await
 }
 
-async fn which(app: &App, session: &Session, replaced: &str, typed: &str, wrong: &Option<Wrong>) -> Answer {
+const FIRST: &str = "You sign in with your password and a code of an authenticator app. \
+                     If you have none, install one on your phone.";
+const LOST: &str = "You need a recovery code of the list that you have printed, or a code of another device of yours. \
+                    If you have neither, ask the help desk.";
+const OLD: &str = "Keep the old one until this is done: it works until the new one has shown its first code.";
+
+async fn which(app: &App, session: &Session, old: &str, typed: &str, wrong: &Option<Wrong>) -> Answer {
     let query = "SELECT DISTINCT device FROM mfa.totp_status($1) WHERE approved ORDER BY device";
     let rows = app.rows(query, &[&session.member]).await?;
     let names: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
     let lost = !session.is_full() && !names.is_empty();
-    let (title, text) = if lost {
-        let text = "You need a recovery code of the list that you have printed, or a code of another device of yours. \
-                    If you have neither, ask the help desk.";
-        ("Set up a new device", text)
-    } else if session.is_full() && !replaced.is_empty() {
-        let text = "Keep the old one until this is done: it works until the new one has shown its first code.";
-        ("Replace a device", text)
-    } else if session.is_full() {
-        ("Add a device", "It works besides those that you have.")
-    } else {
-        let text = "You sign in with your password and a code of an authenticator app. \
-                    If you have none, install one on your phone.";
-        ("Set up your first device", text)
+    let (title, text) = match (session.is_full(), old) {
+        (false, _) if lost => ("Set up a new device", LOST),
+        (false, _) => ("Set up your first device", FIRST),
+        (true, "") => ("Add a device", "The others work as before."),
+        (true, _) => ("Replace a device", OLD),
     };
     let (label, hint) = ("Its name", "Such as: phone, tablet");
     let value = if session.is_full() || wrong.is_some() { typed } else { "phone" };
@@ -56,8 +53,8 @@ async fn which(app: &App, session: &Session, replaced: &str, typed: &str, wrong:
                         }
                     }
                 }
-            } @else if session.is_full() && !replaced.is_empty() {
-                input type="hidden" name="device" value=(replaced);
+            } @else if session.is_full() && !old.is_empty() {
+                input type="hidden" name="device" value=(old);
             } @else {
                 (name.show(wrong))
             }
@@ -70,12 +67,12 @@ async fn which(app: &App, session: &Session, replaced: &str, typed: &str, wrong:
 /// Makes the secret and shows it, this once.
 pub async fn begin(State(app): State<App>, visitor: Visitor, token: Token, Form(typed): Form<Typed>) -> Answer {
     let (session, device) = (visitor.either(), typed.device.trim());
-    let query = "SELECT e.secret, e.otpauth_uri, mfa.totp_qr_svg(e.otpauth_uri) AS svg
-                   FROM mfa.totp_enroll($1, issuer => 'Example', device => $2) AS e";
     let mfa = needs_proof(&app.web.get().await?, &session).await?;
     if !token.lasts(&app).await? {
         return Err(Failure::refused("Your session is about to end. Sign out, sign in again, and begin then."));
     }
+    let query = "SELECT *, mfa.totp_qr_svg(otpauth_uri) AS svg
+                   FROM mfa.totp_enroll($1, issuer => 'Example', device => $2)";
     let new = match app.one(query, &[&session.member, &device]).await {
         Err(Failure::Refused(wrong)) => {
             return which(&app, &session, "", device, &Some(Wrong { about: &["device"], ..wrong })).await;

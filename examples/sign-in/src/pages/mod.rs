@@ -24,12 +24,6 @@ use crate::layout::{Field, Wrong, button_to, page, proof, table};
 use crate::session::{Session, Token, Visitor};
 use crate::{App, layout};
 
-/// An address can name any device: only those of the user have a page.
-async fn must_have(app: &App, member: &str, device: &str) -> Result<(), Failure> {
-    let rows = app.rows("SELECT FROM mfa.totp_status($1) WHERE device = $2", &[&member, &device]).await?;
-    if rows.is_empty() { Err(Failure::NotFound) } else { Ok(()) }
-}
-
 /// The user whom the desk deals with, in an address.
 type Member = Path<String>;
 

@@ -12,10 +12,9 @@ pub async fn ask(State(app): State<App>, visitor: Visitor, Path(member): Member,
 pub async fn reset(State(app): State<App>, visitor: Visitor, Path(member): Member, Form(typed): Form<Typed>) -> Answer {
     let session = visitor.desk()?;
     may_be_reset(&app, &session, &member, &typed.device).await?;
-    let wrong = if typed.sure.is_empty() {
-        Some(Wrong::new("Make sure who asks. Nothing was done.", &[]))
-    } else {
-        fresh::check(&app, &session, &typed).await?
+    let wrong = match typed.sure.is_empty() {
+        true => Some(Wrong::new("Make sure who asks. Nothing was done.", &[])),
+        false => fresh::check(&app, &session, &typed).await?,
     };
     if wrong.is_some() {
         return Ok(show(&session, &member, &typed, &wrong));
@@ -24,8 +23,7 @@ pub async fn reset(State(app): State<App>, visitor: Visitor, Path(member): Membe
     let tx = db.transaction().await?;
     desk::act_as(&tx, &session).await?;
     tx.execute("DELETE FROM app.session WHERE member = $1", &[&member]).await?; // in the order of Token::lock_all
-    let query =
-        "SELECT r.secret, r.otpauth_uri, mfa.totp_qr_svg(r.otpauth_uri) AS svg FROM mfa.totp_reset($1, $2) AS r";
+    let query = "SELECT *, mfa.totp_qr_svg(otpauth_uri) AS svg FROM mfa.totp_reset($1, $2)";
     let new = tx.query_one(query, &[&member, &typed.device]).await?;
     let query = "SELECT mfa.totp_reset_recovery_codes($1) WHERE $2 <> ''";
     let codes = tx.query(query, &[&member, &typed.new_codes]).await?;
