@@ -32,6 +32,7 @@ pub async fn remove(State(app): State<App>, visitor: Visitor, token: Token, Form
         token.end_others(&tx, &session.member).await?; // one of them may be on that device
     }
     tx.commit().await?;
+    drop(db); // what follows takes a connection of its own
     let wrong = match removed {
         Some(true) => return Ok(Redirect::to("/").into_response()),
         Some(false) => refused_proof(&app, &session, &typed.proof).await?,
