@@ -33,7 +33,7 @@ fn show(user: &str, ended: bool, wrong: &Option<Wrong>) -> Response {
         Field { name: "user", label: "User name", fills: "username", value: user, first: true, ..Field::default() };
     let password = Field { name: "password", label: "Password", fills: "current-password", ..Field::default() };
     let content = html! {
-        @if ended { p role="status" { "Your session has ended. Sign in again. A form that you sent just now was not done." } }
+        @if ended { p role="status" { "Your session has ended. Sign in again. If you sent a form, it was not done." } }
         form method="post" action="/sign-in" { (name.show(wrong)) (password.show(wrong)) button { "Sign in" } }
     };
     page("Sign in", None, wrong, content)
