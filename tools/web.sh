@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts examples/sign-in on a throw-away server, with two accounts. Ctrl-C ends it, and nothing stays.
+# Starts examples/sign-in on a throw-away server, with two accounts, one of them with a device. Ctrl-C ends it, and nothing stays.
 #
 # usage: tools/web.sh
 
@@ -32,8 +32,13 @@ account() {
 }
 account alice false 'a user,'
 account dora true 'who works at the desk,'
+# Who works at the desk cannot set up the first device: examples/sign-in/README.md.
+secret=$(openssl rand 20 | base32)
+psql -X -q -d app -v ON_ERROR_STOP=1 -v secret="$secret" >/dev/null \
+    <<<"SELECT mfa.totp_import('dora', :'secret', issuer => 'Example', device => 'phone', confirmed => true)"
 cat <<TEXT
-Both set up a device first: in an authenticator app, or with "oathtool --totp -b SECRET".
+alice sets up a device first, in an authenticator app. dora has one: add its secret to the app, or call
+  oathtool --totp -b $secret
 files: $SERVER_DIR
 Ctrl-C ends it.
 TEXT

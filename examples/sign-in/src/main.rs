@@ -8,16 +8,17 @@ mod session;
 
 use std::{env, error::Error, io, net::IpAddr, net::SocketAddr, sync::Arc, time::Duration};
 
+use answer::Failure;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, serve};
 use deadpool_postgres::{Manager, Pool, Runtime};
-use pages::{code, desk, device, devices, enroll, password, recovery_codes, reset};
-use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_postgres::{Config, NoTls};
+use pages::{code, desk, device, devices, enroll, password, recovery_codes, reset, unlock};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinError};
+use tokio_postgres::{Config, NoTls, Row, types::ToSql};
 
 /// What every page can reach.
 #[derive(Clone)]
@@ -36,12 +37,26 @@ pub struct App {
     nobody: Arc<str>,
 }
 
+impl App {
+    /// A query of the public pages: a transaction of its own, committed when its rows are here.
+    pub async fn rows(&self, query: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
+        Ok(self.web.get().await?.query(query, values).await?)
+    }
+
+    pub async fn one(&self, query: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Row, Failure> {
+        Ok(self.web.get().await?.query_one(query, values).await?)
+    }
+
+    /// 404 if there is no such row: an address can name anything.
+    pub async fn must_have(&self, query: &str, values: &[&(dyn ToSql + Sync)]) -> Result<(), Failure> {
+        self.rows(query, values).await?.first().map(|_| ()).ok_or(Failure::NotFound)
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     if env::args().nth(1).as_deref() == Some("hash") {
-        let mut password = String::new();
-        io::stdin().read_line(&mut password)?;
-        println!("{}", password::hash(password.trim_end_matches('\n')));
+        println!("{}", password::hash(io::read_to_string(io::stdin())?.trim_end_matches('\n')));
         return Ok(());
     }
     let listener = TcpListener::bind(env::var("LISTEN").unwrap_or("127.0.0.1:0".into())).await?;
@@ -54,9 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let address_header: Option<HeaderName> = env::var("ADDRESS_HEADER").ok().map(|it| it.parse()).transpose()?;
     if origin.starts_with("https:") && address_header.is_none() {
-        return Err(
-            "set ADDRESS_HEADER to the header in which the proxy gives the address, such as X-Forwarded-For".into()
-        );
+        return Err("set ADDRESS_HEADER to the header with the address, such as X-Forwarded-For".into());
     }
     let app = App {
         web: pool(&env::var("WEB_DATABASE")?)?,
@@ -84,7 +97,7 @@ fn router(app: App) -> Router {
     let mut pages = Router::new()
         .route("/sign-in", get(password::ask).post(password::check))
         .route("/code", get(code::ask).post(code::check))
-        .route("/recover", get(code::ask_recovery).post(code::check_recovery))
+        .route("/recover", get(code::ask).post(code::check))
         .route("/enroll", get(enroll::ask).post(enroll::begin))
         .route("/enroll/confirm", post(enroll::confirm))
         .route("/", get(devices::show))
@@ -97,7 +110,7 @@ fn router(app: App) -> Router {
         pages = pages
             .route("/desk", get(desk::list))
             .route("/desk/{member}", get(desk::show))
-            .route("/desk/{member}/unlock", post(desk::unlock))
+            .route("/desk/{member}/unlock", get(unlock::ask).post(unlock::unlock))
             .route("/desk/{member}/reset", get(reset::ask).post(reset::reset));
     }
     pages
@@ -108,28 +121,21 @@ fn router(app: App) -> Router {
 }
 
 /// What holds for every page.
-async fn guard(
-    State(app): State<App>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn guard(State(app): State<App>, peer: ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
     let posted = request.method() == Method::POST;
     let mut response = if posted && request.headers().get(header::ORIGIN).is_none_or(|it| it != &*app.origin) {
         // Every browser says which site a form was sent from. SameSite keeps our cookie out of such a request, too.
-        layout::message(
-            StatusCode::FORBIDDEN,
-            "Not sent from this site",
-            "Open the page again and send the form from there.",
-        )
-    } else if posted && !app.limit.allows(address(&app, peer, &request)) {
+        let text = "Open the page again and send the form from there.";
+        layout::message(StatusCode::FORBIDDEN, "Not sent from this site", text)
+    } else if posted && !app.limit.allows(address(&app, peer.0, &request)) {
         let text = "Too many forms were sent from your address. Try again in a minute.";
         ([(header::RETRY_AFTER, "60")], layout::message(StatusCode::TOO_MANY_REQUESTS, "Please wait", text))
             .into_response()
     } else {
         // A browser whose user clicks twice hangs up on the first request, and the server would drop it half way:
         // the code used up, and nobody signed in. In a task of its own it runs to its end.
-        tokio::spawn(next.run(request)).await.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR.into_response())
+        let broken = |error: JoinError| Failure::Broken(error.to_string()).into_response();
+        with_layout(tokio::spawn(next.run(request)).await.unwrap_or_else(broken))
     };
     let policy = "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
     for (name, value) in [
@@ -142,6 +148,19 @@ async fn guard(
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// axum has a line of text, and no page, for a path, a method or a form that it does not take.
+fn with_layout(given: Response) -> Response {
+    let has_page = given.headers().get(header::CONTENT_TYPE).is_some_and(|it| it == "text/html; charset=utf-8");
+    let (title, text) = match given.status() {
+        status if has_page || status.is_redirection() => return given,
+        StatusCode::NOT_FOUND => ("No such page", "There is no such page."),
+        StatusCode::PAYLOAD_TOO_LARGE => ("That was not done", "What was typed is too long."),
+        _ => ("That was not done", "Open the page again and send the form from there."),
+    };
+    let allowed = given.headers().get(header::ALLOW).map(|it| (header::ALLOW, it.clone()));
+    (AppendHeaders(allowed), layout::message(given.status(), title, text)).into_response()
 }
 
 /// Behind a proxy all requests come from the proxy. The last address in its header is what the proxy saw: a client can

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from chromium import needs_chromium, screenshot
-from people import error, fill, follow, give_code, give_password, is_at, press, scan_new_device, shown_codes, sign_in
+from people import error, fill, follow, give_code, give_password, is_about, is_at, press, scan_new_device, shown_codes, sign_in
 from playwright.sync_api import expect
 
 pytestmark = needs_chromium
@@ -59,6 +59,21 @@ def test_a_user_who_is_locked_is_seen_and_unlocked(site, new_page, dora):
     expect(page.get_by_text("5 wrong codes in a row. 0 recovery codes left. Codes are locked.")).to_be_visible()
     screenshot(page, "desk-locked")
     press(page, "Unlock")
+    is_at(page, "Unlock alice?")
+    screenshot(page, "desk-unlock")
+    fill(page, "Your password", "wrong horse")
+    good = dora.code()
+    fill(page, "A code of your own device", good)
+    press(page, "Unlock alice")
+    assert error(page) == "Your password is wrong. Nothing was done."
+    is_about(page, "Your password")
+    fill(page, "Your password", "correct horse")
+    fill(page, "A code of your own device", dora.wrong_code())
+    press(page, "Unlock alice")
+    is_about(page, "A code of your own device")
+    fill(page, "Your password", "correct horse")
+    fill(page, "A code of your own device", good)
+    press(page, "Unlock alice")
     is_at(page, "User alice")
     expect(page.get_by_text("0 wrong codes in a row. 0 recovery codes left.")).to_be_visible()
     happened = [f"{site.now:%Y-%m-%d %H:%M:%S}", "unlocked", "", "desk:dora", f"{began:%Y-%m-%d %H:%M:%S}", "locked", "", "web"]
@@ -91,8 +106,8 @@ def test_a_reset(site, new_page, dora):
         press(page, "Reset phone of bob")
 
     good = dora.code()
-    for password, code, said in (("wrong horse", good, "Your password is wrong. Nothing was reset."),
-                                 ("correct horse", dora.wrong_code(), "This code is wrong. Type the one that is shown now. Nothing was reset.")):
+    for password, code, said in (("wrong horse", good, "Your password is wrong. Nothing was done."),
+                                 ("correct horse", dora.wrong_code(), "This code is wrong. Type the one that is shown now. Nothing was done.")):
         try_to_reset(password, code)
         is_at(page, "Reset phone of bob?")
         assert error(page) == said
@@ -133,13 +148,10 @@ def test_nobody_resets_their_own_device(site, new_page, dora):
     site.later(600)
     page = new_page()
     sign_in(page, dora)
-    page.goto(f"{site.address}/desk/dora/reset?device=phone")
-    page.get_by_label("I have made sure that it is dora who asks").check()
-    fill(page, "Your password", "correct horse")
-    fill(page, "A code of your own device", dora.code())
-    press(page, "Reset phone of dora")
-    assert error(page) == "Nobody resets their own device. Ask a colleague, or replace it."
-    assert dora.value("state") == "active"
+    page.goto(f"{site.address}/desk/dora")
+    press(page, "Reset phone")
+    is_at(page, "That was not done")
+    assert error(page) == "Nobody unlocks or resets themselves. Ask a colleague."
 
 
 def test_an_old_session_of_the_desk_resets_nothing(site, new_page, dora):
@@ -154,7 +166,7 @@ def test_an_old_session_of_the_desk_resets_nothing(site, new_page, dora):
     fill(page, "Your password", "correct horse")
     fill(page, "A code of your own device", used)
     press(page, "Reset phone of carol")
-    assert error(page).startswith("Your code was used already.")
+    assert error(page).startswith("This code was used already.")
     assert carol.value("state") == "active"
 
 

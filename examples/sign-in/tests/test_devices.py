@@ -1,15 +1,16 @@
 """What users do with their devices, in Chromium, without scripts."""
 
 from chromium import needs_chromium, screenshot
-from people import click_twice, error, fill, follow, give_code, give_password, is_at, lists, press, scan_new_device, shown_codes, sign_in
+from people import click_twice, error, fill, follow, give_code, give_password, go_back_to_an_answer, in_fours, is_about, is_at, lists, press, scan_new_device, shown_codes, sign_in
 from playwright.sync_api import expect
 from totp import NO_CODE
 
 pytestmark = needs_chromium
 
 PROOF = "Code of a device that you have, or a recovery code"
+BAD_NAME = "You have a device of that name, or the name is empty or too long. Choose another one."
 NEW_CODE = "Code that the new device shows"
-NO_PROOF = "That code is wrong, or was used already, or you have to wait after too many wrong ones. Wait for the next code, and type that."
+NO_PROOF = "This code is wrong, or was used already. Wait for the next one, and type that."
 
 
 def test_a_lost_phone(site, new_page):
@@ -102,6 +103,8 @@ def test_another_device_a_name_and_a_removal(site, new_page):
     press(page, "Rename")
     is_at(page, "Change tablet")
     assert error(page) == NO_PROOF
+    is_about(page, PROOF)
+    expect(page.get_by_label("Name", exact=True)).to_have_value("big <b>tablet</b> & more")
     fill(page, "Name", "big <b>tablet</b> & more")
     fill(page, PROOF, carol.code("phone"))
     press(page, "Rename")
@@ -111,8 +114,10 @@ def test_another_device_a_name_and_a_removal(site, new_page):
     fill(page, "Name", "phone")
     fill(page, PROOF, code)
     press(page, "Rename")
-    is_at(page, "That was not done")
-    follow(page, "To the first page")
+    is_at(page, "Change big <b>tablet</b> & more")
+    assert error(page) == BAD_NAME
+    is_about(page, "Name", "phone")
+    follow(page, "Devices")
     press(page, "Change phone")
     fill(page, PROOF, carol.code("tablet"))
     press(page, "Remove")
@@ -122,7 +127,22 @@ def test_another_device_a_name_and_a_removal(site, new_page):
     fill(page, PROOF, code)
     press(page, "Remove")
     assert error(page) == "This is your only device. Replace it instead."
+    is_about(page)
     assert carol.value("recovery_codes_left") == 4  # neither refusal used one up
+
+
+def test_a_name_that_cannot_be(site, new_page):
+    olga, page = site.add("olga", "phone"), new_page()
+    sign_in(page, olga)
+    follow(page, "Add a device")
+    fill(page, "Its name", 65 * "four")
+    press(page, "Go on")
+    is_at(page, "Add a device")
+    assert error(page) == BAD_NAME
+    is_about(page, "Its name", 65 * "four")
+    fill(page, "Its name", "tablet")
+    press(page, "Go on")
+    is_at(page, "Set up tablet")
 
 
 def test_new_recovery_codes(site, new_page):
@@ -150,6 +170,47 @@ def test_new_recovery_codes(site, new_page):
         fill(page, "Recovery code", code)
         press(page, "Go on")
         is_at(page, title)
+
+
+def test_back_to_a_secret_and_to_recovery_codes(site, new_page):
+    """Neither is shown again, and a form that is sent again does no harm."""
+    peter, page = site.add("peter"), new_page()
+    give_password(page, peter)
+    press(page, "Go on")
+    scan_new_device(page, peter, "phone", "before-back")
+    fill(page, NEW_CODE, peter.code())
+    press(page, "Confirm")
+    is_at(page, "Your recovery codes")
+    codes = shown_codes(page)
+    follow(page, "I have them: go on")
+    is_at(page, "Your devices")
+    for pages, secrets in ((1, codes), (2, [peter.secrets["phone"], in_fours(peter.secrets["phone"])])):
+        go_back_to_an_answer(page, pages)
+        assert not [secret for secret in secrets if secret in page.content()]
+        page.goto(site.address)
+        is_at(page, "Your devices")
+    # Sent again: the list stays, since its code is used; a new secret is staged, and the device works until it is confirmed.
+    follow(page, "Recovery codes")
+    fill(page, PROOF, peter.code())
+    press(page, "Make new recovery codes")
+    is_at(page, "Your recovery codes")
+    codes = shown_codes(page)
+    page.reload()
+    is_at(page, "Recovery codes")
+    assert error(page).startswith(NO_PROOF)
+    expect(page.get_by_text("You have 10 unused recovery codes.")).to_be_visible()
+    page.goto(f"{site.address}/enroll?device=phone")
+    press(page, "Go on")
+    is_at(page, "Set up phone")
+    first = page.locator("#secret").inner_text()
+    page.reload()
+    is_at(page, "Set up phone")
+    assert page.locator("#secret").inner_text() != first
+    site.later(60)
+    again = new_page()
+    sign_in(again, peter)
+    lists(again, [["phone", "in use"], ["phone", "setup not finished"]])
+    assert peter.value("recovery_codes_left") == 10
 
 
 def test_a_double_click_at_the_first_device_signs_in(site, new_page):

@@ -75,6 +75,18 @@ def test_the_name_in_another_spelling_is_the_same_user(site, new_page):
     is_at(page, "Type your code")
 
 
+def test_a_password_is_not_cut(site, new_page):
+    long = "correct horse " * 30
+    person, page = site.add("long", "phone"), new_page()
+    site.database.execute("UPDATE app.member SET password = %s WHERE name = 'long'", [site.hash_of(long)])
+    page.goto(f"{site.address}/sign-in")
+    fill(page, "User name", person.name)
+    page.get_by_label("Password", exact=True).focus()
+    page.keyboard.insert_text(long)
+    press(page, "Sign in")
+    is_at(page, "Type your code")
+
+
 def test_double_click_signs_in(site, new_page):
     dave, page = site.add("dave", "phone"), new_page()
     give_password(page, dave)

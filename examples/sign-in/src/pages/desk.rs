@@ -1,18 +1,11 @@
 //! The help desk: who has which devices, who is locked, and what happened. It has a role of its own in the database.
 
 use deadpool_postgres::{Object, Transaction};
+use tokio_postgres::Row;
 
 use super::*;
 
 const USERS_OF_A_PAGE: i32 = 20;
-
-#[derive(Deserialize)]
-pub struct Asked {
-    #[serde(default)]
-    after: String,
-    #[serde(default)]
-    prefix: String,
-}
 
 /// A connection of the desk's role. Without that role there are no routes to these pages.
 pub async fn role(app: &App) -> Result<Object, Failure> {
@@ -20,35 +13,41 @@ pub async fn role(app: &App) -> Result<Object, Failure> {
 }
 
 /// Who acts, for the audit log, until the transaction ends.
-pub async fn act_as(tx: &Transaction<'_>, who: &Session) -> Result<(), Failure> {
-    tx.execute("SELECT set_config('totp.actor', $1, true)", &[&format!("desk:{}", who.member)]).await?;
-    Ok(())
+pub async fn act_as(tx: &Transaction<'_>, who: &Session) -> Result<Row, Failure> {
+    Ok(tx.query_one("SELECT set_config('totp.actor', $1, true)", &[&format!("desk:{}", who.member)]).await?)
 }
 
-pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<Asked>) -> Answer {
+/// Of two who work at the desk, each acts for the other.
+pub async fn must_be_another(app: &App, session: &Session, member: &str) -> Result<(), Failure> {
+    if member == session.member {
+        return Err(Failure::refused("Nobody unlocks or resets themselves. Ask a colleague."));
+    }
+    app.must_have("SELECT FROM app.member WHERE name = $1", &[&member]).await
+}
+
+pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<Typed>) -> Answer {
     let session = visitor.desk()?;
-    let query = "SELECT user_id, device, state, CASE WHEN NOT locked THEN '' ELSE coalesce(
-                        'until ' || to_char(locked_until AT TIME ZONE 'UTC', 'HH24:MI:SS \"UTC\"'), 'until you unlock') END
+    let query = "SELECT user_id, device, state, CASE WHEN locked THEN coalesce('until ' ||
+                        to_char(locked_until AT TIME ZONE 'UTC', 'HH24:MI:SS \"UTC\"'), 'until you unlock') ELSE '' END
                    FROM mfa.totp_list(nullif($1, ''), $2, $3)";
     let prefix = asked.prefix.trim().to_lowercase();
-    let rows = role(&app).await?.query(query, &[&asked.after, &USERS_OF_A_PAGE, &prefix]).await?;
-    let mut users: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let devices = role(&app).await?.query(query, &[&asked.after, &USERS_OF_A_PAGE, &prefix]).await?;
+    let mut users: Vec<&str> = devices.iter().map(|row| row.get(0)).collect();
     users.dedup();
+    let rows = html! {
+        @for device in &devices {
+            @let [user, device, state, locked]: [&str; 4] = [0, 1, 2, 3].map(|i| device.get(i));
+            @let link = html! { a href={ "/desk/" (user) } { (user) } };
+            tr { th scope="row" { (link) } td { (device) } td { (state) } td { (locked) } }
+        }
+    };
     let content = html! {
         form action="/desk" role="search" {
             label for="prefix" { "User name begins with" }
             input #prefix name="prefix" type="text" value=(prefix) autocapitalize="none" autocomplete="off";
             button { "Search" }
         }
-        table {
-            tr { th scope="col" { "User" } th scope="col" { "Device" } th scope="col" { "State" } th scope="col" { "Locked" } }
-            @for row in &rows {
-                tr {
-                    th scope="row" { a href={ "/desk/" (row.get::<_, &str>(0)) } { (row.get::<_, &str>(0)) } }
-                    @for i in 1..4 { td { (row.get::<_, &str>(i)) } }
-                }
-            }
-        }
+        (table(["User", "Device", "State", "Locked"], rows))
         @if users.len() as i32 == USERS_OF_A_PAGE {
             form action="/desk" {
                 input type="hidden" name="prefix" value=(prefix);
@@ -57,57 +56,39 @@ pub async fn list(State(app): State<App>, visitor: Visitor, Query(asked): Query<
             }
         } @else { p { "No more users." } }
     };
-    Ok(ok("Help desk", &session, content))
+    Ok(page("Help desk", &session, &None, content))
 }
 
-pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
+pub async fn show(State(app): State<App>, visitor: Visitor, Path(member): Member) -> Answer {
     let session = visitor.desk()?;
-    let web = app.web.get().await?;
-    web.query_opt("SELECT FROM app.member WHERE name = $1", &[&member]).await?.ok_or(Failure::NotFound)?;
+    app.must_have("SELECT FROM app.member WHERE name = $1", &[&member]).await?;
     let db = role(&app).await?;
-    let query = "SELECT device, state, failures, locked, recovery_locked, recovery_codes_left FROM mfa.totp_status($1) ORDER BY device, version";
-    let devices = db.query(query, &[&member]).await?;
+    let devices = db.query("SELECT * FROM mfa.totp_status($1) ORDER BY device, version", &[&member]).await?;
     let query = "SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), event, coalesce(device, ''), actor
                    FROM totp.audit_log WHERE user_id = $1 ORDER BY at DESC, id DESC LIMIT 20";
     let events = db.query(query, &[&member]).await?;
+    let rows = html! {
+        @for event in &events { tr { @for i in 0..4 { td { (event.get::<_, &str>(i)) } } } }
+    };
     let content = html! {
         @if let Some(user) = devices.first() {
             p {
-                (user.get::<_, i32>("failures")) " wrong codes in a row. " (user.get::<_, i32>("recovery_codes_left")) " recovery codes left. "
+                (user.get::<_, i32>("failures")) " wrong codes in a row. "
+                (user.get::<_, i32>("recovery_codes_left")) " recovery codes left. "
                 @if user.get("locked") { "Codes are locked. " }
                 @if user.get("recovery_locked") { "Recovery codes are locked." }
             }
-            form method="post" action={ "/desk/" (member) "/unlock" } { button { "Unlock" } }
+            form action={ "/desk/" (member) "/unlock" } { button { "Unlock" } }
         }
         h2 { "Devices" }
         ul {
             @for device in &devices {
-                @let name: &str = device.get("device");
-                li {
-                    (name) ", " (device.get::<_, &str>("state"))
-                    form action={ "/desk/" (member) "/reset" } { input type="hidden" name="device" value=(name); button { "Reset " (name) } }
-                }
+                @let [name, state]: [&str; 2] = ["device", "state"].map(|column| device.get(column));
+                li { (name) ", " (state) (button_to(&format!("/desk/{member}/reset"), name, "Reset")) }
             }
         }
         h2 { "What happened" }
-        table {
-            tr { th scope="col" { "When, UTC" } th scope="col" { "Event" } th scope="col" { "Device" } th scope="col" { "Who" } }
-            @for event in &events { tr { @for i in 0..4 { td { (event.get::<_, &str>(i)) } } } }
-        }
+        (table(["When, UTC", "Event", "Device", "Who"], rows))
     };
-    Ok(ok(&format!("User {member}"), &session, content))
-}
-
-pub async fn unlock(State(app): State<App>, visitor: Visitor, Path(member): Path<String>) -> Answer {
-    let session = visitor.desk()?;
-    if member == session.member {
-        // Or a session that was left open could guess at its own codes without an end.
-        return Err(Failure::Refused("Nobody unlocks themselves. Wait, or ask a colleague."));
-    }
-    let mut db = role(&app).await?;
-    let tx = db.transaction().await?;
-    act_as(&tx, &session).await?;
-    tx.execute("SELECT mfa.totp_unlock($1)", &[&member]).await?;
-    tx.commit().await?;
-    Ok(Redirect::to(&format!("/desk/{member}")).into_response())
+    Ok(page(&format!("User {member}"), &session, &None, content))
 }

@@ -41,7 +41,12 @@ class Chromium:
         if self._process.poll() is not None:
             raise RuntimeError(f"Chromium ended: {(self._folder / 'log').read_text()[-4000:]}")
         self._playwright = sync_playwright().start()
-        self._browser = self._playwright.chromium.connect_over_cdp(f"http://127.0.0.1:{port.read_text().split()[0]}")
+        try:
+            address = f"http://127.0.0.1:{port.read_text().split()[0]}"
+            self._browser = self._playwright.chromium.connect_over_cdp(address, timeout=1000 * PATIENCE_SECONDS)
+        except BaseException:  # or Chromium would stay
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_) -> None:

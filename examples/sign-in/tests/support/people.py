@@ -62,6 +62,17 @@ def follow(page: Page, link: str) -> None:
     page.get_by_role("link", name=link, exact=True).click()
 
 
+def go_back_to_an_answer(page: Page, pages: int) -> None:
+    """The back button, to what a form was answered with: Chromium has not kept it, and asks whether to send the form again."""
+    page.evaluate(f"history.go(-{pages})")
+    expect(page).to_have_title("127.0.0.1")  # a page of its own, with the host in the title
+
+
+def in_fours(secret: str) -> str:
+    """As the page writes it."""
+    return " ".join(re.findall(".{1,4}", secret))
+
+
 def fill(page: Page, label: str, text: str) -> None:
     page.get_by_label(label, exact=True).fill(text)
 
@@ -69,6 +80,16 @@ def fill(page: Page, label: str, text: str) -> None:
 def error(page: Page) -> str:
     """What the page says went wrong."""
     return page.get_by_role("alert").inner_text()
+
+
+def is_about(page: Page, label: str = "", value: str = "") -> None:
+    """The error marks this field, which has the cursor and still what was typed. Without a label: no field."""
+    expect(page.locator("[aria-invalid]")).to_have_count(1 if label else 0)
+    if label:
+        field = page.get_by_label(label, exact=True)
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(field).to_be_focused()
+        expect(field).to_have_value(value)
 
 
 def give_password(page: Page, person: Person, password: str = PASSWORD) -> None:

@@ -27,7 +27,7 @@ class Site:
         self.cluster = cluster
         self.program = cluster.folder / "sign-in"
         shutil.copy(BUILT, self.program)  # the server's user may not get to the checkout
-        self.hash = cluster.run(self.program, "hash", stdin=f"{PASSWORD}\n").strip()
+        self.hash = self.hash_of(PASSWORD)
         self.database = cluster.create_database("app", extension=False)
         self.database.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa;")
         self.database.psql((EXAMPLE / "schema.sql").read_text())
@@ -62,6 +62,9 @@ class Site:
         self._process.wait()
         self._process.stdout.close()
 
+    def hash_of(self, password: str) -> str:
+        return self.cluster.run(self.program, "hash", stdin=f"{password}\n").strip()
+
     def log_text(self) -> str:
         return (self.cluster.folder / "sign-in.log").read_text()
 
@@ -93,7 +96,7 @@ class Site:
         """One request, as a browser sends it that is on a page of this site."""
         given = {"Origin": self.address, "Cookie": f"session={token}", "Content-Type": "application/x-www-form-urlencoded", **headers}
         with closing(HTTPConnection(self._listen, timeout=60, source_address=(source, 0))) as connection:
-            connection.request(method, path, urlencode(fields) if fields is not None else None, {k: v for k, v in given.items() if v})
+            connection.request(method, path, urlencode(fields, doseq=True) if fields is not None else None, {k: v for k, v in given.items() if v})
             return Answer(connection.getresponse())
 
 
