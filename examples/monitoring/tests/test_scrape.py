@@ -67,6 +67,15 @@ def test_postgres_exporter_says_what_is_a_counter(fresh_cluster):
         assert (kind == "counter") == metric.endswith("_total")
 
 
+def test_the_role_is_made_once_for_all_databases_of_a_cluster(fresh_cluster):
+    """role.sql runs in each of them, and again in one of them, without an error."""
+    schemas = {make_database(fresh_cluster, schema): schema for schema in ("public", "mfa")}
+    for database in (*schemas, *schemas):
+        database.psql((EXAMPLE / "role.sql").read_text())
+    for database in schemas:
+        assert int(database.psql("SELECT count(*) FROM totp_metrics()", user=ROLE)) > 0
+
+
 def test_the_role_can_read_the_metrics_and_nothing_else(fresh_cluster):
     database = make_database(fresh_cluster)
     routines = """SELECT proname FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass

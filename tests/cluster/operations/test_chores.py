@@ -10,7 +10,7 @@ from server import wait_until
 from totp import SECRET, import_secret
 
 PAGE = "operations/chores.md"
-ROLES = block_with(PAGE, "CREATE ROLE chores")
+ROLES = block_with(PAGE, "CREATE ROLE %I LOGIN")
 
 
 @pytest.fixture
@@ -31,6 +31,17 @@ def app(fresh_cluster):
         import_secret(conn, "alice", SECRET)
         conn.execute("CALL totp_audit_seal()")
     yield db
+
+
+def test_the_roles_are_made_once_for_all_databases_of_a_server(app):
+    """Those of the page, and the one of monitoring.md: each page is for every database."""
+    other = app.cluster.create_database("other", extension=False)
+    other.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa; ALTER DATABASE other SET search_path = public, mfa")
+    other.psql(ROLES)
+    for db in (app, other):
+        db.psql(block_with("operations/monitoring.md", "CREATE ROLE monitor LOGIN"))
+        assert db.psql("SELECT totp_chores.prune_audit()", user="chores") in ("0\n", "1\n")
+        assert int(db.psql("SELECT count(*) FROM mfa.totp_health()", user="monitor")) > 0
 
 
 def state(db) -> tuple[int, int]:

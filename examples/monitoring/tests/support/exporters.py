@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from server import CHECKOUT, SERVER_USER, Database, wait_until
 
 EXAMPLE = CHECKOUT / "examples" / "monitoring"
-ROLE = re.search(r"^CREATE ROLE (\w+)", (EXAMPLE / "role.sql").read_text(), re.M)[1]
+ROLE = re.search(r"'CREATE ROLE (\w+) LOGIN'", (EXAMPLE / "role.sql").read_text())[1]
 
 # An address that no other process of this machine has, so that the ports can be the usual ones.
 ADDRESS = "127." + ".".join(str(os.getpid() >> shift & 255) for shift in (16, 8, 0))
