@@ -85,10 +85,10 @@ def file_of(database: Database, name: str, *changes: tuple[str, str]) -> Path:
     return copy
 
 
-def sql_exporter(database: Database) -> Program:
-    """prometheus-sql-exporter; it reads each second."""
-    url = f"postgres://{ROLE}@/{database.name}?host={database.cluster.folder}"
-    config = file_of(database, "sql-exporter.yml", ("postgres://[^']+", f"{url}&sslmode=disable"), (r"interval: .*", "interval: 1s"))
+def sql_exporter(database: Database, *others: Database) -> Program:
+    """prometheus-sql-exporter; it reads each second, in these databases."""
+    urls = [f"- 'postgres://{ROLE}@/{each.name}?host={each.cluster.folder}&sslmode=disable'" for each in (database, *others)]
+    config = file_of(database, "sql-exporter.yml", ("- 'postgres://[^']+'", "\n      ".join(urls)), (r"interval: .*", "interval: 1s"))
     return Program(database, SQL_EXPORTER, "prometheus-sql-exporter", "-config.file", config, "-web.listen-address", SQL_EXPORTER)
 
 
