@@ -93,6 +93,18 @@ def test_a_lost_master_key_is_found_by_index(conn):
     assert detail.startswith("nothing is sealed under master key 0123456789abcdef")
 
 
+def test_the_view_of_a_rotation_reads_every_secret_in_a_rotation_and_none_at_other_times(conn):
+    def read():
+        [[[plan]]] = conn.execute("EXPLAIN (ANALYZE, FORMAT json) SELECT * FROM totp.rotation_progress").fetchall()
+        return sum(rows for _, table, rows in _scans(plan["Plan"]) if table == "secrets")
+
+    conn.execute("SET auto_explain.log_min_duration = -1")
+    synthetic_users(conn, 300, at="clock_timestamp()")
+    assert read() == 0
+    conn.execute("SELECT totp.rotation_begin(1)")
+    assert read() >= 301
+
+
 def test_the_end_of_the_audit_log_is_read_however_much_it_has_of_the_last_hour(conn):
     """Not by the index on the time alone, which has the rows of all events: also if all rows were of one event when they were counted."""
     insert = "INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name) SELECT %s, %s, 'u' || n, '', '', '' FROM generate_series(1, 30000) AS n"
