@@ -14,13 +14,18 @@ ROLES = block_with(PAGE, "CREATE ROLE %I LOGIN")
 
 
 @pytest.fixture
-def app(fresh_cluster):
-    """The database of the document, with its roles, an audit row that is two years old, and a secret. pg_cron runs nothing yet."""
+def pg_cron(fresh_cluster):
+    """The server has pg_cron, which runs nothing yet."""
     skip_without("pg_cron")
     with open(fresh_cluster.data / "postgresql.conf", "a") as conf:
         conf.write(block(PAGE, "pg_cron.conf"))
     fresh_cluster.configure(cron__max_running_jobs=0)
     fresh_cluster.restart()
+
+
+@pytest.fixture
+def app(fresh_cluster):
+    """The database of the document, with its roles, an audit row that is two years old, and a secret."""
     db = fresh_cluster.create_database("app", extension=False)
     db.psql("CREATE SCHEMA mfa; CREATE EXTENSION pg_totp SCHEMA mfa; ALTER DATABASE app SET search_path = public, mfa")
     with closing(db.connect()) as conn:
@@ -62,7 +67,7 @@ def test_the_lines_of_cron(app):
     assert app.cluster.run("sh", "-c", lines[0][2], **environment | {"PGUSER": "monitor"}).startswith("key_rotation|warn|")
 
 
-def test_the_jobs_of_pg_cron(app):
+def test_the_jobs_of_pg_cron(pg_cron, app):
     """At the start of the server, so that nobody waits until night."""
     run(app, PAGE, "pg_cron.sql")
     jobs = re.sub(r"'[\d* ]+'", "'@reboot'", block(PAGE, "jobs.sql"))
