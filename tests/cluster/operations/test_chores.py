@@ -2,6 +2,7 @@
 
 import re
 from contextlib import closing
+from typing import NamedTuple
 
 import pytest
 from documents import block, block_with, run
@@ -55,16 +56,47 @@ def state(db) -> tuple[int, int]:
     return db.value(old), db.value("SELECT count(*) FROM totp.audit_log WHERE event = 'key_rotated'")
 
 
+class Line(NamedTuple):
+    """A line of a crontab."""
+
+    schedule: str
+    role: str
+    command: str
+
+    def mail(self, app) -> str:
+        """What cron would mail of it: both of what it prints and what it complains of."""
+        return app.cluster.run("sh", "-c", f"{{ {self.command}\n}} 2>&1", PGHOST=str(app.cluster.folder), PGDATABASE="app", PGUSER=self.role)
+
+
+def crontab() -> dict[str, Line]:
+    """The lines of the page, by what they do."""
+    lines = [Line(*found) for found in re.findall(r"^([*/0-9 ]+?)  +(\w+) +(.*psql .*)$", block(PAGE, "crontab"), re.MULTILINE)]
+    assert [len(line.schedule.split()) for line in lines] == [5] * 6
+    return dict(zip(("health", "seal", "full health", "verify", "prune", "rotate"), lines, strict=True))
+
+
 def test_the_lines_of_cron(app):
-    lines = re.findall(r"^([*/0-9 ]+?)  +(\w+) +(.*psql .*)$", block(PAGE, "crontab"), re.MULTILINE)
-    assert [len(schedule.split()) for schedule, _, _ in lines] == [5] * 6
     assert state(app) == (1, 0)
-    for _, role, command in lines:
-        environment = {"PGHOST": str(app.cluster.folder), "PGDATABASE": "app", "PGUSER": role}
-        assert app.cluster.run("sh", "-c", command, **environment) == ""
+    mails = {name: line.mail(app) for name, line in crontab().items()}
+    assert re.fullmatch("NOTICE:  pg_totp: 1 of 1 secrets moved, [0-9]+ per second\nNOTICE:  pg_totp: rotation complete, 1 secrets moved\n", mails.pop("rotate"))
+    assert set(mails.values()) == {""}
     assert state(app) == (0, 1)
     app.execute("UPDATE totp.data_keys SET created_at = now() - interval '2 years'")
-    assert app.cluster.run("sh", "-c", lines[0][2], **environment | {"PGUSER": "monitor"}).startswith("key_rotation|warn|")
+    assert crontab()["health"].mail(app).startswith("key_rotation|warn|")
+
+
+def test_nothing_is_mailed_of_a_long_trail_nor_of_two_seals_at_once(app):
+    app.execute("""INSERT INTO totp.audit_log (at, event, actor, db_user, application_name)
+                   SELECT now(), 'failed', '', '', '' FROM generate_series(1, 1000000)""")
+    with closing(app.connect()) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM totp.seal_step()")
+        assert crontab()["seal"].mail(app) == ""
+        assert app.value("SELECT count(*) FROM totp.audit_seals") == 2  # the other one has the lock
+        other.execute("COMMIT")
+    assert crontab()["verify"].mail(app) == ""
+    app.execute("UPDATE totp.audit_log SET actor = 'mallory' WHERE id = (SELECT max(id) FROM totp.audit_log)")
+    assert "|changed|" in crontab()["verify"].mail(app)
 
 
 def test_the_jobs_of_pg_cron(pg_cron, app):
