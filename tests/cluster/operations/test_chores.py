@@ -102,13 +102,20 @@ def test_nothing_is_mailed_of_a_long_trail_nor_of_two_seals_at_once(app):
 def test_the_jobs_of_pg_cron(pg_cron, app):
     """At the start of the server, so that nobody waits until night."""
     run(app, PAGE, "pg_cron.sql")
-    jobs = re.sub(r"'[\d* ]+'", "'@reboot'", block(PAGE, "jobs.sql"))
-    assert jobs.count("@reboot") == 2
-    assert state(app) == (1, 0)
-    app.psql(jobs, user="chores")
-    app.cluster.configure(cron__max_running_jobs=2)
+    unsealed = "SELECT count(*) FROM totp.audit_log WHERE id > (SELECT max(last_id) FROM totp.audit_seals)"
+    jobs = {}
+    for name, role in (("owner-jobs.sql", "postgres"), ("jobs.sql", "chores")):
+        jobs[role] = re.sub(r"'[\d* ]+'", "'@reboot'", block(PAGE, name))
+        assert jobs[role].count("@reboot") == 2
+    app.execute("INSERT INTO totp.audit_log (at, event, actor, db_user, application_name) VALUES (now(), 'failed', '', '', '')")
+    [[row]] = app.execute("SELECT max(id) FROM totp.audit_log")
+    assert state(app) == (1, 0) and app.value(unsealed) == 1
+    for role, made in jobs.items():
+        app.psql(made, user=role)
+    app.cluster.configure(cron__max_running_jobs=4)
     app.cluster.restart()
     with closing(app.connect()) as conn:
-        wait_until(lambda: conn.execute("SELECT FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')").rowcount == 2, "the jobs to end")
+        wait_until(lambda: conn.execute("SELECT FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')").rowcount == 4, "the jobs to end")
     run(app, PAGE, "runs.sql")
     assert state(app) == (0, 1)
+    assert app.value("SELECT max(last_id) FROM totp.audit_seals") >= row
