@@ -138,11 +138,14 @@ def _time(microseconds: float) -> str:
 
 
 def _rotation(sessions, sizes, figure):
-    """The steps of totp_rotate_key_online(): the first, which counts, and one batch of users whose secrets are real."""
+    """The steps of totp_rotate_key_online(): the first, which counts, and one batch of users whose secrets are real. Then the
+    view, which counts too."""
     begun = [fixture.seconds(conn, f"SELECT totp.rotation_begin({BATCH})") * 1e6 for conn in sessions]
     moved = [fixture.seconds(conn, f"SELECT totp.rotation_step('', {BATCH})") * 1e6 for conn in sessions]
     yield _line(Cost("", "", shown="totp_rotate_key_online, its first step"), sizes, begun, figure)
     yield _line(Cost("", "", shown=f"totp_rotate_key_online, a batch of {BATCH:,} users"), sizes, moved, figure)
+    seen = [fixture.seconds(conn, "SELECT * FROM totp.rotation_progress") * 1e6 for conn in sessions]
+    yield _line(Cost("", "", shown="totp.rotation_progress, in a rotation"), sizes, seen, figure)
 
 
 def _export(conn, users: int, figure):

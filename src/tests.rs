@@ -14,6 +14,7 @@ mod tests {
     use crate::keyring;
     use crate::server_log::quoted;
     use crate::store::attempts::{self, Attempts};
+    use crate::store::health::Sampled;
     use crate::store::spi::Snapshot;
     use crate::store::{data_keys, secrets};
     use crate::user::UserId;
@@ -294,5 +295,17 @@ mod tests {
         )
         .unwrap();
         Spi::run("SELECT totp_verify('bob', '000000')").unwrap();
+    }
+
+    #[pg_test]
+    fn a_sample_says_no_more_than_it_knows() {
+        let said = |rows, scale| {
+            let sample = Sampled { rows, scale };
+            (sample.at_least(), sample.about(), sample.at_most())
+        };
+        assert_eq!(said(7, 1.0), (7, 7, 7)); // it is the table
+        assert_eq!(said(0, 30.0), (0, 0, 90));
+        assert_eq!(said(9, 30.0), (0, 270, 630));
+        assert_eq!(said(100, 30.0), (2_100, 3_000, 3_990));
     }
 }

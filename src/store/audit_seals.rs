@@ -77,7 +77,7 @@ pub struct Open {
     pub place: Place,
 }
 
-statement!(reads LAST(), c"
+statement!(probes LAST(), c"
 SELECT seal_id, first_id, last_id, row_count, newest_at, rows_mac, holes::text, late::text, closed_seal, pruned_seal, next_xid,
        system_identifier, database, timeline, key_id, sealed_at, previous_mac, mac
   FROM totp.audit_seals ORDER BY seal_id DESC LIMIT 1");

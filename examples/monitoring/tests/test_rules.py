@@ -51,6 +51,15 @@ def test_the_tests_of_the_rules_notice_a_wrong_rule(alert, tmp_path):
         assert noticed in failures(alert, r"for: \w+", "for: 0s", tmp_path)
 
 
+@pytest.mark.parametrize("number", range(4))
+def test_the_tests_of_the_rules_notice_a_missing_part_of_a_rule(number, tmp_path):
+    """Silence has four causes, and each has its line."""
+    alert = "TotpMetricsMissing"
+    parts = re.findall(r"(?m)^ {10}(?:or )?(\(.*\))$", RULES.partition(f"- alert: {alert}\n")[2])
+    assert len(parts) == 4
+    assert f"alertname: {alert}, time: " in failures(alert, re.escape(parts[number]), "(vector(0) > 1)", tmp_path)
+
+
 @pytest.mark.parametrize("alert", ALERTS)
 def test_every_alert_has_a_runbook_and_an_explanation(alert):
     """The annotation is a link to a section of docs/operations, and docs/operations/monitoring.md says what the alert means."""

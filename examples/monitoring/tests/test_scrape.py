@@ -5,7 +5,7 @@ import time
 from contextlib import closing
 
 import pytest
-from exporters import EXAMPLE, ROLE, Program, Prometheus, postgres_exporter, sql_exporter
+from exporters import EXAMPLE, ROLE, SQL_EXPORTER, Program, Prometheus, postgres_exporter, sql_exporter
 from server import Cluster, Database
 from totp import SECRET, code_at, wrong_code
 
@@ -65,6 +65,15 @@ def test_postgres_exporter_says_what_is_a_counter(fresh_cluster):
     assert kinds.keys() == {"counter", "gauge"}
     for kind, metric in re.findall(r'^totp_(counter|gauge)_value\{.*metric="(\w+)".*\} ', text, re.M):
         assert (kind == "counter") == metric.endswith("_total")
+
+
+def test_the_role_is_made_once_for_all_databases_of_a_cluster(fresh_cluster):
+    """role.sql runs in each of them, and again in one of them, without an error."""
+    schemas = {make_database(fresh_cluster, schema): schema for schema in ("public", "mfa")}
+    for database in (*schemas, *schemas):
+        database.psql((EXAMPLE / "role.sql").read_text())
+    for database in schemas:
+        assert int(database.psql("SELECT count(*) FROM totp_metrics()", user=ROLE)) > 0
 
 
 def test_the_role_can_read_the_metrics_and_nothing_else(fresh_cluster):
@@ -127,6 +136,24 @@ def test_silence_fires(fresh_cluster, exporter):
             # Postgres_exporter tries for some seconds, which is more than the time that Prometheus gives it here.
             prometheus.wait_for(lambda: prometheus.firing() in ({"TotpMetricsMissing"}, {"TotpExporterDown"}), "to alert")
         prometheus.wait_for(lambda: "TotpExporterDown" in prometheus.firing(), "to alert")
+
+
+def test_one_server_of_two_that_is_gone_when_sql_exporter_restarts_fires(fresh_cluster):
+    """It exports nothing of that one then, and answers. Two databases stand for two servers."""
+    database, other = make_database(fresh_cluster), make_database(fresh_cluster)
+    with Prometheus(database, SQL_EXPORTER, rules=AT_ONCE) as prometheus:
+        with sql_exporter(database, other):
+            prometheus.wait_for(lambda: len(prometheus.query("totp_read_at_seconds")) == 2, "to see both")
+            wait_for_alerts(prometheus, set())
+        database.execute(f"ALTER DATABASE {other.name} ALLOW_CONNECTIONS false")
+        with sql_exporter(database, other):
+            wait_for_alerts(prometheus, {"TotpMetricsMissing"})
+            [[labels, _]] = prometheus.query('ALERTS{alertname="TotpMetricsMissing"}')
+            assert labels["database"] == other.name
+            [[labels, _]] = prometheus.query("totp_read_at_seconds")
+            assert labels["database"] == database.name and {value for _, value in prometheus.query('up{job="totp"}')} == {1}
+            database.execute(f"ALTER DATABASE {other.name} ALLOW_CONNECTIONS true")
+            wait_for_alerts(prometheus, set())
 
 
 def test_a_health_check_that_fails_fires_under_its_name(fresh_cluster):

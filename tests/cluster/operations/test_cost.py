@@ -25,8 +25,8 @@ def conn(db):
         yield conn
 
 
-def scans(conn, call: str) -> list[tuple[str, str, float]]:
-    """Each scan of a table of users that a call led to: node type, table, rows read."""
+def scans(conn, call: str, tables: set[str] = OF_USERS) -> list[tuple[str, str, float]]:
+    """Each scan of one of these tables that a call led to: node type, table, rows read."""
     plans = []
 
     def note(notice):
@@ -37,13 +37,13 @@ def scans(conn, call: str) -> list[tuple[str, str, float]]:
     conn.execute(f"SELECT * FROM {call}")
     conn.remove_notice_handler(note)
     assert len(plans) > 1
-    return [scan for plan in plans for scan in _scans(plan)]
+    return [scan for plan in plans for scan in _scans(plan, tables)]
 
 
-def _scans(node: dict) -> list[tuple[str, str, float]]:
-    found = [scan for child in node.get("Plans", []) for scan in _scans(child)]
+def _scans(node: dict, tables: set[str] = OF_USERS) -> list[tuple[str, str, float]]:
+    found = [scan for child in node.get("Plans", []) for scan in _scans(child, tables)]
     table = node.get("Relation Name")
-    if table in OF_USERS:
+    if table in tables:
         removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
         found.append((node["Node Type"], table, (node["Actual Rows"] + removed) * node["Actual Loops"]))
     return found
@@ -92,6 +92,30 @@ def test_a_lost_master_key_is_found_by_index(conn):
     is_cheap(conn, "totp_health()")
     [[detail]] = conn.execute("SELECT detail FROM totp_health() WHERE check_name = 'lost_master_key'")
     assert detail.startswith("nothing is sealed under master key 0123456789abcdef")
+
+
+def test_the_last_seal_is_found_by_index(conn):
+    """Also in a session that has looked for it when there was none, and PostgreSQL knew that."""
+    conn.execute("VACUUM totp.audit_seals")
+    assert scans(conn, "totp_health()", {"audit_seals"}) == [("Index Scan", "audit_seals", 0)]
+    conn.execute("SET auto_explain.log_min_duration = -1")
+    conn.execute("CALL totp_audit_seal()")
+    conn.execute("""INSERT INTO totp.audit_seals SELECT (jsonb_populate_record(s, jsonb_build_object('seal_id', n))).*
+                      FROM totp.audit_seals AS s, generate_series(2, 3000) AS n""")
+    conn.execute("SET auto_explain.log_min_duration = 0")
+    assert scans(conn, "totp_health()", {"audit_seals"}) == [("Index Scan", "audit_seals", 1)]
+
+
+def test_the_view_of_a_rotation_reads_every_secret_in_a_rotation_and_none_at_other_times(conn):
+    def read():
+        [[[plan]]] = conn.execute("EXPLAIN (ANALYZE, FORMAT json) SELECT * FROM totp.rotation_progress").fetchall()
+        return sum(rows for _, table, rows in _scans(plan["Plan"]) if table == "secrets")
+
+    conn.execute("SET auto_explain.log_min_duration = -1")
+    synthetic_users(conn, 300, at="clock_timestamp()")
+    assert read() == 0
+    conn.execute("SELECT totp.rotation_begin(1)")
+    assert read() >= 301
 
 
 def test_the_end_of_the_audit_log_is_read_however_much_it_has_of_the_last_hour(conn):

@@ -5,7 +5,7 @@ from datetime import timedelta
 from itertools import islice
 
 from health import health
-from totp import EARLIER, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, active_user, code_at, enroll, fix_clock, recovery_codes, stage, verify, wrong_codes
+from totp import EARLIER, MAX_ATTEMPTS, NOON, NO_CODE, SECRET, active_user, code_at, enroll, error_of, fix_clock, recovery_codes, stage, verify, wrong_codes
 
 DAY = timedelta(days=1)
 
@@ -21,6 +21,11 @@ def test_a_healthy_database_is_in_order(quick_db, conn):
 
 def test_a_set_clock_is_a_failure(conn):
     assert health(conn)["test_clock"][0] == "fail"
+
+
+def test_full_must_not_be_null(conn):
+    error = error_of(conn, "SELECT totp_health(NULL)")
+    assert (error.sqlstate, error.diag.message_primary) == ("22023", 'argument "full" must not be null')
 
 
 def test_health_reports_users_near_or_in_a_lock(conn):

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from server import CHECKOUT, SERVER_USER, Database, wait_until
 
 EXAMPLE = CHECKOUT / "examples" / "monitoring"
-ROLE = re.search(r"^CREATE ROLE (\w+)", (EXAMPLE / "role.sql").read_text(), re.M)[1]
+ROLE = re.search(r"'CREATE ROLE (\w+) LOGIN'", (EXAMPLE / "role.sql").read_text())[1]
 
 # An address that no other process of this machine has, so that the ports can be the usual ones.
 ADDRESS = "127." + ".".join(str(os.getpid() >> shift & 255) for shift in (16, 8, 0))
@@ -85,10 +85,10 @@ def file_of(database: Database, name: str, *changes: tuple[str, str]) -> Path:
     return copy
 
 
-def sql_exporter(database: Database) -> Program:
-    """prometheus-sql-exporter; it reads each second."""
-    url = f"postgres://{ROLE}@/{database.name}?host={database.cluster.folder}"
-    config = file_of(database, "sql-exporter.yml", ("postgres://[^']+", f"{url}&sslmode=disable"), (r"interval: .*", "interval: 1s"))
+def sql_exporter(database: Database, *others: Database) -> Program:
+    """prometheus-sql-exporter; it reads each second, in these databases."""
+    urls = [f"- 'postgres://{ROLE}@/{each.name}?host={each.cluster.folder}&sslmode=disable'" for each in (database, *others)]
+    config = file_of(database, "sql-exporter.yml", ("- 'postgres://[^']+'", "\n      ".join(urls)), (r"interval: .*", "interval: 1s"))
     return Program(database, SQL_EXPORTER, "prometheus-sql-exporter", "-config.file", config, "-web.listen-address", SQL_EXPORTER)
 
 
