@@ -24,7 +24,7 @@ use crate::layout::{Field, Wrong, button_to, page, proof, table};
 use crate::session::{Session, Token, Visitor};
 use crate::{App, layout};
 
-/// The user whom the desk deals with, in an address.
+/// The user that the desk deals with, in an address.
 type Member = Path<String>;
 
 /// The fields of all forms and addresses. One that is missing is empty, and refused like one that is wrong.
