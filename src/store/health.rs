@@ -8,7 +8,6 @@ use pgrx::IntoDatum;
 use pgrx::pg_sys;
 
 use super::attempts::Attempts;
-use super::audited_hour::{self, Counted};
 use super::counters::Counts;
 use super::floor::Floor;
 use super::shape;
@@ -100,8 +99,6 @@ pub struct AuditedHour {
     pub replays: i64,
 }
 
-const HOUR: i64 = 3_600_000_000;
-
 /// What a sample of two tables has of the last hour.
 pub struct SampledHour {
     /// Users who had a wrong code.
@@ -128,7 +125,7 @@ pub struct Help {
 }
 
 /// Largest number of audit rows of an event that are counted.
-pub const AUDIT_ROWS: i64 = audited_hour::MOST;
+pub const AUDIT_ROWS: i64 = 10_000;
 
 /// Largest number of pages that a sample has.
 const SAMPLE_PAGES: u32 = 32;
@@ -211,8 +208,8 @@ SELECT coalesce(pg_catalog.bool_or(state = 'retiring'), false),
 
 statement!(reads FLOOR(TIMESTAMPTZOID), c"SELECT floor_at::text, floor_at > $1, timeline < 0 FROM totp.floor");
 
-// Where `audited_hour` has no index, or the rows are in partitions. The last rows of an event, by the index on (event, at). A
-// comparison of rows, and this order, fit no other index: by the one on (at) it would read the rows of all events.
+// The last rows of an event, by the index on (event, at). A comparison of rows, and this order, fit no other index: by the one
+// on (at) it would read the rows of all events.
 statement!(probes AUDITED_HOUR(TIMESTAMPTZOID, INT8OID), c"
 SELECT (SELECT pg_catalog.count(DISTINCT user_id)
           FROM (SELECT user_id FROM totp.audit_log
@@ -358,11 +355,6 @@ pub fn floor(now: Timestamp) -> Result<Option<FloorSeen>, Error> {
 
 /// Counts the signs of an attack that the audit log has, which lacks what was rolled back.
 pub fn audited_hour(now: Timestamp) -> Result<AuditedHour, Error> {
-    let since = Timestamp(now.0.saturating_sub(HOUR));
-    let counted = (audited_hour::count("failed", since)?, audited_hour::count("replayed", since)?);
-    if let (Some(Counted { users: failing_users, .. }), Some(Counted { rows: replays, .. })) = counted {
-        return Ok(AuditedHour { failing_users, replays });
-    }
     one(&AUDITED_HOUR, &[int8(now.0), int8(AUDIT_ROWS)], |row| {
         Ok(AuditedHour { failing_users: row.must(1)?, replays: row.must(2)? })
     })

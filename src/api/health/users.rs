@@ -77,18 +77,13 @@ fn failures_over_many_users(audited: i64, hour: &SampledHour) -> Check {
 fn replays(number: i64) -> Check {
     let are_many = number >= REPLAYS;
     let detail = format!(
-        "{}: {}",
+        "{} tried again in the last hour, in {} that committed: {}",
         if number < AUDIT_ROWS {
-            format!(
-                "{} tried again in the last hour, in {} that committed",
-                counted(number, "used code was", "used codes were"),
-                of(number, "a transaction", "transactions")
-            )
+            counted(number, "used code was", "used codes were")
         } else {
-            format!(
-                "{AUDIT_ROWS} or more used codes were tried again in the last hour, in transactions that committed or not"
-            )
+            format!("{AUDIT_ROWS} or more used codes were")
         },
+        of(number, "a transaction", "transactions"),
         if are_many {
             "a client sends codes twice, or someone intercepts them; look at totp.audit_log"
         } else {

@@ -2,7 +2,6 @@
 
 import json
 from contextlib import closing
-from datetime import timedelta
 
 import pytest
 from many_users import synthetic_users
@@ -129,69 +128,6 @@ def test_the_end_of_the_audit_log_is_read_however_much_it_has_of_the_last_hour(c
     is_cheap(conn, "totp_health()")
     [[detail]] = conn.execute("SELECT detail FROM totp_health() WHERE check_name = 'failures_over_many_users'")
     assert detail.startswith("10000 users had a wrong code in the last hour, and ")
-
-
-INSERT = "INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name) SELECT %s, %s, 'u' || n, '', '', '' FROM generate_series(1, %s) AS n"
-SIGNS = ["failures_over_many_users", "replays"]
-
-
-def signs(conn) -> list[tuple[str, str]]:
-    return conn.execute("SELECT status, detail FROM totp_health() WHERE check_name = ANY (%s) ORDER BY check_name", [SIGNS]).fetchall()
-
-
-@pytest.fixture
-def plain(db):
-    """A session at noon."""
-    with closing(db.connect()) as conn:
-        fix_clock(conn, NOON)
-        yield conn
-
-
-def insert(conn, event: str, number: int, is_kept: bool) -> None:
-    with conn.transaction(force_rollback=not is_kept):
-        conn.execute(INSERT, [NOON, event, number])
-
-
-def test_entries_of_transactions_that_were_rolled_back_are_read_up_to_a_limit(plain):
-    """They stay in the index until VACUUM."""
-    for event in ("failed", "replayed"):
-        insert(plain, event, 15, is_kept=True)
-        insert(plain, event, 50_000, is_kept=False)
-
-    def read() -> int:
-        plain.execute("SELECT pg_stat_force_next_flush()")
-        [[number]] = plain.execute("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'audit_log_event_at'")
-        return number
-
-    before = read()
-    [failures, replays] = signs(plain)
-    assert 20_000 <= read() - before <= 20_002
-    assert failures[1].startswith("10000 users had a wrong code in the last hour, and ")
-    assert replays == ("warn", "10000 or more used codes were tried again in the last hour, in transactions that committed or not: a client sends codes twice,"
-                               " or someone intercepts them; look at totp.audit_log")
-
-
-WAYS = {
-    "by the index": "",
-    "without it": "DROP INDEX totp.audit_log_event_at",
-    "by one in the other order": "DROP INDEX totp.audit_log_event_at; CREATE INDEX ON totp.audit_log (event, at DESC)",
-    "by one of a part": "DROP INDEX totp.audit_log_event_at; CREATE INDEX ON totp.audit_log (event, at) WHERE user_id IS NULL",
-    "by one of another collation": "DROP INDEX totp.audit_log_event_at; CREATE INDEX ON totp.audit_log (event COLLATE \"C\", at)",
-    "with rows in another table": "CREATE TABLE totp.older () INHERITS (totp.audit_log); WITH moved AS (DELETE FROM ONLY totp.audit_log RETURNING *) INSERT INTO totp.older SELECT * FROM moved",
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_rows_that_were_rolled_back_do_not_count(plain, way):
-    for event, number in (("failed", 15), ("replayed", 5), ("verified", 100)):
-        insert(plain, event, number, is_kept=True)
-        insert(plain, event, 2_000, is_kept=False)
-    plain.execute(INSERT, [NOON - timedelta(minutes=61), "failed", 100])
-    plain.execute("UPDATE totp.audit_log SET actor = 'x' WHERE event = 'replayed'")
-    plain.execute(WAYS[way] or "SELECT 1")
-    [failures, replays] = signs(plain)
-    assert failures[1].startswith("15 users had a wrong code in the last hour, and ")
-    assert replays[1].startswith("5 used codes were tried again in the last hour, in transactions that committed:")
 
 
 def test_the_full_checks_read_everything_and_say_how_far_they_are(conn):
