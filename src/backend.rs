@@ -196,15 +196,13 @@ pub unsafe fn lock_parts(relation: pg_sys::Relation, mode: u32) {
         if !(*(*relation).rd_rel).relhassubclass {
             return;
         }
-        let tables = pg_sys::find_all_inheritors((*relation).rd_id, mode as i32, std::ptr::null_mut());
-        for table in pgrx::PgList::<pg_sys::Oid>::from_pg(tables).iter_oid() {
+        for table in taken(pg_sys::find_all_inheritors((*relation).rd_id, mode as i32, std::ptr::null_mut())) {
             let part = pg_sys::try_table_open(table, pg_sys::NoLock as i32);
             if !part.is_null() {
                 lock_indexes(part, mode);
                 pg_sys::table_close(part, pg_sys::NoLock as i32);
             }
         }
-        pg_sys::list_free(tables);
     }
 }
 
@@ -215,11 +213,26 @@ pub unsafe fn lock_parts(relation: pg_sys::Relation, mode: u32) {
 unsafe fn lock_indexes(relation: pg_sys::Relation, mode: u32) {
     // SAFETY: promised by the caller. The list is a copy.
     unsafe {
-        let indexes = pg_sys::RelationGetIndexList(relation);
-        for index in pgrx::PgList::<pg_sys::Oid>::from_pg(indexes).iter_oid() {
+        for index in taken(pg_sys::RelationGetIndexList(relation)) {
             pg_sys::LockRelationOid(index, mode as i32);
         }
-        pg_sys::list_free(indexes);
+    }
+}
+
+/// Returns the OIDs of a list, and frees it. Not by pgrx's list, which needs its C file in the library.
+///
+/// # Safety
+/// It is a list of OIDs, and nobody else's.
+unsafe fn taken(list: *mut pg_sys::List) -> Vec<pg_sys::Oid> {
+    if list.is_null() {
+        return vec![]; // an empty list of PostgreSQL
+    }
+    // SAFETY: promised by the caller. A list has as many cells as it says.
+    unsafe {
+        let cells = std::slice::from_raw_parts((*list).elements, (*list).length as usize);
+        let oids = cells.iter().map(|cell| cell.oid_value).collect();
+        pg_sys::list_free(list);
+        oids
     }
 }
 
