@@ -22,6 +22,7 @@ mod insert;
 pub mod list;
 pub mod metrics;
 pub mod owner;
+mod parts;
 pub mod recovery_codes;
 pub mod relcache;
 pub mod rotation;

@@ -14,7 +14,7 @@ use pgrx::pg_sys::{
 };
 
 use super::relcache::Kept;
-use super::{citus, table_oid};
+use super::{citus, parts, table_oid};
 use crate::backend::{self, is_named};
 use crate::error::Error;
 
@@ -255,7 +255,7 @@ impl Open {
     /// Locks its indexes, and its partitions and children with theirs.
     pub fn lock_parts(&self, lock: u32) {
         // SAFETY: the relation is open, and locked since it was opened.
-        unsafe { backend::lock_parts(self.relation, lock) }
+        unsafe { parts::lock(self.relation, lock) }
     }
 
     /// Returns how the rows of a user are found, in a table by user id.
