@@ -33,6 +33,10 @@ FILL = {
 ATTACK = """
 INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name)
 SELECT now() - n * interval '10 ms', CASE n % 2 WHEN 0 THEN 'failed' ELSE 'replayed' END, 'u' || to_char(n, 'FM00000000'), 'app', 'app', 'web' FROM generate_series(1, 300000) n"""
+# Later than those of the attack, and read first.
+ROLLED_BACK = """
+INSERT INTO totp.audit_log (at, event, user_id, actor, db_user, application_name)
+SELECT now() + n * interval '1 ms', %s, 'u' || to_char(n, 'FM00000000'), 'app', 'app', 'web' FROM generate_series(1, 1000000) n"""
 
 
 def measure(compare, figure):
@@ -66,6 +70,10 @@ def figures(database, figure):
         yield from _calls(database, figure, "beside sign-ins, imports and removals")
     database.execute(ATTACK)
     yield from _calls(database, figure, "in the hour of an attack")
+    for event in ("failed", "replayed"):
+        with closing(database.connect()) as conn, conn.transaction(force_rollback=True):
+            conn.execute(ROLLED_BACK, [event])
+    yield from _calls(database, figure, "and after two million guesses that were rolled back")
     fixture.say(f"removing {REMOVED:,} users")
     for table in FILL.keys() - {"audit_log"}:
         database.execute(f"DELETE FROM totp.{table} WHERE user_id < 'u' || to_char({REMOVED}, 'FM00000000') AND user_id <> 'alice'")

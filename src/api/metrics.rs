@@ -33,7 +33,7 @@ impl Metric {
 fn totp_metrics()
 -> Result<TableIterator<'static, (name!(metric, String), name!(value, f64), name!(help, String))>, ErrorReport> {
     guard::not_parallel("totp_metrics")?;
-    let checks = health::cheap()?;
+    let checks = health::statuses()?;
     let mut metrics = store::counters::sums()?.map(counters).into_iter().flatten().collect::<Vec<_>>();
     if store::health::unreadable_tables().is_empty() {
         metrics.extend(gauges_of_tables()?);

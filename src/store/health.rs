@@ -8,6 +8,7 @@ use pgrx::IntoDatum;
 use pgrx::pg_sys;
 
 use super::attempts::Attempts;
+use super::audited_hour::{self, Counted};
 use super::counters::Counts;
 use super::floor::Floor;
 use super::shape;
@@ -99,6 +100,8 @@ pub struct AuditedHour {
     pub replays: i64,
 }
 
+const HOUR: i64 = 3_600_000_000;
+
 /// What a sample of two tables has of the last hour.
 pub struct SampledHour {
     /// Users who had a wrong code.
@@ -125,14 +128,10 @@ pub struct Help {
 }
 
 /// Largest number of audit rows of an event that are counted.
-pub const AUDIT_ROWS: i64 = 10_000;
+pub const AUDIT_ROWS: i64 = audited_hour::MOST;
 
 /// Largest number of pages that a sample has.
 const SAMPLE_PAGES: u32 = 32;
-
-/// Bytes of a page for each of its places at least: a line pointer and the header of a row. More places than rows fit in are
-/// there after deletes.
-const LEAST_ROW: u32 = 28;
 
 statement!(reads VERSION(), c"SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_totp'");
 
@@ -208,9 +207,9 @@ SELECT coalesce(pg_catalog.bool_or(state = 'retiring'), false),
 
 statement!(reads FLOOR(TIMESTAMPTZOID), c"SELECT floor_at::text, floor_at > $1, timeline < 0 FROM totp.floor");
 
-// The last rows of an event, by the index on (event, at). A comparison of rows, and this order, fit no other index: by the one
-// on (at) it would read the rows of all events.
-statement!(probes AUDITED_HOUR(TIMESTAMPTZOID, INT8OID), c"
+// Where `audited_hour` has no index, or the rows are in partitions. The last rows of an event, by the index on (event, at). A
+// comparison of rows, and this order, fit no other index: by the one on (at) it would read the rows of all events.
+statement!(probes AUDITED_HOUR(TIMESTAMPTZOID, INT8OID, INT8OID), c"
 SELECT (SELECT pg_catalog.count(DISTINCT user_id)
           FROM (SELECT user_id FROM totp.audit_log
                  WHERE (event, at) > ('failed', $1 - interval '1 hour') AND (event, at) <= ('failed', 'infinity')
@@ -218,7 +217,7 @@ SELECT (SELECT pg_catalog.count(DISTINCT user_id)
        (SELECT pg_catalog.count(*)
           FROM (SELECT FROM totp.audit_log
                  WHERE (event, at) > ('replayed', $1 - interval '1 hour') AND (event, at) <= ('replayed', 'infinity')
-                 ORDER BY event DESC, at DESC LIMIT $2) AS replayed)");
+                 ORDER BY event DESC, at DESC LIMIT $3) AS replayed)");
 
 // A partitioned table has its pages in its partitions.
 statement!(reads PAGES(), c"
@@ -230,9 +229,17 @@ SELECT (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(relid))
                  UNION SELECT relid FROM pg_catalog.pg_partition_tree('totp.used_codes')) AS part)::bigint");
 
 // TABLESAMPLE would compute a number for every page of the table.
-statement!(probes SAMPLED_HOUR(TIMESTAMPTZOID, TIDARRAYOID, TIDARRAYOID), c"
-SELECT (SELECT pg_catalog.count(*) FROM totp.attempts WHERE ctid = ANY ($2) AND last_failed_at > $1 - interval '1 hour'),
-       (SELECT pg_catalog.count(*) FROM totp.used_codes WHERE ctid = ANY ($3) AND used_at > $1 - interval '1 hour')");
+statement!(probes SAMPLED_HOUR(TIMESTAMPTZOID, INT8ARRAYOID, INT8ARRAYOID), c"
+SELECT (SELECT coalesce(pg_catalog.sum(number), 0)::bigint
+          FROM pg_catalog.unnest($2) AS page
+         CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS number FROM totp.attempts
+                              WHERE ctid BETWEEN pg_catalog.format('(%s,0)', page)::tid AND pg_catalog.format('(%s,65535)', page)::tid
+                                AND last_failed_at > $1 - interval '1 hour') AS failed),
+       (SELECT coalesce(pg_catalog.sum(number), 0)::bigint
+          FROM pg_catalog.unnest($3) AS page
+         CROSS JOIN LATERAL (SELECT pg_catalog.count(*) AS number FROM totp.used_codes
+                              WHERE ctid BETWEEN pg_catalog.format('(%s,0)', page)::tid AND pg_catalog.format('(%s,65535)', page)::tid
+                                AND used_at > $1 - interval '1 hour') AS used)");
 
 // What follows reads whole tables. Joins and sorts of more than work_mem use temporary files: EXISTS under OR would not.
 statement!(reads INCOMPLETE(), c"
@@ -353,9 +360,15 @@ pub fn floor(now: Timestamp) -> Result<Option<FloorSeen>, Error> {
     })
 }
 
-/// Counts the signs of an attack that the audit log has, which lacks what was rolled back.
-pub fn audited_hour(now: Timestamp) -> Result<AuditedHour, Error> {
-    one(&AUDITED_HOUR, &[int8(now.0), int8(AUDIT_ROWS)], |row| {
+/// Counts the signs of an attack that the audit log has, which lacks what was rolled back. Replays are counted until there are `enough_replays`.
+pub fn audited_hour(now: Timestamp, enough_replays: i64) -> Result<AuditedHour, Error> {
+    let since = Timestamp(now.0.saturating_sub(HOUR));
+    let failed = audited_hour::count("failed", since, AUDIT_ROWS)?;
+    let replayed = audited_hour::count("replayed", since, enough_replays)?;
+    if let (Some(Counted { users: failing_users, .. }), Some(Counted { rows: replays, .. })) = (failed, replayed) {
+        return Ok(AuditedHour { failing_users, replays });
+    }
+    one(&AUDITED_HOUR, &[int8(now.0), int8(AUDIT_ROWS), int8(enough_replays)], |row| {
         Ok(AuditedHour { failing_users: row.must(1)?, replays: row.must(2)? })
     })
 }
@@ -366,7 +379,7 @@ pub fn sampled_hour(now: Timestamp) -> Result<SampledHour, Error> {
     let (of_attempts, of_used_codes) = (sample(attempts)?, sample(used_codes)?);
     let scale = |pages: u32, sample: &[u32]| f64::from(pages.max(1)) / sample.len().max(1) as f64;
     let (scale_attempts, scale_used_codes) = (scale(attempts, &of_attempts), scale(used_codes, &of_used_codes));
-    one(&SAMPLED_HOUR, &[int8(now.0), rows_of(&of_attempts), rows_of(&of_used_codes)], |row| {
+    one(&SAMPLED_HOUR, &[int8(now.0), numbers(&of_attempts), numbers(&of_used_codes)], |row| {
         Ok(SampledHour {
             failing_users: Sampled { rows: row.must(1)?, scale: scale_attempts },
             used_secrets: Sampled { rows: row.must(2)?, scale: scale_used_codes },
@@ -390,15 +403,9 @@ fn sample(pages: u32) -> Result<Vec<u32>, Error> {
     Ok(chosen)
 }
 
-/// Makes an argument with every place of a row in these pages.
-fn rows_of(pages: &[u32]) -> Arg {
-    let last = pg_sys::BLCKSZ / LEAST_ROW;
-    let place = |page: u32, row: u32| {
-        let mut tid = pg_sys::ItemPointerData::default();
-        pgrx::itemptr::item_pointer_set_all(&mut tid, page, row as pg_sys::OffsetNumber);
-        tid
-    };
-    pages.iter().flat_map(|page| (1..=last).map(move |row| place(*page, row))).collect::<Vec<_>>().into_datum()
+/// Makes an argument with the numbers of these pages.
+fn numbers(pages: &[u32]) -> Arg {
+    pages.iter().map(|page| i64::from(*page)).collect::<Vec<_>>().into_datum()
 }
 
 /// Counts secrets and sets of recovery codes that lack something.

@@ -11,6 +11,7 @@ pub mod audit_keys;
 pub mod audit_log;
 pub mod audit_rows;
 pub mod audit_seals;
+mod audited_hour;
 mod citus;
 pub mod counters;
 pub mod data_keys;

@@ -32,12 +32,21 @@ pub unsafe fn lock(relation: pg_sys::Relation, mode: u32) {
 /// # Safety
 /// `relation` is open and locked.
 unsafe fn lock_indexes(relation: pg_sys::Relation, mode: u32) {
-    // SAFETY: promised by the caller. The list is a copy.
+    // SAFETY: promised by the caller.
     unsafe {
-        for index in taken(pg_sys::RelationGetIndexList(relation)) {
+        for index in indexes(relation) {
             pg_sys::LockRelationOid(index, mode as i32);
         }
     }
+}
+
+/// Returns the indexes of a table.
+///
+/// # Safety
+/// `relation` is open and locked.
+pub unsafe fn indexes(relation: pg_sys::Relation) -> Vec<pg_sys::Oid> {
+    // SAFETY: promised by the caller. The list is a copy.
+    unsafe { taken(pg_sys::RelationGetIndexList(relation)) }
 }
 
 /// Returns the OIDs of a list, and frees it. Not by pgrx's list, which needs its C file in the library.

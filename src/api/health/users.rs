@@ -11,11 +11,11 @@ use crate::timestamp::Timestamp;
 const SPRAYED_USERS: i64 = 20;
 
 /// Used codes in an hour that are too many.
-const REPLAYS: i64 = 10;
+pub const REPLAYS: i64 = 10;
 
-/// Looks for signs of an attack in the last hour.
-pub fn signs_of_an_attack(now: Timestamp) -> Result<[Check; 2], Error> {
-    let audited = health::audited_hour(now)?;
+/// Looks for signs of an attack in the last hour. Counts used codes until there are enough.
+pub fn signs_of_an_attack(now: Timestamp, enough_replays: i64) -> Result<[Check; 2], Error> {
+    let audited = health::audited_hour(now, enough_replays)?;
     let sampled = health::sampled_hour(now)?;
     Ok([failures_over_many_users(audited.failing_users, &sampled), replays(audited.replays)])
 }
@@ -77,13 +77,18 @@ fn failures_over_many_users(audited: i64, hour: &SampledHour) -> Check {
 fn replays(number: i64) -> Check {
     let are_many = number >= REPLAYS;
     let detail = format!(
-        "{} tried again in the last hour, in {} that committed: {}",
+        "{}: {}",
         if number < AUDIT_ROWS {
-            counted(number, "used code was", "used codes were")
+            format!(
+                "{} tried again in the last hour, in {} that committed",
+                counted(number, "used code was", "used codes were"),
+                of(number, "a transaction", "transactions")
+            )
         } else {
-            format!("{AUDIT_ROWS} or more used codes were")
+            format!(
+                "{AUDIT_ROWS} or more used codes were tried again in the last hour, in transactions that committed or not"
+            )
         },
-        of(number, "a transaction", "transactions"),
         if are_many {
             "a client sends codes twice, or someone intercepts them; look at totp.audit_log"
         } else {
