@@ -26,7 +26,7 @@ def insert(conn, rows=ROWS):
 @pytest.fixture
 def trail(conn, db):
     """Three seals of ten rows each, the ids 1 to 30, and the id 31 a closed hole; the anchor of the last one."""
-    begin = len(db.cluster.log_text())
+    begin = db.cluster.log_end()
     for number in range(SEALS):
         if number == 2:
             conn.execute("SELECT nextval('totp.audit_ids')")
@@ -40,7 +40,7 @@ def trail(conn, db):
 
 
 def anchors(db, begin=0) -> list[str]:
-    return re.findall(r"totp: event=audit_sealed .*", db.cluster.log_text()[begin:])
+    return re.findall(r"totp: event=audit_sealed .*", db.cluster.log_text(begin))
 
 
 # --- Rows --------------------------------------------------------------------------

@@ -64,12 +64,12 @@ def test_a_bad_row_is_named_by_its_user_and_nothing_is_stored(quick_db, conn, ba
     user_id, secret, sqlstate = BAD_ROWS[bad]
     users = random_users(200)
     legacy_table(conn, [*list(users.items())[:150], (user_id, secret), *list(users.items())[150:]])
-    logged = len(quick_db.cluster.log_text())
+    logged = quick_db.cluster.log_end()
     error = error_of(conn, "SELECT totp_import(user_id, secret, confirmed => true) FROM legacy")
     assert error.sqlstate == sqlstate
     quoted = user_id.replace("\\", "\\\\").replace('"', '\\"')
     assert f'user "{quoted}"' in error.diag.message_detail
-    told = told_by(error) + quick_db.cluster.log_text()[logged:]
+    told = told_by(error) + quick_db.cluster.log_text(logged)
     for some in (secret or "", *users.values()):
         assert_not_told(some, told)
     assert stored(conn) == NOTHING

@@ -277,13 +277,13 @@ def test_a_broken_file_at_a_reload_stops_new_sessions_only(key_cluster, db, peop
     with session(db) as conn:
         assert sign_in_all(conn, people.users, NOON) == 5
         for number, (text, mode, rule) in enumerate(BROKEN.values(), start=1):
-            logged = len(key_cluster.log_text())
+            logged = key_cluster.log_end()
             replace_key_file(key_cluster, text, mode)
             reload_and_wait(key_cluster, conn)
             when = NOON + number * MINUTE
             assert sign_in_all(conn, people.users, when) == 5
             enroll(conn, "late")
-            [line] = [line for line in key_cluster.log_text()[logged:].splitlines() if "key_file_ignored" in line]
+            [line] = [line for line in key_cluster.log_text(logged).splitlines() if "key_file_ignored" in line]
             assert "event=key_file_ignored" in line and rule.split(": ")[-1] in line
             with session(db) as other:
                 says_what_is_wrong(error_of(other, "SELECT totp_verify(%s, '123456')", [people.users[0]]), rule)
@@ -332,13 +332,13 @@ def test_what_a_refused_key_file_holds_is_in_no_setting_log_or_message(key_clust
     shown = []
     for text, message in [(f"{OLD}0\n", "master key file is not valid"), (f"{NEW}\n{NEW}\n", "master key file is not valid"),
                           (f"{OTHER}\n", "which is not loaded")]:
-        logged = len(key_cluster.log_text())
+        logged = key_cluster.log_end()
         replace_key_file(key_cluster, text)
         with session(db) as conn:
             error = error_of(conn, AT_ONCE)
             settings = dict(conn.execute("SELECT name, setting FROM pg_settings WHERE name LIKE 'totp.%'").fetchall())
         assert message in error.diag.message_primary and "totp.max_attempts" in settings
-        assert message in key_cluster.log_text()[logged:]
+        assert message in key_cluster.log_text(logged)
         shown += [str(error), *settings.values()]
     shown.append(key_cluster.log_text())
     for key in (OLD, NEW, OTHER):

@@ -43,11 +43,11 @@ def conn(db):
 @pytest.fixture
 def audited(db):
     """A function that returns what pgaudit has logged since the last call, without its numbers and empty fields."""
-    at = len(db.cluster.log_text())
+    at = db.cluster.log_end()
 
     def lines() -> list[str]:
         nonlocal at
-        text = db.cluster.log_text()[at:]
+        text = db.cluster.log_text(at)
         at += len(text)
         return [re.sub(r",\d+,\d+,", ",", line).rstrip(",") for line in re.findall(r"AUDIT: (.*?),<not logged>", text)]
 
@@ -96,8 +96,8 @@ def test_an_export_is_logged(db, conn, audited):
 
 @pytest.mark.parametrize("statements", ["off", "on"])
 def test_with_statements_secrets_get_into_the_log(db, conn, statements):
-    begin = len(db.cluster.log_text())
+    begin = db.cluster.log_end()
     with closing(psycopg.ClientCursor(conn)) as cursor:  # which sends literals
         cursor.execute(f"SET pgaudit.log = 'function'; SET pgaudit.log_statement = {statements}")
         cursor.execute("SELECT totp_import('carol', %s)", [SECRET])
-    assert (SECRET in db.cluster.log_text()[begin:]) == (statements == "on")
+    assert (SECRET in db.cluster.log_text(begin)) == (statements == "on")

@@ -48,7 +48,7 @@ def attack(target: Target, conn: psycopg.Connection, called: list[Function], own
     judge, seen = Judge(target.secrets, set(own_states)), set()
     notices: list[dict[str, str]] = []
     conn.add_notice_handler(lambda notice: notices.append(fields(notice)))
-    log_before = len(target.cluster.log_text())
+    log_before = target.cluster.log_end()
     backend, codec, calls = conn.info.backend_pid, conn.info.encoding, 0
     for function in called:
         for arguments in function.hostile():
@@ -69,7 +69,7 @@ def attack(target: Target, conn: psycopg.Connection, called: list[Function], own
             while notices:
                 judge.message(notices.pop(), where)
     assert conn.execute("SELECT pg_backend_pid(), count(*) FROM totp.secrets").fetchone() == (backend, 2)
-    judge.text(target.cluster.log_text()[log_before:], "the log")
+    judge.text(target.cluster.log_text(log_before), "the log")
     return seen
 
 

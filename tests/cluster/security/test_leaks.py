@@ -34,7 +34,7 @@ class Walk:
         self.made: dict[str, dict[str, bytes]] = {}  # what the extension made: forms by name
         self.sent: dict[str, dict[str, bytes]] = {}  # what the client sent
         self.activity: list[str] = []
-        self.begin = len(self.server.log_text())
+        self.begin = self.server.log_end()
         with closing(db.connect()) as self.conn:
             fix_clock(self.conn, NOON)
             self.conn.execute("SET statement_timeout = '60s'")  # against a test that hangs; no measure of speed
@@ -48,7 +48,7 @@ class Walk:
             self.fail()
             self.change()
             self.rotate()
-        self.log = self.server.log_text()[self.begin:]
+        self.log = self.server.log_text(self.begin)
 
     def call(self, query: str, *parameters) -> list[tuple]:
         cursor = self.conn.execute(query, parameters)
@@ -196,12 +196,12 @@ class Told:
         with closing(db.connect()) as conn:
             conn.execute("CREATE EXTENSION pg_stat_statements")
             conn.execute("SELECT pg_create_logical_replication_slot('told', 'test_decoding')")  # keeps the WAL, too
-        begin = len(server.log_text())
+        begin = server.log_end()
         self.loud, self.quiet = Walk(db, "loud"), Walk(db, "quiet")
         self.prepare()
         self.planted = forms(secrets.token_bytes(20))
         self.plant()
-        log = server.log_text()[begin:]
+        log = server.log_text(begin)
         self.places = places(server, db, "told", log, [*self.loud.activity, *self.quiet.activity, self.planted_activity])
 
     def prepare(self) -> None:

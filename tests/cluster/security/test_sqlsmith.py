@@ -76,10 +76,10 @@ class Target:
 
     def attack(self, role: str) -> None:
         """Let sqlsmith run, and read what the server logged."""
-        before = len(self.cluster.log_text())
+        before = self.cluster.log_end()
         target = f"host={self.cluster.folder} dbname={self.database.name} user={role}"
         self.cluster.run("sqlsmith", f"--target={target}", f"--seed={SEED}", f"--max-queries={QUERIES}", "--exclude-catalog")
-        log = re.sub(r"(?m)^25P01 WARNING: .*\n", "", self.cluster.log_text()[before:])  # its own ROLLBACK when it has begun nothing
+        log = re.sub(r"(?m)^25P01 WARNING: .*\n", "", self.cluster.log_text(before))  # its own ROLLBACK when it has begun nothing
         assert set(self.functions) <= set(re.findall(r"\bsmith\.(\w+)", log))  # it left out none
         errors = re.findall(r"^(\w{5}) ERROR: .*", log, re.MULTILINE)
         assert 0 < len(errors) < QUERIES  # it worked, and not all of it was refused

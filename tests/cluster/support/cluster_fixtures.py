@@ -91,10 +91,10 @@ def log(cluster):
 
     Without who did it, the superuser, and without the line of the floor, which is new in each test, and those of acts.
     """
-    begin = len(cluster.log_text())
+    begin = cluster.log_end()
 
     def lines():
-        return [line for line in _lines(cluster.log_text()[begin:]) if not is_of_act(line)]
+        return [line for line in _lines(cluster.log_text(begin)) if not is_of_act(line)]
 
     return lines
 
@@ -102,13 +102,12 @@ def log(cluster):
 @pytest.fixture
 def acts(cluster):
     """A function that returns the lines of acts since it was last called, in the same form."""
-    position = len(cluster.log_text())
+    position = cluster.log_end()
 
     def lines():
         nonlocal position
-        text = cluster.log_text()[position:]
-        position += len(text)
-        return [line for line in _lines(text) if is_of_act(line)]
+        begin, position = position, cluster.log_end()
+        return [line for line in _lines(cluster.log_text(begin, position)) if is_of_act(line)]
 
     return lines
 
@@ -193,11 +192,11 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG_FILES)
 
 
-_log_sizes = pytest.StashKey[dict[Cluster, int]]()
+_log_ends = pytest.StashKey[dict[Cluster, int]]()
 
 
 def pytest_runtest_setup(item):
-    item.stash[_log_sizes] = {one: len(one.log_text()) for one in _clusters}
+    item.stash[_log_ends] = {one: one.log_end() for one in _clusters}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -206,7 +205,7 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.failed:
         for one in _clusters:
-            lines = one.log_text()[item.stash[_log_sizes].get(one, 0):].splitlines()
+            lines = one.log_text(item.stash[_log_ends].get(one, 0)).splitlines()
             if lines:
                 report.sections.append((f"server log {one.log}", "\n".join(lines[-40:])))
     return report

@@ -243,8 +243,17 @@ class Cluster:
             database.execute("CREATE EXTENSION pg_totp")
         return database
 
-    def log_text(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+    def log_end(self) -> int:
+        """Where the server log ends now, in bytes."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def log_text(self, begin: int = 0, end: int | None = None) -> str:
+        """The server log between two ends. It may be long: some tests log every debugging message."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(begin)
+            return log.read(-1 if end is None else end - begin).decode(errors="replace")
 
     def write_key_file(self, text: str, mode: int = 0o600) -> None:
         """Replace the master key file, as the server's user."""
