@@ -82,7 +82,8 @@ impl Drop for Index {
     }
 }
 
-/// Reads the entries backward, dead ones too, and asks of each row whether it is there.
+/// Reads the entries backward, dead ones too, and asks of each row whether it is there. An entry counts also if its row is
+/// gone, as PostgreSQL 19 leaves those of transactions that were rolled back.
 ///
 /// # Safety
 /// The table is open, and locked with this index of it.
@@ -93,19 +94,24 @@ unsafe fn scan(open: &Open, index: &Index, mut keys: [pg_sys::ScanKeyData; 2], e
     // scan itself.
     unsafe {
         let any = &raw mut pg_sys::SnapshotAnyData;
-        let scan = pg_sys::systable_beginscan_ordered(table, index.0, any, keys.len() as i32, keys.as_mut_ptr());
+        // This function has the same arguments in every version, and the scan in it has not.
+        let outer = pg_sys::systable_beginscan_ordered(table, index.0, any, keys.len() as i32, keys.as_mut_ptr());
+        let (scan, slot) = ((*outer).iscan, (*outer).slot);
         // PostgreSQL would read past entries that it has marked as dead, all of them.
-        (*(*scan).iscan).ignore_killed_tuples = false;
+        (*scan).ignore_killed_tuples = false;
         while entries < MOST
             && rows < enough
-            && !pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection).is_null()
+            && !pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::BackwardScanDirection).is_null()
         {
             entries += 1;
-            let is_there = is_there(table, (*scan).slot, &snapshot);
-            rows += i64::from(is_there);
-            users.add((*scan).slot, is_there);
+            // Each version of the row.
+            while pg_sys::index_fetch_heap(scan, slot) {
+                let is_there = is_there(table, slot, &snapshot);
+                rows += i64::from(is_there);
+                users.add(slot, is_there);
+            }
         }
-        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::systable_endscan_ordered(outer);
     }
     if entries < MOST {
         Counted { rows, users: distinct(users.of_rows) }

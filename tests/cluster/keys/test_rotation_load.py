@@ -203,5 +203,5 @@ def test_no_statement_of_a_rotation_hashes_every_secret(few, rotate):
         conn.execute(rotate)
         assert {"data_keys", "secrets"} <= {plan.get("Relation Name") for plan in plans}
         assert "secrets" not in set().union(*map(hashed, plans))
-        conn.execute("SELECT FROM totp.secrets a JOIN totp.secrets b USING (key_id)")
+        conn.execute("SELECT FROM totp.secrets a JOIN totp.secrets b USING (key_id) LIMIT 1")
         assert "secrets" in hashed(plans[-1])  # it would be seen
