@@ -73,7 +73,7 @@ def figures(database, figure):
     for event in ("failed", "replayed"):
         with closing(database.connect()) as conn, conn.transaction(force_rollback=True):
             conn.execute(ROLLED_BACK, [event])
-    yield from _calls(database, figure, "and after two million guesses that were rolled back")
+    yield from _calls(database, figure, "after two million guesses that were rolled back")
     fixture.say(f"removing {REMOVED:,} users")
     for table in FILL.keys() - {"audit_log"}:
         database.execute(f"DELETE FROM totp.{table} WHERE user_id < 'u' || to_char({REMOVED}, 'FM00000000') AND user_id <> 'alice'")
