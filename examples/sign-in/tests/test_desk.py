@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from chromium import needs_chromium, screenshot
-from people import error, fill, follow, give_code, give_password, is_about, is_at, press, scan_new_device, shown_codes, sign_in
+from people import error, fill, follow, give_code, give_password, is_about, is_at, press, scan_new_device, shown_codes, sign_in, tab_to
 from playwright.sync_api import expect
 
 pytestmark = needs_chromium
@@ -142,6 +142,35 @@ def test_a_reset(site, new_page, dora):
     follow(his, "Back to the code of your app")
     give_code(his, bob.code("phone"))
     is_at(his, "Your devices")
+
+
+def test_a_reset_by_keyboard_alone(site, new_page, dora):
+    site.later(600)
+    site.add("frank", "phone")
+    page = new_page()
+    keys = page.keyboard
+    sign_in(page, dora)
+    tab_to(page, "Help desk")
+    keys.press("Enter")
+    is_at(page, "Help desk")
+    tab_to(page, "User name begins with")
+    keys.type("frank")
+    keys.press("Enter")
+    lists_users(page, ["frank"])
+    tab_to(page, "frank")
+    keys.press("Enter")
+    is_at(page, "User frank")
+    tab_to(page, "Reset phone")
+    keys.press("Enter")
+    is_at(page, "Reset phone of frank?")
+    tab_to(page, "I have made sure that it is frank who asks")
+    keys.press("Space")
+    tab_to(page, "Your password")
+    keys.type("correct horse")
+    tab_to(page, "A code of your own device")
+    keys.type(dora.code())
+    keys.press("Enter")
+    is_at(page, "phone of frank was reset")
 
 
 def test_nobody_resets_their_own_device(site, new_page, dora):

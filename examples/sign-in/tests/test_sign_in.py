@@ -1,8 +1,9 @@
 """From the password to the signed-in page, in Chromium, without scripts."""
 
 from chromium import needs_chromium, screenshot
-from people import click_twice, error, fill, follow, give_code, give_password, is_at, lists, press, scan_new_device, shown_codes, sign_in
+from people import click_twice, error, fill, follow, give_code, give_password, in_fours, is_at, lists, press, scan_new_device, shown_codes, sign_in
 from playwright.sync_api import expect
+from server import CHECKOUT
 
 pytestmark = needs_chromium
 
@@ -18,6 +19,7 @@ def test_first_device_then_sign_in_with_it(site, new_page):
     press(page, "Go on")
     is_at(page, "Set up phone")
     scan_new_device(page, alice, "phone", "enrollment")
+    is_as_in_the_readme(page, alice)
     fill(page, "Code that the new device shows", alice.wrong_code())
     press(page, "Confirm")
     is_at(page, "Set up phone")
@@ -49,6 +51,12 @@ def test_first_device_then_sign_in_with_it(site, new_page):
     press(page, "Go on")
     is_at(page, "Your devices")
     expect(page.get_by_text("9 recovery codes are left.")).to_be_visible()
+
+
+def is_as_in_the_readme(page, person) -> None:
+    """The README shows a picture of this page. Who changes the page takes target/screenshots/enrollment.png for a new one."""
+    text = page.get_by_role("main").inner_text().replace(in_fours(person.secrets["phone"]), "(secret)")
+    assert text.split() == (CHECKOUT / "docs/images/enrollment.txt").read_text().split()
 
 
 def test_wrong_password_and_unknown_user_look_alike(site, new_page):

@@ -45,6 +45,16 @@ def press(page: Page, button: str) -> None:
     page.get_by_role("button", name=button, exact=True).click()
 
 
+def tab_to(page: Page, name: str) -> None:
+    """Press the tabulator until what has this name, or a label of this text, has the focus."""
+    named = "(it => (it.labels?.[0] ?? it).textContent.trim())(document.activeElement)"
+    passed = []
+    while name not in passed:
+        page.keyboard.press("Tab")
+        passed.append(page.evaluate(named))
+        assert len(passed) < 100, passed
+
+
 def click_twice(page: Page, site: Site, button: str) -> None:
     """A double click whose second half comes while pg_totp judges the code of the first: the browser drops that request."""
     found = page.get_by_role("button", name=button, exact=True)
