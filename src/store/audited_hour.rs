@@ -23,16 +23,16 @@ const USER_ID: pg_sys::AttrNumber = 4;
 /// Largest number of entries of an event that are read.
 pub const MOST: i64 = 10_000;
 
-/// How many rows there are, and how many users they are about. If there are `MOST` entries or more, those of transactions that
-/// were rolled back are among them.
+/// How many rows there are, and how many users they are about. If there are `MOST` entries or more: how many entries, and how
+/// many users these may be about, with those of transactions that were rolled back.
 #[derive(Default)]
 pub struct Counted {
     pub rows: i64,
     pub users: i64,
 }
 
-/// Counts the rows of an event that are newer, until there are enough. `None` if the rows are in other tables, or there is no
-/// index to find them by.
+/// Counts the rows of an event that are newer, until there are enough. `None` if the rows are in other tables or not
+/// in a heap, or there is no index to find them by.
 ///
 /// Errors: XX001 if the table is missing or altered.
 pub fn count(event: &str, since: Timestamp, enough: i64) -> Result<Option<Counted>, Error> {
@@ -40,8 +40,11 @@ pub fn count(event: &str, since: Timestamp, enough: i64) -> Result<Option<Counte
     open.lock_parts(pg_sys::AccessShareLock);
     // SAFETY: the table is open, and locked with its indexes.
     unsafe {
-        let class = &*(*open.relation()).rd_rel;
-        if class.relkind as u8 != pg_sys::RELKIND_RELATION || class.relhassubclass {
+        let (class, methods) = (&*(*open.relation()).rd_rel, (*open.relation()).rd_tableam);
+        if class.relkind as u8 != pg_sys::RELKIND_RELATION
+            || class.relhassubclass
+            || !std::ptr::eq(methods, pg_sys::GetHeapamTableAmRoutine())
+        {
             return Ok(None);
         }
         let index = parts::indexes(open.relation()).into_iter().find_map(|oid| Index::open(oid));
@@ -62,7 +65,8 @@ impl Index {
         unsafe {
             let index = Self(pg_sys::index_open(index, pg_sys::NoLock as i32));
             let (class, form) = (&*(*index.0).rd_rel, &*(*index.0).rd_index);
-            let has_all = form.indisvalid && !form.indcheckxmin && pg_sys::RelationGetIndexPredicate(index.0).is_null();
+            // indcheckxmin is about snapshots that are older than the index.
+            let has_all = form.indisvalid && pg_sys::RelationGetIndexPredicate(index.0).is_null();
             let is_by_event = class.relam == pg_sys::BTREE_AM_OID
                 && form.indnkeyatts == 2
                 && form.indkey.values.as_slice(2) == [EVENT, AT]
@@ -83,7 +87,8 @@ impl Drop for Index {
 }
 
 /// Reads the entries backward, dead ones too, and asks of each row whether it is there. An entry counts also if its row is
-/// gone, as PostgreSQL 19 leaves those of transactions that were rolled back.
+/// gone: PostgreSQL 19 removes those of transactions that were rolled back when it reads their page, and VACUUM may leave the
+/// index for later.
 ///
 /// # Safety
 /// The table is open, and locked with this index of it.
@@ -104,19 +109,24 @@ unsafe fn scan(open: &Open, index: &Index, mut keys: [pg_sys::ScanKeyData; 2], e
             && !pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::BackwardScanDirection).is_null()
         {
             entries += 1;
-            // Each version of the row.
+            let mut is_gone = true;
             while pg_sys::index_fetch_heap(scan, slot) {
+                is_gone = false;
                 let is_there = is_there(table, slot, &snapshot);
                 rows += i64::from(is_there);
                 users.add(slot, is_there);
+                if !(*scan).xs_heap_continue {
+                    break; // there is no other version of the row
+                }
             }
+            users.unknown += i64::from(is_gone);
         }
         pg_sys::systable_endscan_ordered(outer);
     }
     if entries < MOST {
         Counted { rows, users: distinct(users.of_rows) }
     } else {
-        Counted { rows: MOST, users: distinct(users.of_entries) }
+        Counted { rows: MOST, users: distinct(users.of_entries) + users.unknown }
     }
 }
 
@@ -143,10 +153,12 @@ unsafe fn keys(index: &Index, event: &str, since: Timestamp) -> [pg_sys::ScanKey
 /// # Safety
 /// The table is open, and the slot has a pinned row of it.
 unsafe fn is_there(table: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot, snapshot: &Snapshot) -> bool {
-    // SAFETY: promised by the caller. Not by the inline function, which pgrx has in its C file only.
+    let snapshot = snapshot.get();
+    // SAFETY: promised by the caller. Not by the inline function, which pgrx has in its C file only; so the guard against a
+    // jump of PostgreSQL over this frame is here.
     unsafe {
         let satisfies = (*(*table).rd_tableam).tuple_satisfies_snapshot;
-        satisfies.is_some_and(|satisfies| satisfies(table, slot, snapshot.get()))
+        satisfies.is_some_and(|satisfies| pg_sys::ffi::pg_guard_ffi_boundary(|| satisfies(table, slot, snapshot)))
     }
 }
 
@@ -156,6 +168,8 @@ struct Users {
     state: RandomState,
     of_rows: Vec<u64>,
     of_entries: Vec<u64>,
+    /// Entries without a user id that can be read: each may be of another one.
+    unknown: i64,
 }
 
 impl Users {
@@ -168,7 +182,12 @@ impl Users {
         // SAFETY: promised by the caller. A text, in any encoding, is stored as a bytea is.
         let user = unsafe {
             pg_sys::slot_getsomeattrs_int(slot, column as i32);
-            <&[u8]>::from_datum(*(*slot).tts_values.add(column - 1), *(*slot).tts_isnull.add(column - 1))
+            let (value, is_null) = (*(*slot).tts_values.add(column - 1), *(*slot).tts_isnull.add(column - 1));
+            if !is_null && !is_there && pgrx::varlena::varatt_is_1b_e(value.cast_mut_ptr()) {
+                self.unknown += 1; // what it points at may be gone
+                return;
+            }
+            <&[u8]>::from_datum(value, is_null)
         };
         if let Some(user) = user {
             let hash = self.state.hash_one(user);

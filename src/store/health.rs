@@ -360,7 +360,7 @@ pub fn floor(now: Timestamp) -> Result<Option<FloorSeen>, Error> {
     })
 }
 
-/// Counts the signs of an attack that the audit log has, which lacks what was rolled back. Replays are counted until there are `enough_replays`.
+/// Counts the signs of an attack that the audit log has. Replays are counted until there are `enough_replays`.
 pub fn audited_hour(now: Timestamp, enough_replays: i64) -> Result<AuditedHour, Error> {
     let since = Timestamp(now.0.saturating_sub(HOUR));
     let failed = audited_hour::count("failed", since, AUDIT_ROWS)?;

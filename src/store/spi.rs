@@ -101,19 +101,22 @@ enum Finds {
     OneByOne,
 }
 
-/// While this value lives, PostgreSQL plans other scans than those by index only if there is no index.
+/// A session may have turned scans of TIDs off. To compile a statement takes longer than to read the few rows.
+const ONE_BY_ONE: [(&CStr, &CStr); 4] =
+    [(c"enable_seqscan", c"off"), (c"enable_bitmapscan", c"off"), (c"enable_tidscan", c"on"), (c"jit", c"off")];
+
+/// While this value lives, PostgreSQL plans as these settings say: other scans than those by index only if there is no index.
 struct IndexScans(i32);
 
 impl IndexScans {
-    /// Turns these settings off.
-    fn without(settings: &[&CStr]) -> Self {
+    fn with(settings: &[(&CStr, &CStr)]) -> Self {
         // SAFETY: what a function with a SET clause does; the abort of a transaction undoes it.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            for setting in settings {
+            for (setting, value) in settings {
                 pg_sys::set_config_option(
                     setting.as_ptr(),
-                    c"off".as_ptr(),
+                    value.as_ptr(),
                     pg_sys::GucContext::PGC_USERSET,
                     pg_sys::GucSource::PGC_S_SESSION,
                     pg_sys::GucAction::GUC_ACTION_SAVE,
@@ -131,7 +134,7 @@ impl Drop for IndexScans {
     fn drop(&mut self) {
         // While an error unwinds, the abort of the transaction does it.
         if !std::thread::panicking() {
-            // SAFETY: ends the level that `without` began, inside of the same function call.
+            // SAFETY: ends the level that `with` began, inside of the same function call.
             unsafe { pg_sys::AtEOXact_GUC(true, self.0) }
         }
     }
@@ -360,8 +363,8 @@ impl Statement {
         let is_planned = || self.is_planned.get() && unsafe { pg_sys::SPI_plan_is_valid(plan) };
         match self.finds {
             Finds::Anyhow => None,
-            Finds::ByIndex => (!is_planned()).then(|| IndexScans::without(&[c"enable_seqscan"])),
-            Finds::OneByOne => Some(IndexScans::without(&[c"enable_seqscan", c"enable_bitmapscan"])),
+            Finds::ByIndex => (!is_planned()).then(|| IndexScans::with(&[(c"enable_seqscan", c"off")])),
+            Finds::OneByOne => Some(IndexScans::with(&ONE_BY_ONE)),
         }
     }
 }

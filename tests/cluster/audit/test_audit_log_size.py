@@ -59,6 +59,7 @@ def scans(conn):
         plans.clear()
         with conn.transaction(force_rollback=True):
             rows = conn.execute(query).fetchall()
+        assert plans
         return rows, [scan for plan in plans for scan in _scans(plan)]
 
     yield run

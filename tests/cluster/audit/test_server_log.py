@@ -21,8 +21,8 @@ def log(cluster):
 
     def read():
         nonlocal position
-        text = cluster.log_text(position)
-        position += len(text)
+        begin, position = position, cluster.log_end()
+        text = cluster.log_text(begin, position)
         lines = text.split("\n")
         assert lines.pop() == ""
         events = [LINE.fullmatch(line) for line in lines]

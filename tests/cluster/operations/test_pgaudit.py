@@ -47,8 +47,8 @@ def audited(db):
 
     def lines() -> list[str]:
         nonlocal at
-        text = db.cluster.log_text(at)
-        at += len(text)
+        begin, at = at, db.cluster.log_end()
+        text = db.cluster.log_text(begin, at)
         return [re.sub(r",\d+,\d+,", ",", line).rstrip(",") for line in re.findall(r"AUDIT: (.*?),<not logged>", text)]
 
     return lines
