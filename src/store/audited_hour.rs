@@ -1,7 +1,7 @@
 //! What the audit log has of an event since a time: read by index, the newest entries first.
 //!
-//! A transaction that is rolled back leaves its entries in the index until VACUUM, and a query reads past all of them to find
-//! rows that are there.
+//! A transaction that is rolled back leaves its entries in the index, until VACUUM or longer, and a query reads past all of them
+//! to find rows that are there.
 //!
 //! Owns the scan. Must never read more than [`MOST`] entries, whatever the index has.
 
@@ -25,7 +25,6 @@ pub const MOST: i64 = 10_000;
 
 /// How many rows there are, and how many users they are about. If there are `MOST` entries or more: how many entries, and how
 /// many users these may be about, with those of transactions that were rolled back.
-#[derive(Default)]
 pub struct Counted {
     pub rows: i64,
     pub users: i64,
