@@ -15,10 +15,10 @@ import pytest
 from amounts import amount
 from documents import block
 from health import health
-from key_sources import MEMORY, PAGE, HostKey, found_on_disk, places_on_disk
+from key_sources import PAGE, HostKey, found_on_disk, places_on_disk
 from many_users import AT_ONCE, import_users, secret_of, sign_in_all
 from master_keys import fingerprint_of_current, master_keys, reload_and_wait
-from server import SERVER_USER, wait_until
+from server import MEMORY, SERVER_USER, wait_until
 from sessions import Background, session
 from totp import NOON, code_at, error_of, fix_clock, parallel, recovery_codes, verify
 

@@ -12,7 +12,7 @@ from key_files import SPOILED, WRITTEN
 from key_sources import PROGRAMS, Age, HostKey, Token, Tpm, found_on_disk, places_on_disk, written_forms
 from many_users import AT_ONCE, import_users, secret_of, sign_in_all
 from master_keys import FIX, MINUTE, OLD, RESTORE, fingerprint_of_current, reload_and_wait
-from server import SERVER_USER, CommandFailed
+from server import DISK, SERVER_USER, CommandFailed
 from sessions import session
 from totp import NOON, code_at, error_of
 
@@ -34,7 +34,7 @@ exec /usr/bin/$name "$@"
 @pytest.fixture(scope="module", params=RECIPES.values(), ids=RECIPES)
 def source(request, make_module_cluster):
     """A recipe whose keys a server reads. The tests leave one key, filled and sealed."""
-    with request.param(make_module_cluster()) as source:
+    with request.param(make_module_cluster(place=DISK)) as source:
         yield source
 
 

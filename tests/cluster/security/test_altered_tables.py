@@ -13,12 +13,10 @@ from totp import NOON, NO_CODE, OTHER_SECRET, SECRET, check, enabled, enroll, fi
 
 TABLES = ["attempts", "used_codes", "secrets", "recovery_codes", "data_keys", "floor", "counters", "audit_log", "audit_seals", "audit_keys"]
 
-TYPES = {  # and what becomes of a value
-    "integer": "length({}::text)", "bigint": "length({}::text)", "smallint": "length({}::text)", "text": "{}::text", "varchar": "{}::text",
-    "bytea": "convert_to({}::text, 'UTF8')", '"char"': 'left({}::text, 1)::"char"', "boolean": "{} IS NOT NULL",
-    "timestamptz": "CASE WHEN {} IS NOT NULL THEN '2030-01-01 11:00+00'::timestamptz END", "uuid": "md5({}::text)::uuid",
+TYPES = {  # one of each size and way of passing, and what becomes of a value
+    "integer": "length({}::text)", "bigint": "length({}::text)", "smallint": "length({}::text)", "boolean": "{} IS NOT NULL",
+    "text": "{}::text", "bytea": "convert_to({}::text, 'UTF8')", "uuid": "md5({}::text)::uuid",
 }
-NAMES = {'"char"': "\"char\"", "varchar": "character varying", "timestamptz": "timestamp with time zone"}  # as format_type() has them
 
 # Every function, with arguments with which it does something. {user} has "default", which is active, "phone", which has a
 # secret that is staged, "mine", which has one that needs a proof, "old", which is disabled, and recovery codes.
@@ -233,7 +231,7 @@ def nothing(found):
 @pytest.mark.parametrize("table", TABLES)
 def test_a_column_of_another_type_is_no_crash(altered, table):
     changes = {f"{column} {other}": retype(table, column, other)
-               for column, kind in columns(altered.dba, table) for other in TYPES if NAMES.get(other, other) != kind}
+               for column, kind in columns(altered.dba, table) for other in TYPES if other != kind}
     nothing({name: altered.after(table, change) for name, change in changes.items()})
 
 

@@ -6,10 +6,11 @@ Rules for the tests here: no assertion on elapsed time, no sleep; time is an arg
 import re
 import signal
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from log_lines import is_of_act
-from server import Cluster, Database, Template, wait_until
+from server import PLACE, Cluster, Database, Template, wait_until
 from totp import NOON, active_user, fix_clock
 
 _clusters: list[Cluster] = []  # those that are up, whose logs a failing test shows
@@ -119,7 +120,7 @@ def _lines(text: str) -> list[str]:
 
 @pytest.fixture
 def make_cluster(_template):
-    """A function that makes further servers: make_cluster(key=..., setting=value, ...). Started, and removed afterwards."""
+    """A function that makes further servers: make_cluster(key=..., place=..., setting=value, ...). Started, and removed afterwards."""
     yield from _cluster_maker(_template)
 
 
@@ -147,8 +148,8 @@ def make_standby():
 def _cluster_maker(template: Template | None = None):
     made = []
 
-    def make(key: str | None = None, **settings) -> Cluster:
-        made.append(_new_cluster(template))
+    def make(key: str | None = None, place: Path = PLACE, **settings) -> Cluster:
+        made.append(_new_cluster(template, place))
         return made[-1].init(key, **settings).start()
 
     try:
@@ -166,8 +167,8 @@ def _running_cluster(template: Template | None = None):
         _remove(one)
 
 
-def _new_cluster(template: Template | None) -> Cluster:
-    one = Cluster(template=template)
+def _new_cluster(template: Template | None, place: Path = PLACE) -> Cluster:
+    one = Cluster(template=template, place=place)
     _clusters.append(one)
     return one
 
@@ -184,12 +185,14 @@ def pytest_configure():
 
 
 # Files that take longest by themselves: begun first, so that the processes that share the files end at about the same time.
-LONG_FILES = ("test_audit_log_size", "test_rotation_load", "test_rolled_back_guesses", "test_crash_under_load", "test_answers_survive_a_crash", "test_dump", "test_moving_rows",
-              "test_rotation_crash", "test_floor", "test_tables", "test_hostile_input", "test_scrape")
+LONG_FILES = ("test_scrape", "test_altered_tables", "test_guess_is_charged", "test_rolled_back_guesses", "test_audit_log_size", "test_hostile_input",
+              "test_crash_under_load", "test_rotation_load", "test_devices", "test_desk", "test_rotation_crash", "test_takeover_of_a_router",
+              "test_answers_survive_a_crash", "test_dump", "test_moving_rows", "test_rewritten_tables", "test_floor", "test_tables")
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
+    order = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 _log_ends = pytest.StashKey[dict[Cluster, int]]()

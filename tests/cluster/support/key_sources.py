@@ -9,10 +9,9 @@ from pathlib import Path
 
 from documents import block
 from leak_search import wal_stream
-from server import SERVER_USER, Cluster, CommandFailed, wait_until
+from server import MEMORY, SERVER_USER, Cluster, CommandFailed, wait_until
 
 PAGE = "operations/master-key.md"
-MEMORY = "/dev/shm"
 PROGRAMS = "/usr/local/bin:/usr/bin:/bin"
 
 
