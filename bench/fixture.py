@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyotp
-from server import Cluster, Database
+from server import DISK, Cluster, Database
 
 SECRET = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
 START = 1_800_000_000  # Unix seconds, if a subject fixes the clock; rounds move on from there, since each code counts once
@@ -33,7 +33,7 @@ def say(what: str) -> None:
 @contextmanager
 def server(**settings):
     """A separate server, removed afterwards."""
-    cluster = Cluster()
+    cluster = Cluster(place=DISK)
     try:
         cluster.init()  # with fsync = off; what is configured last counts
         defaults = {"shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off"}

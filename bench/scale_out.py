@@ -15,7 +15,7 @@ from typing import NamedTuple
 import fixture
 from capacity import flushes
 from pgbouncer import Pooler
-from server import Cluster, Database, wait_until
+from server import DISK, Cluster, Database, wait_until
 from shards import PARTITIONS, Router
 
 USERS = fixture.scaled(16_000, 160)  # each signs in once in a run, which is long compared with the start of its sessions
@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 def measure(compare, figure):
-    clusters = [Cluster() for _ in range(4)]
+    clusters = [Cluster(place=DISK) for _ in range(4)]
     try:
         for cluster in clusters:
             cluster.init()

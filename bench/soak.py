@@ -23,7 +23,7 @@ sys.path.append(str(HERE.parent / "tests" / "cluster" / "support"))
 
 import pyotp  # noqa: E402
 from run import heading  # noqa: E402
-from server import Cluster, Database  # noqa: E402
+from server import DISK, Cluster, Database  # noqa: E402
 
 SESSIONS, USERS = 6, 1200
 ATTACKED = 3  # users of each session who get half of all wrong codes
@@ -309,7 +309,7 @@ def flat(kilobytes: list[int]) -> tuple[str, bool]:
 
 def main() -> None:
     minutes = float(os.environ.get("MINUTES") or 30)
-    cluster = Cluster()
+    cluster = Cluster(place=DISK)
     try:
         cluster.init(autovacuum="on", autovacuum_naptime="10s", log_autovacuum_min_duration="-1")
         cluster.configure(fsync="on")

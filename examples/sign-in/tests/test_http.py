@@ -1,6 +1,7 @@
 """What holds for every page, and what nobody may do: requests without a browser."""
 
 import re
+import resource
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ FORMS = [path.replace("{member}", "dora") for path, methods in ROUTES if "post("
 FIELDS = {name: "x" for name in ("user", "password", "code", "device", "proof", "name")}
 NO_CODE_OF_LIST = "-".join(["AAAAAA"] * 4)  # has the form of a recovery code
 ENDED = "/sign-in?ended"
+ARGON2_BYTES = 19 * 2**20
 BEHIND_A_PROXY = {"ORIGIN": "https://example.com", "ADDRESS_HEADER": "X-Forwarded-For"}
 
 
@@ -219,6 +221,24 @@ def test_a_proof_that_is_locked_says_how_long(site, path):
     # To ask how long counts nothing.
     query = "SELECT event, count(*) FROM totp.audit_log WHERE user_id = %s AND event IN ('failed', 'locked', 'replayed') GROUP BY event ORDER BY event"
     assert site.database.execute(query, [nora.name]) == [("failed", 10), ("locked", 2)]
+
+
+def test_a_user_who_does_not_exist_costs_a_hash_too(site, dora):
+    """By the pages of memory that each argon2 takes, 19 MiB of them: a count, where a time would be noise."""
+    site.stop()
+    site.start(MALLOC_MMAP_THRESHOLD_="1048576")  # the pages go back after each hash
+    try:
+        def pages(method: str, **fields: str) -> int:
+            before = site.page_faults()
+            assert site.ask(method, "/sign-in", fields or None).status == (422 if fields else 200)
+            return (site.page_faults() - before) * resource.getpagesize()
+
+        assert pages("GET") < ARGON2_BYTES
+        assert pages("POST", user="dora", password="wrong horse") >= ARGON2_BYTES
+        assert pages("POST", user="nobody", password="wrong horse") >= ARGON2_BYTES
+    finally:
+        site.stop()
+        site.start()
 
 
 def test_an_address_may_send_so_many_forms_a_minute(site):

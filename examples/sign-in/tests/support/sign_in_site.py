@@ -68,6 +68,10 @@ class Site:
     def log_text(self) -> str:
         return (self.cluster.folder / "sign-in.log").read_text()
 
+    def page_faults(self) -> int:
+        """Pages of memory that the application has taken since its start, those that it gave back too."""
+        return int(Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[7])
+
     def later(self, seconds: int) -> None:
         """Sessions of the database take a new clock when they begin: so the application begins again, with its sessions."""
         self.stop()
