@@ -87,14 +87,32 @@ unsafe extern "C-unwind" {
 }
 
 fn write_server_only(text: &CStr) {
+    let _without = WithoutContext::begin();
     // SAFETY: the calls of C's ereport(), in their order: errstart says whether the line is wanted, errfinish ends
     // it. The text is passed as an argument of a constant format.
     unsafe {
         if pg_sys::errstart_cold(pg_sys::LOG_SERVER_ONLY as c_int, std::ptr::null()) {
             pg_sys::errmsg_internal(c"%s".as_ptr(), text.as_ptr());
             pg_sys::errhidestmt(true);
-            pg_sys::errhidecontext(true);
             pg_sys::ffi::pg_guard_ffi_boundary(|| errfinish(c"server_log.rs".as_ptr(), 0, c"totp".as_ptr()));
         }
+    }
+}
+
+/// While it lives, nobody adds where a message comes from. `errhidecontext` would leave out what they have already written,
+/// which takes as long as the rest of the line.
+struct WithoutContext(*mut pg_sys::ErrorContextCallback);
+
+impl WithoutContext {
+    fn begin() -> Self {
+        // SAFETY: a global of this process, which has one thread. An error restores it, at the latest to what it was at PG_TRY.
+        Self(unsafe { std::mem::replace(&mut *(&raw mut pg_sys::error_context_stack), std::ptr::null_mut()) })
+    }
+}
+
+impl Drop for WithoutContext {
+    fn drop(&mut self) {
+        // SAFETY: as above. What the stack names lives as long as its own callers, who are above this one.
+        unsafe { pg_sys::error_context_stack = self.0 };
     }
 }

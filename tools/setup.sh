@@ -104,6 +104,8 @@ has_file_below() { [ -e "$("$PG_CONFIG" "$1")/$2" ]; }
 has_libclang() { [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*'; }
 has_rsyslog_module() { compgen -G "/usr/lib/*/rsyslog/$1.so"; }
 has_php_drivers() { php -r 'exit(extension_loaded("pdo_pgsql") && extension_loaded("pgsql") ? 0 : 1);'; }
+# runs PART: whether make test runs this part.
+runs() { [ -z "${PART:-}" ] || [[ " $PART " == *" $1 "* ]]; }
 has_venv() { "$(system_python)" -c 'import ensurepip, venv'; }
 
 need gcc has cc
@@ -123,14 +125,6 @@ if [ "${1:-}" = test ]; then
     need librsvg2-bin has rsvg-convert                # draws SVG
     need nodejs has node                              # for the tests of clients and of otpauth URIs
     need npm has npm
-    need golang-go has go                             # for the tests of clients in Go and Java
-    need golang-github-jackc-pgx-v4-dev test -e /usr/share/gocode/src/github.com/jackc/pgx/v4
-    need default-jdk-headless has javac
-    need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
-    need php-cli has php                              # for the blocks of from-your-language.md
-    need php-pgsql has_php_drivers
-    need ruby has ruby
-    need ruby-pg ruby -e 'require "pg"'
     need pgbouncer test -x /usr/sbin/pgbouncer        # for the tests of pooling
     need rsyslog test -x /usr/sbin/rsyslogd           # for the tests of logs that are shipped
     need rsyslog-relp has_rsyslog_module omrelp
@@ -144,9 +138,6 @@ if [ "${1:-}" = test ]; then
         # Since 18 its own package; for the tests of compiled expressions.
         [ "$PG_MAJOR" -lt 18 ] || need "postgresql-$PG_MAJOR-jit" has_file_below --pkglibdir llvmjit.so
     fi
-    need rpm has rpmbuild                             # for the test of the RPM
-    need rpm2cpio has rpm2cpio
-    need cpio has cpio
     need sqlsmith has sqlsmith                        # random SQL
     need patch has patch                              # for the build with a fault
     need systemd has systemd-creds                    # for those of master-key.md
@@ -159,6 +150,21 @@ if [ "${1:-}" = test ]; then
     need prometheus has promtool                      # for the tests of monitoring
     need prometheus-sql-exporter has prometheus-sql-exporter
     need prometheus-postgres-exporter has prometheus-postgres-exporter
+    if runs clients; then
+        need golang-go has go
+        need golang-github-jackc-pgx-v4-dev test -e /usr/share/gocode/src/github.com/jackc/pgx/v4
+        need default-jdk-headless has javac
+        need libpostgresql-jdbc-java test -e /usr/share/java/postgresql.jar
+        need php-cli has php                          # for the blocks of from-your-language.md
+        need php-pgsql has_php_drivers
+        need ruby has ruby
+        need ruby-pg ruby -e 'require "pg"'
+    fi
+    if runs release; then
+        need rpm has rpmbuild                         # for the test of the RPM
+        need rpm2cpio has rpm2cpio
+        need cpio has cpio
+    fi
     if [ "${LOAD:-}" != light ]; then
         need chromium has chromium                    # for the tests of examples/sign-in
         need fonts-dejavu-core test -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf

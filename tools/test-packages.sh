@@ -2,15 +2,19 @@
 # Installs what the tests use of other registries. Quick, and silent, if all of it is there.
 #
 # usage: tools/test-packages.sh            target/venv: the Python packages of tests/requirements.txt, and the source of one
-#        tools/test-packages.sh clients    also target/clients: the packages of tests/clients/node and tests/clients/privacyidea,
-#                                          and the programs of tests/clients/rust and examples/sign-in
+#        tools/test-packages.sh NAME...    also, in target/clients, the packages of tests/clients/NAME (node, privacyidea), the
+#                                          programs of tests/clients/NAME (rust), and that of examples/NAME (sign-in)
 #
 # All are made again when their list, Python or Node changes.
 
 # shellcheck source=tools/env.sh
 . "$(dirname "$0")/env.sh"
 
-[ "${1:-clients}" = clients ] || die "usage: tools/test-packages.sh [clients]"
+for name in "$@"; do
+    [[ $name == @(node|privacyidea|rust|sign-in) ]] || die "usage: tools/test-packages.sh [node|privacyidea|rust|sign-in]..."
+done
+wanted=" $* "
+is_wanted() { [[ $wanted == *" $1 "* ]]; }
 
 # fresh FOLDER ORIGIN: true if the folder was made from that.
 fresh() { [ "$(cat "$1/origin" 2>/dev/null)" = "$2" ]; }
@@ -30,10 +34,10 @@ if ! fresh "$VENV" "$origin"; then
     echo "$origin" >"$VENV/origin"
 fi
 
-[ -n "${1:-}" ] || exit 0
-
-origin="$(node --version) $(cat tests/clients/node/package*.json tests/clients/node/schema.prisma | cksum)"
-if ! fresh "$CLIENTS/node" "$origin"; then
+install_node() {
+    local origin
+    origin="$(node --version) $(cat tests/clients/node/package*.json tests/clients/node/schema.prisma | cksum)"
+    ! fresh "$CLIENTS/node" "$origin" || return 0
     say "installing the packages of tests/clients/node into target/clients"
     rm -rf "$CLIENTS/node"
     mkdir -p "$CLIENTS/node"
@@ -43,18 +47,25 @@ if ! fresh "$CLIENTS/node" "$origin"; then
     (cd "$CLIENTS/node" && CHECKPOINT_DISABLE=1 PRISMA_HIDE_UPDATE_MESSAGE=1 PRISMA_SCHEMA_ENGINE_BINARY=$(type -P true) \
         node_modules/.bin/prisma generate --no-hints --schema schema.prisma >/dev/null)
     echo "$origin" >"$CLIENTS/node/origin"
-fi
+}
 
-origin="$CLIENTS/privacyidea: $("$python" --version) $(cksum <tests/clients/privacyidea/requirements.txt)"
-if ! fresh "$CLIENTS/privacyidea" "$origin"; then
+install_privacyidea() {
+    local origin
+    origin="$CLIENTS/privacyidea: $("$python" --version) $(cksum <tests/clients/privacyidea/requirements.txt)"
+    ! fresh "$CLIENTS/privacyidea" "$origin" || return 0
     say "installing the packages of tests/clients/privacyidea into target/clients"
     rm -rf "$CLIENTS/privacyidea"
     "$python" -m venv "$CLIENTS/privacyidea"
     # Without what it requires: most of that is for its server.
     "$CLIENTS/privacyidea/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement tests/clients/privacyidea/requirements.txt
     echo "$origin" >"$CLIENTS/privacyidea/origin"
-fi
+}
+
+# build MANIFEST FOLDER OPTION...
+build() { cargo build --locked --quiet --manifest-path "$1/Cargo.toml" --target-dir "$2" "${@:3}"; }
+
+! is_wanted node || install_node
+! is_wanted privacyidea || install_privacyidea
 # Not the test of sqlx, which needs a server: tests/run-clients compiles it.
-cargo build --locked --quiet --features sqlx --bins --test sign_in --test drivers --manifest-path tests/clients/rust/Cargo.toml \
-    --target-dir "$CLIENTS/rust"
-cargo build --locked --quiet --manifest-path examples/sign-in/Cargo.toml --target-dir "$SIGN_IN"
+! is_wanted rust || build tests/clients/rust "$CLIENTS/rust" --features sqlx --bins --test sign_in --test drivers
+! is_wanted sign-in || build examples/sign-in "$SIGN_IN"
