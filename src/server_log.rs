@@ -99,14 +99,17 @@ fn write_server_only(text: &CStr) {
     }
 }
 
-/// While it lives, nobody adds where a message comes from. `errhidecontext` would leave out what they have already written,
-/// which takes as long as the rest of the line.
+/// While it lives, nobody adds where a message comes from. `errhidecontext` would leave it out after it was written.
 struct WithoutContext(*mut pg_sys::ErrorContextCallback);
 
 impl WithoutContext {
     fn begin() -> Self {
-        // SAFETY: a global of this process, which has one thread. An error restores it, at the latest to what it was at PG_TRY.
-        Self(unsafe { std::mem::replace(&mut *(&raw mut pg_sys::error_context_stack), std::ptr::null_mut()) })
+        // SAFETY: a global of this process, which has one thread. Who catches an error gives it the value of its own PG_TRY.
+        unsafe {
+            let stack = pg_sys::error_context_stack;
+            pg_sys::error_context_stack = std::ptr::null_mut();
+            Self(stack)
+        }
     }
 }
 
